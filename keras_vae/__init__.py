@@ -1,0 +1,22 @@
+"""Variational autoencoders for Keras 3, on TensorFlow, JAX and PyTorch, with the evidence lower bound in nats.
+
+Start with `VAE`. The likelihoods ("bce", "mse") are in `likelihoods.py`, the bound in `objectives.py`, the KL in
+`distributions.py`; the backends differ in `_train_step/` and nowhere else.
+"""
+
+from keras_vae import callbacks as callbacks
+from keras_vae import datasets as datasets
+from keras_vae import distributions as distributions
+from keras_vae import evaluation as evaluation
+from keras_vae import likelihoods as likelihoods
+from keras_vae import networks as networks
+from keras_vae import objectives as objectives
+from keras_vae import plotting as plotting
+from keras_vae import schedules as schedules
+from keras_vae.distributions import DiagonalNormal as DiagonalNormal
+from keras_vae.likelihoods import Bernoulli as Bernoulli
+from keras_vae.likelihoods import Gaussian as Gaussian
+from keras_vae.model import VAE as VAE
+from keras_vae.objectives import ELBO as ELBO
+
+__version__ = "0.1.0"

@@ -1,0 +1,159 @@
+"""What is checked before a number is computed, so that a mistake is a sentence and not a meaningless loss.
+
+Structure is checked when the model is built. Data are checked on the first batch that each call of `fit` or
+`evaluate` sees, on the host, before the step is compiled: later batches cost nothing, and nothing is traced.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+
+_ENCODER_KEYS = (("z_mean", "z_log_var"), ("mean", "log_var"))
+# Layers that move values without changing them: the activation that matters is the one before.
+_SHAPE_LAYERS = (
+    keras.layers.Reshape,
+    keras.layers.Flatten,
+    keras.layers.Permute,
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.Cropping3D,
+    keras.layers.Dropout,
+    keras.layers.Identity,
+)
+
+
+def encoder_outputs(outputs):
+    """(mean, log_var) from what an encoder returned: a pair, or a dict read by name, never by position."""
+    if isinstance(outputs, dict):
+        for keys in _ENCODER_KEYS:
+            if set(outputs) == set(keys):
+                return outputs[keys[0]], outputs[keys[1]]
+        raise ValueError(
+            f"The encoder returned a dict with keys {sorted(outputs)}; it must have exactly the keys "
+            '"z_mean" and "z_log_var" (or "mean" and "log_var").'
+        )
+    if not isinstance(outputs, list | tuple) or len(outputs) != 2:
+        what = f"{len(outputs)} outputs" if isinstance(outputs, list | tuple) else "one output"
+        raise ValueError(
+            f"The encoder must return two tensors of shape (batch, latent_dim), the mean and the logarithm of the variance "
+            f"of q(z|x); it returned {what}. End it with two layers: "
+            "keras.Model(x, [Dense(latent_dim)(h), Dense(latent_dim)(h)]). It must not sample: the model does."
+        )
+    return outputs[0], outputs[1]
+
+
+def check_encoder(mean, log_var):
+    """Shapes of the encoder's outputs."""
+    if tuple(mean.shape) != tuple(log_var.shape):
+        raise ValueError(
+            f"The encoder's mean has shape {tuple(mean.shape)} and its log_var {tuple(log_var.shape)}; they must be equal: "
+            "give both heads the same number of units."
+        )
+    if len(mean.shape) != 2 or mean.shape[-1] is None:
+        raise ValueError(
+            f"The encoder's outputs have shape {tuple(mean.shape)}; they must have shape (batch, latent_dim): "
+            "put a Flatten or a pooling layer before the two Dense heads."
+        )
+
+
+def check_decoder(parameters, data_shape, likelihood):
+    """Shape of the decoder's output against the data and the likelihood."""
+    if isinstance(parameters, list | tuple | dict):
+        raise ValueError(f"The decoder must return one tensor, the parameters of p(x|z); it returned {len(parameters)}.")
+    expected = parameter_shape(data_shape, likelihood)
+    got = tuple(parameters.shape[1:])
+    matches = len(got) == len(expected) and all(g in (e, None) or e is None for g, e in zip(got, expected, strict=True))
+    if not matches:
+        raise ValueError(
+            f"The decoder returns shape {('batch', *got)}, but {likelihood!r} over data of shape "
+            f"{('batch', *data_shape)} needs {('batch', *expected)}. "
+            + _shape_fix(got, expected).replace("\n", " ")
+        )
+
+
+def parameter_shape(data_shape, likelihood):
+    """The decoder's output shape without the batch: the data's, with the likelihood's multiple of channels."""
+    *rest, channels = data_shape
+    return (*rest, None if channels is None else channels * likelihood.num_parameters)
+
+
+def _shape_fix(got, expected):
+    if None not in got and None not in expected and np.prod(got) == np.prod(expected):
+        return f"The sizes agree: end the decoder with keras.layers.Reshape({expected})."
+    if len(got) == len(expected) and got[:-1] == expected[:-1]:
+        return f"Give the decoder's last layer {expected[-1]} units or filters."
+    return "Change the decoder, or build a pair that fits with keras_vae.networks.mlp or keras_vae.networks.conv."
+
+
+def last_activation(network):
+    """The name of the activation that a Functional or Sequential network ends in; None if that cannot be known."""
+    if isinstance(network, keras.Sequential):
+        operations = network.layers
+    else:
+        operations = getattr(network, "operations", None) or [network]
+    for operation in reversed(operations):
+        if isinstance(operation, _SHAPE_LAYERS):
+            continue
+        if operation is not network and isinstance(operation, keras.Model):
+            return last_activation(operation)
+        if isinstance(operation, keras.layers.ReLU | keras.layers.LeakyReLU):
+            return "relu"
+        activation = getattr(operation, "activation", None)
+        if activation is None:
+            # `keras.ops.sigmoid(...)` inside a Functional model is an operation called Sigmoid.
+            return "sigmoid" if type(operation).__name__ == "Sigmoid" else None
+        return getattr(activation, "__name__", None)
+    return None
+
+
+def check_data(x, data_shape, name="x"):
+    """A NumPy array or tensor against the shape that the model was built for."""
+    got = tuple(x.shape[1:])
+    if len(got) == len(data_shape) and all(e in (g, None) for g, e in zip(got, data_shape, strict=True)):
+        return
+    if tuple(x.shape) == tuple(data_shape):
+        fix = f"it looks like one example: add the batch axis with {name}[None]"
+    elif (*got, 1) == tuple(data_shape):
+        fix = f"add the channel axis with {name}[..., None]"
+    elif None not in (*got, *data_shape) and np.prod(got) == np.prod(data_shape):
+        fix = f"reshape it with {name}.reshape({(-1, *data_shape)})"
+    elif name == "y":
+        fix = (
+            "y is the target to reconstruct, such as the clean image of a noisy x; labels have no place here, "
+            "so pass x alone, or drop them with dataset.map(lambda x, y: x)"
+        )
+    else:
+        fix = "the model was built for other data"
+    raise ValueError(
+        f"{name} has shape {tuple(x.shape)}, but the model reconstructs data of shape {('batch', *data_shape)}: {fix}."
+    )
+
+
+class FirstBatchCheck:
+    """Stands in for a Keras train or test function until it has seen one batch, then puts it back.
+
+    Keras calls the function with its state, if any, and the batches: a list on torch, an iterator elsewhere. The
+    batch looked at is handed on with the others.
+    """
+
+    def __init__(self, model, name, function):
+        self.model, self.name, self.function = model, name, function
+
+    def __call__(self, *arguments):
+        *state, batches = arguments
+        if isinstance(batches, list):
+            batch = batches[0]
+        else:
+            batch = next(batches)
+            batches = itertools.chain([batch], batches)
+        self.model.check_batch(batch)
+        setattr(self.model, self.name, self.function)
+        return self.function(*state, batches)
+
+
+def as_numpy(value):
+    """A host copy of an array or tensor; None for None and for what only a backend can read (tf.distribute)."""
+    if isinstance(value, np.ndarray):
+        return value
+    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) or hasattr(value, "__array__") else None

@@ -1,0 +1,473 @@
+"""The variational autoencoder as a Keras model.
+
+`VAE` holds an encoder, a decoder, a likelihood, a prior and an objective, and gives them Keras's verbs. All of the
+mathematics of a step is in `terms` and `step_loss`; how a backend differentiates it is in `_train_step/`.
+"""
+
+import inspect
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vae import _checks, likelihoods, objectives
+from keras_vae._batching import BatchedFunctions
+from keras_vae._train_step import BackendTrainer
+from keras_vae.distributions import DiagonalNormal
+from keras_vae.schedules import Constant
+
+# log_var is kept in this range. Below, a standard deviation of 3e-7 is float32's resolution of a mean near 1; above,
+# one of 1800 still leaves z inside float16. No sensible posterior comes near either.
+LOG_VAR_RANGE = (-30.0, 15.0)
+
+# `evaluate` draws from the model's seed at this position of the counter, which training does not reach.
+_EVALUATION_COUNTER = 2**30
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class VAE(BackendTrainer, keras.Model):
+    """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
+
+        log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))       q(z|x) = N(mean(x), diag(exp(log_var(x))))
+
+    The logs of `fit` and `evaluate` are in nats per example, exact weighted means over the examples seen: `loss`
+    (what is minimised), `reconstruction` (-E_q log p(x|z)), `kl` (analytic), `negative_elbo` (their sum, unweighted:
+    the one to watch), `beta` while a schedule runs, and the metrics of `compile`, which compare the target with the
+    reconstruction through the posterior mean, as `predict` gives it.
+
+    `sample_weight` means what it means in Keras: the loss minimised is the sum of weight times loss over the number
+    of examples; the logs are divided by the sum of the weights, so an example of weight 0 does not count.
+
+    Args:
+        encoder: A Keras model or layer from x to the mean and log variance of q(z|x), two tensors of shape
+            `(batch, latent_dim)`: as a pair, or as a dict with keys `z_mean` and `z_log_var` (or `mean`, `log_var`).
+        decoder: A Keras model or layer from z, `(batch, latent_dim)`, to the parameters of the likelihood: the shape
+            of the data, times `likelihood.num_parameters` channels.
+        likelihood: "bce" (= "bernoulli", the decoder gives logits), "mse" (= "gaussian", scale 1) or a `Likelihood`.
+        objective: "elbo" or an `Objective` such as `ELBO(beta=4.0)`.
+        prior: p(z) as a `DiagonalNormal` over the latent dimensions; None is N(0, I).
+        seed: An integer for reproducible noise, or None.
+
+    Raises:
+        ValueError: If the encoder, the decoder and the likelihood do not fit together. At once where the encoder
+            knows its input shape, else when the first data come.
+
+    Example:
+
+    >>> encoder, decoder = keras_vae.networks.mlp((28, 28, 1), latent_dim=8)
+    >>> vae = keras_vae.VAE(encoder, decoder, likelihood="bce")
+    >>> vae.compile("adam")
+    >>> vae.fit(images, epochs=10)
+
+    Reference: Kingma & Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114.
+    """
+
+    def __init__(self, encoder, decoder, likelihood="bce", objective="elbo", prior=None, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihoods.get(likelihood)
+        self.objective = objectives.get(objective)
+        self.prior = prior
+        self.seed = seed
+        self.data_shape = None  # without the batch axis; known once built
+        self.latent_dim = None
+
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        # "int" is int64 on TensorFlow, whose int32 variables cannot live on a GPU, and int32 elsewhere.
+        self.training_step = self.add_weight(
+            name="training_step", shape=(), dtype="int", initializer="zeros", trainable=False
+        )
+        self._trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in ("reconstruction", "kl", "negative_elbo")
+            + (() if isinstance(self.objective.beta, Constant) else ("beta",))
+        }
+        self._has_compiled_metrics = False
+        self._data_seen = set()  # the Keras functions whose first batch has been checked
+        self._in_batches = BatchedFunctions(self)
+
+        self.likelihood.validate_activation(_checks.last_activation(decoder))
+        input_shape = _known_input_shape(encoder)
+        if input_shape is not None:
+            self.build(input_shape)
+
+    # Building
+
+    def build(self, input_shape):
+        """Builds encoder and decoder for data of `input_shape`, `(batch, ...)`, and checks that they fit together."""
+        if not input_shape or not all(isinstance(size, int | None) for size in input_shape):
+            raise ValueError(f"A VAE takes one tensor x of shape (batch, ...); got inputs of shape {input_shape}.")
+        self.data_shape = tuple(input_shape[1:])
+        dtype = self.encoder.inputs[0].dtype if getattr(self.encoder, "inputs", None) else keras.config.floatx()
+        x = keras.KerasTensor((None, *self.data_shape), dtype=dtype)
+        mean, log_var = _checks.encoder_outputs(self.encoder(x))
+        _checks.check_encoder(mean, log_var)
+        self.latent_dim = mean.shape[-1]
+        parameters = self.decoder(keras.KerasTensor((None, self.latent_dim), dtype=self.compute_dtype))
+        _checks.check_decoder(parameters, self.data_shape, self.likelihood)
+        self.likelihood.validate_activation(_checks.last_activation(self.decoder))
+        if self.prior is None:
+            self.prior = DiagonalNormal.standard(self.latent_dim)
+        elif tuple(np.shape(self.prior.mean)) != (self.latent_dim,):
+            raise ValueError(
+                f"The prior is over {tuple(np.shape(self.prior.mean))} dimensions, but the encoder gives latent_dim = "
+                f"{self.latent_dim}: the prior's mean and log_var must have shape ({self.latent_dim},)."
+            )
+        self.built = True
+
+    # The mathematics
+
+    def posterior(self, x, training=False):
+        """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32."""
+        mean, log_var = _checks.encoder_outputs(self.encoder(self._as_input(x), training=training))
+        mean, log_var = ops.cast(mean, "float32"), ops.cast(log_var, "float32")
+        # Bounded in value, while the gradient passes: a unit that wandered out is drawn back by the KL, where a plain
+        # clip would strand it. log_var - stop_gradient(log_var) is exactly 0, so inside the range nothing changes.
+        bounded = ops.clip(log_var, *LOG_VAR_RANGE)
+        log_var = ops.stop_gradient(bounded) + (log_var - ops.stop_gradient(log_var))
+        return DiagonalNormal(mean, log_var)
+
+    def decoder_parameters(self, z, training=False):
+        """The parameters of p(x|z) in float32: `(..., latent_dim)` to `(..., *parameter shape)`."""
+        leading = ops.shape(z)[:-1]
+        parameters = self.decoder(ops.reshape(z, (-1, self.latent_dim)), training=training)
+        return ops.reshape(ops.cast(parameters, "float32"), (*leading, *parameters.shape[1:]))
+
+    def noise(self, batch):
+        """epsilon ~ N(0, I) of shape `(num_samples, batch, latent_dim)`, new at every call, from the model's seed."""
+        shape = (self.objective.num_samples, batch, self.latent_dim)
+        return keras.random.normal(shape, dtype="float32", seed=self.seed_generator)
+
+    def terms(self, x, epsilon, target=None, training=False):
+        """The terms of the bound for given noise: the whole model as a function without randomness.
+
+        Args:
+            x: `(batch, ...)` tensor.
+            epsilon: `(num_samples, batch, latent_dim)` draws from N(0, I).
+            target: What to reconstruct; x itself if None.
+            training: As in Keras: for dropout, batch normalisation and the like.
+
+        Returns:
+            `Terms` of `(batch,)` float32 tensors, in nats.
+        """
+        return self._terms(self.posterior(x, training), epsilon, x if target is None else target, training)
+
+    def _terms(self, posterior, epsilon, target, training):
+        z = posterior.reparameterize(epsilon)
+        parameters = self.decoder_parameters(z, training)
+        log_likelihood = self.likelihood.log_prob(ops.cast(target, "float32"), parameters)
+        return self.objective(log_likelihood, z, posterior, self.prior, self.training_step.value)
+
+    def step_loss(self, data, training):
+        """What one step minimises; updates the trackers, and in training the step counter.
+
+        Args:
+            data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras hands it to a step.
+            training: Whether this is a training step.
+
+        Returns:
+            A float32 scalar: the mean over the batch of the objective's loss, plus Keras's regularisation losses.
+        """
+        x, target, weight = self._unpack(data)
+        posterior = self.posterior(x, training)
+        terms = self._terms(posterior, self.noise(ops.shape(x)[0]), target, training)
+        penalties = sum((ops.cast(loss, "float32") for loss in self.losses), start=0.0)
+        self._track(terms, penalties, weight)
+        if self._has_compiled_metrics:
+            reconstruction = self.likelihood.mean(self.decoder_parameters(posterior.mean, training))
+            self.compute_metrics(x, target, ops.stop_gradient(reconstruction), weight)
+        if training:
+            self.training_step.assign_add(1)
+        return ops.mean(terms.loss if weight is None else terms.loss * weight) + penalties
+
+    def _track(self, terms, penalties, weight):
+        values = {"reconstruction": terms.reconstruction, "kl": terms.kl, "negative_elbo": terms.negative_elbo}
+        if "beta" in self._trackers:
+            beta = self.objective.beta(self.training_step.value)
+            values["beta"] = beta + ops.zeros_like(terms.kl)  # one per example, so that it is averaged like the others
+        self._loss_tracker.update_state(ops.stop_gradient(terms.loss + penalties), weight)
+        for name, value in values.items():
+            self._trackers[name].update_state(ops.stop_gradient(value), weight)
+
+    def _unpack(self, data):
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = ops.convert_to_tensor(x)
+        target = x if y is None else ops.convert_to_tensor(y)
+        _checks.check_data(target, self.data_shape, "x" if y is None else "y")
+        if weight is not None:
+            weight = ops.convert_to_tensor(weight, dtype="float32")
+            if any(size != 1 for size in weight.shape[1:]):
+                raise ValueError(
+                    f"sample_weight must have one value per example, shape (batch,); got shape {tuple(weight.shape)}."
+                )
+            weight = ops.reshape(weight, (-1,))
+        return x, ops.cast(target, "float32"), weight
+
+    def _as_input(self, x):
+        """Integers become floats, unless the encoder declares an integer input."""
+        x = ops.convert_to_tensor(x)
+        wants_integers = getattr(self.encoder, "inputs", None) and "int" in str(self.encoder.inputs[0].dtype)
+        if wants_integers or "float" in keras.backend.standardize_dtype(x.dtype):
+            return x
+        return ops.cast(x, keras.config.floatx())
+
+    def call(self, x, training=False):
+        """The mean of p(x|z) at the posterior mean: the reconstruction, deterministic."""
+        return self._decode(self.posterior(x, training).mean, training)
+
+    # Keras's verbs, with their first batch checked
+
+    def compile(self, optimizer="adam", loss=None, *, metrics=None, weighted_metrics=None, **kwargs):
+        """Configures training. As `keras.Model.compile`, but there is no `loss` to choose.
+
+        Args:
+            optimizer: Name or instance.
+            loss: Refused: the loss follows from the likelihood and the objective.
+            metrics, weighted_metrics: Keras metrics, which compare the target with the reconstruction.
+            **kwargs: `run_eagerly`, `jit_compile`, `steps_per_execution`, `auto_scale_loss`.
+        """
+        if loss is not None or kwargs.pop("loss_weights", None) is not None:
+            raise ValueError(
+                f"A VAE takes no loss in compile() (got {loss!r}): the loss is -ELBO. Choose its reconstruction term with "
+                'VAE(..., likelihood="bce" or "mse"), and the weight of its KL term with objective=ELBO(beta=...).'
+            )
+        super().compile(optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
+        self._has_compiled_metrics = bool(metrics or weighted_metrics)
+        self._data_seen.clear()
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args, **kwargs):
+        """Trains the model; arguments and return value as `keras.Model.fit`. y, if given, is the target."""
+        _refuse_class_weight(super().fit, args, kwargs)
+        self._data_seen.discard("train_function")
+        return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """One training step; as `keras.Model.train_on_batch`."""
+        _refuse_class_weight(super().train_on_batch, args, kwargs)
+        return super().train_on_batch(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """The logs on other data; as `keras.Model.evaluate`.
+
+        The noise is the same at every call: the same weights give the same numbers, epochs are compared on equal
+        terms, and validation does not change the noise that training will draw.
+        """
+        self._data_seen.discard("test_function")
+        state = _checks.as_numpy(self.seed_generator.state.value)
+        self.seed_generator.state.assign(np.asarray([state[0], _EVALUATION_COUNTER], state.dtype))
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.seed_generator.state.assign(state)
+
+    def make_train_function(self, force=False):
+        super().make_train_function(force)
+        self._check_first_batch_of("train_function")
+
+    def make_test_function(self, force=False):
+        super().make_test_function(force)
+        self._check_first_batch_of("test_function")
+
+    def _check_first_batch_of(self, name):
+        function = getattr(self, name)
+        if name not in self._data_seen and not isinstance(function, _checks.FirstBatchCheck):
+            setattr(self, name, _checks.FirstBatchCheck(self, name, function))
+        self._data_seen.add(name)
+
+    def check_batch(self, batch):
+        """Raises a ValueError if a batch, as Keras hands it to a step, is not what this model can be trained on."""
+        x, y, _ = (_checks.as_numpy(part) for part in keras.utils.unpack_x_y_sample_weight(batch))
+        if x is None:
+            return
+        if not self.built:
+            self.build((None, *x.shape[1:]))
+        if y is None:
+            _checks.check_data(x, self.data_shape)
+            self.likelihood.validate(x)
+        else:
+            _checks.check_data(y, self.data_shape, "y")
+            likelihoods.Likelihood().validate(x)
+            self.likelihood.validate(y, "y")
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        # Keras builds the compiled metrics with the y of the data, which is None where x is its own target.
+        return super().compute_metrics(x, x if y is None else y, y_pred, sample_weight)
+
+    # Inference: NumPy in, NumPy out, in batches
+
+    def encode(self, x, batch_size=256):
+        """q(z|x).
+
+        Args:
+            x: `(n, ...)` data.
+            batch_size: Examples at a time.
+
+        Returns:
+            A `DiagonalNormal` of NumPy arrays, with `.mean` and `.log_var` of shape `(n, latent_dim)` and
+            `.sample(seed=...)`, which gives the same numbers on every backend.
+        """
+        return DiagonalNormal(*self._in_batches(self._encode, self._checked(x), batch_size=batch_size))
+
+    def decode(self, z, batch_size=256):
+        """The mean of p(x|z): `(n, latent_dim)` to `(n, ...)`, NumPy."""
+        z = np.asarray(_checks.as_numpy(z) if not isinstance(z, list | tuple) else z, "float32")
+        if not self.built:
+            raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z must have shape (n, {self.latent_dim}); got {z.shape}.")
+        return self._in_batches(self._decode, z, batch_size=batch_size)
+
+    def reconstruct(self, x, sample=False, seed=None, batch_size=256):
+        """The mean of p(x|z), at the posterior mean or at a sample of the posterior.
+
+        Args:
+            x: `(n, ...)` data.
+            sample: If True, z is drawn from q(z|x).
+            seed: An integer to draw the same z again, on any backend.
+            batch_size: Examples at a time.
+
+        Returns:
+            `(n, ...)`, NumPy.
+        """
+        posterior = self.encode(x, batch_size)
+        return self.decode(posterior.sample(seed=seed) if sample else posterior.mean, batch_size)
+
+    def sample(self, n, seed=None, batch_size=256):
+        """New data: the mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`, NumPy.
+
+        The same seed draws the same z on every backend. For draws of x itself give the decoder's parameters to
+        `vae.likelihood.sample`.
+        """
+        if not self.built:
+            raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
+        return self.decode(self.prior.sample(n, seed), batch_size)
+
+    def interpolate(self, a, b, steps=10, path="linear"):
+        """Data between two examples: the decoded path between their posterior means.
+
+        Args:
+            a, b: One example each, without the batch axis.
+            steps: Points on the path, both ends included.
+            path: "linear", or "spherical" along the great circle, on which the norm changes evenly: in many
+                dimensions a straight line passes through norms that the prior hardly ever draws.
+
+        Returns:
+            `(steps, ...)`, NumPy.
+
+        Reference: White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1 (spherical).
+        """
+        pair = np.stack([np.asarray(_checks.as_numpy(a)), np.asarray(_checks.as_numpy(b))])
+        start, end = self.encode(pair).mean
+        return self.decode(latent_path(start, end, steps, path))
+
+    def elbo(self, x, num_samples=1, seed=None, batch_size=256):
+        """The evidence lower bound of each example in nats, unweighted: higher is likelier.
+
+        Args:
+            x: `(n, ...)` data.
+            num_samples: Samples of z per example that the expectation is averaged over.
+            seed: An integer for the same noise again, on any backend.
+            batch_size: Examples at a time.
+
+        Returns:
+            `(n,)` float32, NumPy.
+        """
+        x = self._checked(x)
+        self.likelihood.validate(x)
+        shape = (len(x), num_samples, self.latent_dim)
+        epsilon = np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+        return self._in_batches(self._elbo, x, epsilon, batch_size=batch_size)
+
+    def _checked(self, x):
+        x = np.asarray(_checks.as_numpy(x) if not isinstance(x, list | tuple) else x)
+        if not self.built:
+            self.build((None, *x.shape[1:]))
+        _checks.check_data(x, self.data_shape)
+        return x
+
+    def _encode(self, x):
+        posterior = self.posterior(x)
+        return posterior.mean, posterior.log_var
+
+    def _decode(self, z, training=False):
+        return self.likelihood.mean(self.decoder_parameters(z, training))
+
+    def _elbo(self, x, epsilon):
+        return -self.terms(x, ops.transpose(epsilon, (1, 0, 2))).negative_elbo
+
+    # Saving
+
+    def save_own_variables(self, store):
+        # Keras saves weights but not the state of seed generators; with it a resumed run draws the noise that an
+        # uninterrupted one would have, in dropout layers too.
+        store["training_step"] = np.asarray(_checks.as_numpy(self.training_step.value))
+        for i, state in enumerate(self._seed_states()):
+            store[f"seed_state_{i}"] = np.asarray(_checks.as_numpy(state.value), "int64")
+
+    def load_own_variables(self, store):
+        self.training_step.assign(np.asarray(store["training_step"]))
+        for i, state in enumerate(self._seed_states()):
+            if f"seed_state_{i}" in store:  # layers added since the file was written keep their own seed
+                state.assign(np.asarray(store[f"seed_state_{i}"]).astype(state.dtype))
+
+    def _seed_states(self):
+        return [variable for variable in self.variables if variable.name == "seed_generator_state"]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "decoder": keras.saving.serialize_keras_object(self.decoder),
+            "likelihood": keras.saving.serialize_keras_object(self.likelihood),
+            "objective": keras.saving.serialize_keras_object(self.objective),
+            "prior": None if self.prior is None else keras.saving.serialize_keras_object(self.prior),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        nested = ("encoder", "decoder", "likelihood", "objective", "prior")
+        config = {
+            key: keras.saving.deserialize_keras_object(value, custom_objects) if key in nested and value else value
+            for key, value in config.items()
+        }
+        return cls(**config)
+
+
+def latent_path(start, end, steps, path="linear"):
+    """`(steps, latent_dim)` points from start to end, both `(latent_dim,)`; see `VAE.interpolate`."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+        raise ValueError(f"steps counts both ends and must be a whole number of at least 2; got {steps!r}.")
+    t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
+    if path == "linear":
+        return (1.0 - t) * start + t * end
+    if path != "spherical":
+        raise ValueError(f'path must be "linear" or "spherical"; got {path!r}.')
+    norms = np.linalg.norm(start), np.linalg.norm(end)
+    cosine = np.dot(start, end) / max(norms[0] * norms[1], 1e-12)
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    if np.sin(angle) < 1e-4:  # parallel: the great circle is the line, or no circle is greater than another
+        return (1.0 - t) * start + t * end
+    points = (np.sin((1.0 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
+    return points.astype("float32")
+
+
+def _known_input_shape(encoder):
+    """The input shape of a network that has one, as a Functional or a built Sequential model has; else None."""
+    inputs = getattr(encoder, "inputs", None)
+    return tuple(inputs[0].shape) if inputs and len(inputs) == 1 else None
+
+
+def _refuse_class_weight(method, args, kwargs):
+    if inspect.signature(method).bind(*args, **kwargs).arguments.get("class_weight") is not None:
+        raise ValueError(
+            "A VAE has no classes, so class_weight has no meaning. To weight examples pass sample_weight, for instance "
+            "sample_weight=np.array([weights[label] for label in labels])."
+        )
