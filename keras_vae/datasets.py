@@ -1,0 +1,206 @@
+"""Data for the command line and the examples: named sets, and whatever files a user has.
+
+Nothing is fetched unless a set is named that Keras downloads. Pixels come as float32 in [0, 1], images with a channel
+axis; arrays of other numbers come as they are, and the likelihood says whether it can use them.
+"""
+
+import gzip
+import math
+import pathlib
+import struct
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+
+KERAS_SETS = ("mnist", "fashion_mnist", "cifar10")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_SPLIT_SEED = 0  # the held-out part is a property of the data, not of a run
+
+
+class Data(NamedTuple):
+    """Arrays to train on and to hold out, with labels where the source has them."""
+
+    train: np.ndarray
+    test: np.ndarray
+    train_labels: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
+
+
+def load(source="digits", binarize=None, test_fraction=1 / 6):
+    """Loads a data set.
+
+    Args:
+        source: "digits" (embedded: 1,797 handwritten digits of 8x8); "mnist", "fashion_mnist" or "cifar10" (downloaded
+            by Keras); or a path: a `.npy` or `.npz` file, an idx file or a folder of them, gzipped or not, or a
+            folder of images. An `.npz` holds one array, or `train` and `test`, or `x_train` and `x_test`.
+        binarize: None; "threshold" at 0.5; or "sample", each pixel drawn once with its grey value as the
+            probability, which is how binarised MNIST was made.
+        test_fraction: Held out at random, always the same examples, where the source has no test set of its own.
+
+    Returns:
+        A `Data` of float32 arrays of shape `(n, ...)`.
+
+    Raises:
+        ValueError: If the data cannot be read or have no examples; the message says what to do.
+    """
+    name = str(source)
+    if name == "digits":
+        data = _digits(test_fraction)
+    elif name in KERAS_SETS:
+        data = _from_keras(name)
+    else:
+        data = _from_path(pathlib.Path(name).expanduser(), test_fraction)
+    if len(data.train) == 0 or len(data.test) == 0:
+        raise ValueError(
+            f"{name} gives {len(data.train)} examples to train on and {len(data.test)} to hold out; both need at least one."
+        )
+    data = data._replace(train=_as_float(data.train), test=_as_float(data.test))
+    return data if binarize is None else _binarize(data, binarize)
+
+
+def read_idx(path):
+    """The array in an idx file (the format of MNIST), gzipped or not."""
+    path = pathlib.Path(path)
+    types = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+    raw = path.read_bytes()
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, OSError) as error:
+            raise ValueError(f"{path} is not a whole gzip file ({error}): fetch it again.") from None
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in types:
+        raise ValueError(f"{path} is not an idx file: its first four bytes are {raw[:4]!r}.")
+    dtype, rank = np.dtype(types[raw[2]]), raw[3]
+    shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank]) if len(raw) >= 4 + 4 * rank else ()
+    body = raw[4 + 4 * rank :]
+    if not shape or len(body) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{path} is cut short: its header announces shape {shape}, its body has {len(body)} bytes.")
+    return np.frombuffer(body, dtype).reshape(shape)
+
+
+def _digits(test_fraction):
+    with resources.files("keras_vae").joinpath("data/digits.npz").open("rb") as file, np.load(file) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    return _split(images[..., None].astype("float32") / 16.0, test_fraction, labels)
+
+
+def _from_keras(name):
+    import keras
+
+    try:
+        (train, train_labels), (test, test_labels) = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # Keras raises a bare Exception when a download fails
+        raise ValueError(
+            f"Keras could not download {name} ({error}). Without a network, name a file or a folder that holds it, "
+            "or use the embedded digits."
+        ) from None
+    return Data(_with_channels(train), _with_channels(test), np.ravel(train_labels), np.ravel(test_labels))
+
+
+def _from_path(path, test_fraction):
+    if not path.exists():
+        sets = ", ".join(("digits", *KERAS_SETS))
+        raise ValueError(f"There is no file or folder {path}, and no data set of that name; the named sets are {sets}.")
+    if path.is_dir():
+        images = sorted(path.glob("*train-images*")), sorted(path.glob("*t10k-images*"))
+        if all(images):
+            return _from_idx_folder(path, *(found[0] for found in images))
+        return _split(_from_image_folder(path), test_fraction)
+    if path.suffix == ".npy":
+        return _split(_load_array(path), test_fraction)
+    if path.suffix == ".npz":
+        return _from_npz(path, test_fraction)
+    if "idx" in path.name:
+        return _split(_with_channels(read_idx(path)), test_fraction)
+    raise ValueError(f"Cannot tell what {path} holds: give a .npy, .npz or idx file, or a folder of images.")
+
+
+def _from_idx_folder(path, train, test):
+    def labels(prefix):
+        found = sorted(path.glob(f"*{prefix}-labels*"))
+        return read_idx(found[0]) if found else None
+
+    return Data(_with_channels(read_idx(train)), _with_channels(read_idx(test)), labels("train"), labels("t10k"))
+
+
+def _load_array(path):
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as NumPy data ({error}).") from None
+    return array
+
+
+def _from_npz(path, test_fraction):
+    with _load_array(path) as arrays:
+        names = set(arrays.files)
+        for train, test in (("x_train", "x_test"), ("train", "test")):
+            if {train, test} <= names:
+                return Data(arrays[train], arrays[test])
+        if len(names) == 1:
+            return _split(arrays[names.pop()], test_fraction)
+    raise ValueError(
+        f"{path} holds the arrays {sorted(names)}; it must hold one array, or train and test, or x_train and x_test."
+    )
+
+
+def _from_image_folder(path):
+    from PIL import Image
+
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"{path} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor the idx files of MNIST.")
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                images.append(np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "I;16", "LA") else "RGB")))
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read as an image ({error}): remove it from the folder.") from None
+        if images[-1].shape != images[0].shape:
+            raise ValueError(
+                f"All images must have one size and all be grey or all in colour, but {files[0].name} is "
+                f"{_describe(images[0])} and {file.name} is {_describe(images[-1])}: resize or convert them first."
+            )
+    return _with_channels(np.stack(images))
+
+
+def _describe(image):
+    return f"{image.shape[0]}x{image.shape[1]} {'grey' if image.ndim == 2 else 'colour'}"
+
+
+def _with_channels(images):
+    return images[..., None] if images.ndim == 3 else images
+
+
+def _split(x, test_fraction, labels=None):
+    if x.ndim < 2:
+        raise ValueError(f"Data need an axis of examples and at least one more; got shape {x.shape}.")
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(x))
+    held_out = max(1, round(test_fraction * len(x)))
+    test, train = order[:held_out], order[held_out:]
+    if labels is None:
+        return Data(x[train], x[test])
+    return Data(x[train], x[test], labels[train], labels[test])
+
+
+def _as_float(x):
+    if x.dtype == np.uint8 and x.size and x.max() > 1:
+        return x.astype("float32") / 255.0
+    if x.dtype.kind not in "buif":
+        raise ValueError(f"Data must be numbers; got an array of dtype {x.dtype}.")
+    return x.astype("float32")
+
+
+def _binarize(data, how):
+    for x in (data.train, data.test):
+        if x.min() < 0.0 or x.max() > 1.0:
+            raise ValueError(f"Only data in [0, 1] can be binarised; these range from {x.min():g} to {x.max():g}.")
+    if how == "threshold":
+        return data._replace(train=(data.train >= 0.5).astype("float32"), test=(data.test >= 0.5).astype("float32"))
+    if how == "sample":
+        rng = np.random.default_rng(_SPLIT_SEED)
+        train, test = (rng.random(x.shape, dtype="float32") < x for x in (data.train, data.test))
+        return data._replace(train=train.astype("float32"), test=test.astype("float32"))
+    raise ValueError(f'binarize must be None, "threshold" or "sample"; got {how!r}.')

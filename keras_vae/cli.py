@@ -1,0 +1,316 @@
+"""The commands behind `keras-vae`: quickstart, train, evaluate, sample.
+
+`keras_vae_command.py` has chosen the backend before this file is imported. A user's mistake ends in one sentence on
+standard error and exit code 1 (2 for a wrong command line), never in a traceback; an output folder appears whole or
+not at all.
+"""
+
+import argparse
+import csv
+import json
+import math
+import pathlib
+import signal
+import sys
+import time
+
+import keras
+import numpy as np
+
+from keras_vae import __version__, _files, callbacks, datasets, evaluation, likelihoods, networks, objectives, plotting
+from keras_vae.model import VAE
+
+# Chosen so that the pictures show digits and the whole takes well under two minutes on two cores.
+QUICKSTART = {
+    "data": "digits",
+    "binarize": "threshold",
+    "likelihood": "bce",
+    "network": "mlp",
+    "hidden": (256,),
+    "latent_dim": 2,
+    "epochs": 60,
+    "batch_size": 50,
+    "learning_rate": 2e-3,
+    "beta": 1.0,
+}
+
+
+def main(arguments=None):
+    """Runs a command line and returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except BrokenPipeError:
+        return 1  # the reader of our output has gone; there is nobody to tell
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.stdout.flush()
+        print(f"keras-vae {options.command}: {_sentence(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def quickstart(options):
+    """Trains on the embedded digits with settings known to work."""
+    settings = {**QUICKSTART, "epochs": options.epochs or QUICKSTART["epochs"], "seed": options.seed}
+    _train(settings, options.output, options.overwrite)
+    print(f"\nNext: keras-vae sample {options.output}, or in Python: keras.saving.load_model('{options.output}/model.keras')")
+
+
+def train(options):
+    """Trains on any data."""
+    options.hidden = options.hidden or ((32, 64) if options.network == "conv" else (500,))
+    names = (*QUICKSTART, "seed")
+    _train({name: getattr(options, name) for name in names}, options.output, options.overwrite)
+
+
+def evaluate(options):
+    """Prints the held-out terms of a trained model."""
+    vae, settings = _load(options.model)
+    data = datasets.load(
+        options.data or settings.get("data", "digits"),
+        options.binarize or (settings.get("binarize") if options.data is None else None),
+    )
+    x = data.test if options.split == "test" else data.train
+    summary = evaluation.held_out(vae, _fit_shape(x, vae.data_shape), options.num_samples, options.seed)
+    print(json.dumps(summary) if options.json else f"{len(x):,} examples   {_in_words(summary)}")
+
+
+def sample(options):
+    """Writes samples of a trained model as a picture or an array."""
+    vae, _ = _load(options.model)
+    output = pathlib.Path(options.output)
+    if output.suffix == ".npy":
+        with _files.atomic_file(output) as temporary:
+            np.save(temporary, vae.sample(options.num, seed=options.seed))
+    elif output.suffix == ".png":
+        plotting.samples(vae, options.num, output, seed=options.seed)
+    else:
+        raise ValueError(f"--output must end in .png (a picture) or .npy (an array); got {output}.")
+    print(f"Wrote {options.num} samples to {output}.")
+
+
+def _train(settings, output, overwrite):
+    started = time.monotonic()
+    with _files.atomic_folder(output, overwrite) as folder:
+        keras.utils.set_random_seed(settings["seed"])
+        data = datasets.load(settings["data"], settings["binarize"])
+        train, test = data.train, data.test
+        if settings["network"] == "conv" and train.ndim == 3:
+            train, test = train[..., None], test[..., None]
+        vae = _model(settings, train)
+        shape = "x".join(str(size) for size in train.shape[1:])
+        how = f", binarised by {settings['binarize']}" if settings["binarize"] else ""
+        print(
+            f"keras-vae {__version__} on {keras.backend.backend()}. {settings['data']}: {len(train):,} examples of {shape} to "
+            f"train on, {len(test):,} held out{how}. {vae.count_params():,} weights."
+        )
+        history = _fit(vae, settings, train, test)
+        summary = {
+            "backend": keras.backend.backend(),
+            "versions": {"keras_vae": __version__, "keras": keras.__version__},
+            "settings": {**settings, "hidden": list(settings["hidden"])},
+            "epochs": len(history),
+            "held_out": evaluation.held_out(vae, test),
+        }
+        vae.save(folder / "model.keras")
+        _write_history(folder / "history.csv", history)
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        plotting.reconstructions(vae, test, folder / "reconstructions.png")
+        plotting.samples(vae, 100, folder / "samples.png")
+        if vae.latent_dim == 2:
+            plotting.manifold(vae, folder / "manifold.png")
+        files = sorted(file.name for file in folder.iterdir())
+    print(f"held out  {_in_words(summary['held_out'])}")
+    print(f"Wrote {', '.join(files)} to {output} in {time.monotonic() - started:.0f} s.")
+
+
+def _model(settings, train):
+    likelihood = likelihoods.get(settings["likelihood"])
+    likelihood.validate(train[:1000], "the data")
+    build = networks.conv if settings["network"] == "conv" else networks.mlp
+    size = {"filters": settings["hidden"]} if settings["network"] == "conv" else {"hidden": settings["hidden"]}
+    data_mean = train.mean(axis=0, dtype="float64")
+    encoder, decoder = build(train.shape[1:], settings["latent_dim"], likelihood=likelihood, data_mean=data_mean, **size)
+    vae = VAE(encoder, decoder, likelihood, objectives.ELBO(beta=settings["beta"]), seed=settings["seed"])
+    vae.compile(keras.optimizers.Adam(settings["learning_rate"]))
+    return vae
+
+
+def _fit(vae, settings, train, test):
+    """Trains and returns the history as a list of dicts; the first Ctrl-C ends training after the current batch."""
+    progress = _Progress(settings["epochs"], math.ceil(len(train) / settings["batch_size"]))
+    previous = signal.signal(signal.SIGINT, lambda *_: progress.stop())
+    try:
+        vae.fit(
+            train,
+            batch_size=settings["batch_size"],
+            epochs=settings["epochs"],
+            validation_data=(test,),
+            verbose=0,
+            callbacks=[callbacks.NonFiniteGuard(), progress],
+        )
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    return progress.history
+
+
+class _Progress(keras.callbacks.Callback):
+    """A line for each epoch, with a bar in it on a terminal: the four numbers that matter, in nats."""
+
+    def __init__(self, epochs, batches):
+        super().__init__()
+        self.epochs, self.batches = epochs, batches
+        self.history = []
+        self.on_terminal = sys.stdout.isatty()
+        self.started = self.drawn = 0.0
+
+    def stop(self):
+        if self.model.stop_training:
+            raise KeyboardInterrupt
+        self.model.stop_training = True
+        print("\nStopping after this epoch's validation, then writing what there is. Ctrl-C again to give up.", flush=True)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.on_terminal and time.monotonic() - self.drawn > 0.1:
+            self.drawn = time.monotonic()
+            filled = round(20 * (batch + 1) / self.batches)
+            bar = "#" * filled + "." * (20 - filled)
+            print(f"\repoch {len(self.history) + 1}/{self.epochs} [{bar}]", end="", flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        self.history.append({"epoch": epoch + 1, **logs})
+        start = "\r\033[K" if self.on_terminal else ""
+        print(
+            f"{start}epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
+            f"  negative ELBO {logs['negative_elbo']:9.3f}"
+            f"  held out {logs['val_negative_elbo']:9.3f}"
+            f" = reconstruction {logs['val_reconstruction']:.3f} + kl {logs['val_kl']:.3f} nats"
+            f"  {time.monotonic() - self.started:.1f} s",
+            flush=True,
+        )
+
+
+def _write_history(path, history):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]) if history else ["epoch"])
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _load(path):
+    """The model in a `.keras` file or in an output folder, and the settings it was trained with, if known."""
+    path = pathlib.Path(path)
+    file = path / "model.keras" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"There is no model {file}: name a .keras file, or the output folder of quickstart or train.")
+    try:
+        model = keras.saving.load_model(file)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ValueError(f"{file} cannot be loaded as a Keras model: {_sentence(error)}") from None
+    if not isinstance(model, VAE):
+        raise ValueError(f"{file} holds a {type(model).__name__}, not a keras_vae.VAE.")
+    summary = file.parent / "summary.json"
+    settings = json.loads(summary.read_text())["settings"] if summary.is_file() else {}
+    return model, settings
+
+
+def _fit_shape(x, data_shape):
+    return x[..., None] if (*x.shape[1:], 1) == tuple(data_shape) else x
+
+
+def _in_words(summary):
+    return (
+        f"negative ELBO {summary['negative_elbo']:.3f} = reconstruction {summary['reconstruction']:.3f} + kl "
+        f"{summary['kl']:.3f} nats per example, {summary['bits_per_dim']:.4f} bits per dimension"
+    )
+
+
+def _sentence(error):
+    """The first paragraph of an error's message on one line."""
+    return " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="keras-vae", description="Train, evaluate and sample variational autoencoders. All losses are in nats per example."
+    )
+    parser.add_argument("--version", action="version", version=f"keras-vae {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = _command(commands, "quickstart", quickstart)
+    command.add_argument("--epochs", type=_count, help=f"passes over the data (default {QUICKSTART['epochs']})")
+    _add_output(command, "quickstart")
+
+    command = _command(commands, "train", train)
+    command.add_argument("--data", default="digits", help="digits, mnist, fashion_mnist, cifar10, or a file or folder")
+    command.add_argument("--binarize", choices=("threshold", "sample"), help="make grey values binary")
+    command.add_argument("--likelihood", choices=("bce", "mse"), default="bce")
+    command.add_argument("--network", choices=("mlp", "conv"), default="mlp")
+    command.add_argument("--hidden", type=_counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas")
+    command.add_argument("--latent-dim", type=_count, default=8)
+    command.add_argument("--epochs", type=_count, default=20)
+    command.add_argument("--batch-size", type=_count, default=100)
+    command.add_argument("--learning-rate", type=_positive, default=1e-3, help="of Adam (default 0.001)")
+    command.add_argument("--beta", type=_non_negative, default=1.0, help="weight of the KL term (default 1, the ELBO)")
+    _add_output(command, "runs/vae")
+
+    command = _command(commands, "evaluate", evaluate)
+    _add_model(command)
+    command.add_argument("--data", help="as for train (default: what the model was trained on)")
+    command.add_argument("--binarize", choices=("threshold", "sample"))
+    command.add_argument("--split", choices=("test", "train"), default="test")
+    command.add_argument("--num-samples", type=_count, default=16, help="samples of z per example (default 16)")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+    command = _command(commands, "sample", sample)
+    _add_model(command)
+    command.add_argument("--num", type=_count, default=100, help="how many (default 100)")
+    command.add_argument("--output", default="samples.png", help="a .png picture or a .npy array (default samples.png)")
+    return parser
+
+
+def _command(commands, name, run):
+    command = commands.add_parser(name, help=run.__doc__.split("\n")[0], description=run.__doc__)
+    command.set_defaults(run=run)
+    command.add_argument("--backend", choices=("tensorflow", "jax", "torch"), help="default: KERAS_BACKEND, or what is installed")
+    command.add_argument("--seed", type=int, default=0, help="of weights, order and noise (default 0)")
+    return command
+
+
+def _add_output(command, default):
+    command.add_argument("--output", default=default, help=f"folder to write (default {default})")
+    command.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
+
+def _add_model(command):
+    command.add_argument("model", help="a .keras file or an output folder")
+
+
+def _number(convert, accept, words):
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not accept(value):
+            raise argparse.ArgumentTypeError(f"must be {words}; got {text!r}")
+        return value
+
+    return parse
+
+
+_count = _number(int, lambda value: value >= 1, "a whole number of at least 1")
+_positive = _number(float, lambda value: 0 < value < math.inf, "a positive number")
+_non_negative = _number(float, lambda value: 0 <= value < math.inf, "a number, zero or more")
+_counts = _number(
+    lambda text: tuple(int(part) for part in text.split(",")),
+    lambda values: all(value >= 1 for value in values),
+    "whole numbers with commas between them, such as 500 or 32,64",
+)
