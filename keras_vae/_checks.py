@@ -5,6 +5,7 @@ Structure is checked when the model is built. Data are checked on the first batc
 """
 
 import itertools
+import warnings
 
 import keras
 import numpy as np
@@ -86,25 +87,38 @@ def _shape_fix(got, expected):
     return "Change the decoder, or build a pair that fits with keras_vae.networks.mlp or keras_vae.networks.conv."
 
 
+def check_last_activation(decoder, likelihood):
+    """The decoder's last activation against the likelihood: a refusal where the graph is known, else a warning."""
+    try:
+        likelihood.validate_activation(last_activation(decoder))
+    except ValueError as error:
+        if _graph(decoder) is not None:
+            raise
+        # The order of a subclassed model's layers is the order of its attributes, which need not be that of `call`.
+        warnings.warn(f"If {decoder.layers[-1].name} is the decoder's last layer: {error}", stacklevel=3)
+
+
 def last_activation(network):
-    """The name of the activation that a Functional or Sequential network ends in; None if that cannot be known."""
-    if isinstance(network, keras.Sequential):
-        operations = network.layers
-    else:
-        operations = getattr(network, "operations", None) or [network]
+    """The name of the activation that a network ends in, as far as its structure tells; None if it does not."""
+    operations = _graph(network)
+    if operations is None:
+        operations = network.layers if isinstance(network, keras.Model) else [network]
     for operation in reversed(operations):
         if isinstance(operation, _SHAPE_LAYERS):
             continue
-        if operation is not network and isinstance(operation, keras.Model):
+        if isinstance(operation, keras.Model) and operation is not network:
             return last_activation(operation)
-        if isinstance(operation, keras.layers.ReLU | keras.layers.LeakyReLU):
-            return "relu"
         activation = getattr(operation, "activation", None)
-        if activation is None:
-            # `keras.ops.sigmoid(...)` inside a Functional model is an operation called Sigmoid.
-            return "sigmoid" if type(operation).__name__ == "Sigmoid" else None
-        return getattr(activation, "__name__", None)
+        if activation is not None:
+            return getattr(activation, "__name__", None)
+        # `keras.ops.sigmoid(...)` inside a Functional model is an operation called Sigmoid; a ReLU layer is a relu.
+        return {"Sigmoid": "sigmoid", "ReLU": "relu"}.get(type(operation).__name__)
     return None
+
+
+def _graph(network):
+    """The operations of a Sequential or Functional network, in order; None if only its code knows them."""
+    return network.layers if isinstance(network, keras.Sequential) else getattr(network, "operations", None)
 
 
 def check_data(x, data_shape, name="x"):
@@ -142,14 +156,20 @@ class FirstBatchCheck:
 
     def __call__(self, *arguments):
         *state, batches = arguments
-        if isinstance(batches, list):
-            batch = batches[0]
-        else:
-            batch = next(batches)
-            batches = itertools.chain([batch], batches)
-        self.model.check_batch(batch)
+        try:
+            if isinstance(batches, list):
+                batch = batches[0]
+            else:
+                batch = next(batches)
+                batches = itertools.chain([batch], batches)
+            self.model.check_batch(batch)
+            logs = self.function(*state, batches)
+        except Exception:
+            if state:
+                self.model.put_back(*state)
+            raise
         setattr(self.model, self.name, self.function)
-        return self.function(*state, batches)
+        return logs
 
 
 def as_numpy(value):

@@ -73,7 +73,7 @@ class VAE(BackendTrainer, keras.Model):
         self.data_shape = None  # without the batch axis; known once built
         self.latent_dim = None
 
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(_spread(seed))
         # "int" is int64 on TensorFlow, whose int32 variables cannot live on a GPU, and int32 elsewhere.
         self.training_step = self.add_weight(
             name="training_step", shape=(), dtype="int", initializer="zeros", trainable=False
@@ -87,7 +87,6 @@ class VAE(BackendTrainer, keras.Model):
         self._data_seen = set()  # the Keras functions whose first batch has been checked
         self._in_batches = BatchedFunctions(self)
 
-        self.likelihood.validate_activation(_checks.last_activation(decoder))
         input_shape = _known_input_shape(encoder)
         if input_shape is not None:
             self.build(input_shape)
@@ -106,7 +105,7 @@ class VAE(BackendTrainer, keras.Model):
         self.latent_dim = mean.shape[-1]
         parameters = self.decoder(keras.KerasTensor((None, self.latent_dim), dtype=self.compute_dtype))
         _checks.check_decoder(parameters, self.data_shape, self.likelihood)
-        self.likelihood.validate_activation(_checks.last_activation(self.decoder))
+        _checks.check_last_activation(self.decoder, self.likelihood)
         if self.prior is None:
             self.prior = DiagonalNormal.standard(self.latent_dim)
         elif tuple(np.shape(self.prior.mean)) != (self.latent_dim,):
@@ -244,14 +243,18 @@ class VAE(BackendTrainer, keras.Model):
 
     def fit(self, *args, **kwargs):
         """Trains the model; arguments and return value as `keras.Model.fit`. y, if given, is the target."""
-        _refuse_class_weight(super().fit, args, kwargs)
+        call = _bind(super().fit, args, kwargs)
+        if call.arguments.get("validation_data") is not None:
+            x, y, weight = keras.utils.unpack_x_y_sample_weight(call.arguments["validation_data"])
+            if y is None and weight is not None:
+                call.arguments["validation_data"] = (x, x, weight)
         self._data_seen.discard("train_function")
-        return super().fit(*args, **kwargs)
+        return super().fit(*call.args, **call.kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         """One training step; as `keras.Model.train_on_batch`."""
-        _refuse_class_weight(super().train_on_batch, args, kwargs)
-        return super().train_on_batch(*args, **kwargs)
+        call = _bind(super().train_on_batch, args, kwargs)
+        return super().train_on_batch(*call.args, **call.kwargs)
 
     def evaluate(self, *args, **kwargs):
         """The logs on other data; as `keras.Model.evaluate`.
@@ -259,11 +262,12 @@ class VAE(BackendTrainer, keras.Model):
         The noise is the same at every call: the same weights give the same numbers, epochs are compared on equal
         terms, and validation does not change the noise that training will draw.
         """
+        call = _bind(super().evaluate, args, kwargs)
         self._data_seen.discard("test_function")
         state = _checks.as_numpy(self.seed_generator.state.value)
         self.seed_generator.state.assign(np.asarray([state[0], _EVALUATION_COUNTER], state.dtype))
         try:
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(*call.args, **call.kwargs)
         finally:
             self.seed_generator.state.assign(state)
 
@@ -465,9 +469,23 @@ def _known_input_shape(encoder):
     return tuple(inputs[0].shape) if inputs and len(inputs) == 1 else None
 
 
-def _refuse_class_weight(method, args, kwargs):
-    if inspect.signature(method).bind(*args, **kwargs).arguments.get("class_weight") is not None:
+def _bind(method, args, kwargs):
+    """The bound arguments of a Keras method that takes data, as a VAE means them."""
+    call = inspect.signature(method).bind(*args, **kwargs)
+    if call.arguments.get("class_weight") is not None:
         raise ValueError(
             "A VAE has no classes, so class_weight has no meaning. To weight examples pass sample_weight, for instance "
             "sample_weight=np.array([weights[label] for label in labels])."
         )
+    if call.arguments.get("y") is None and call.arguments.get("sample_weight") is not None:
+        call.arguments["y"] = call.arguments["x"]  # without a y Keras would drop the weights, silently
+    return call
+
+
+def _spread(seed):
+    """A seed for the `SeedGenerator`. On torch Keras adds seed and step, so that seeds 5 and 6 would share their noise."""
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be a whole number, zero or more, or None; got {seed!r}.")
+    return int(np.random.SeedSequence(int(seed)).generate_state(1)[0] >> 2)  # below 2**30: room for the counter in int32

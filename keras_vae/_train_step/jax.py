@@ -28,6 +28,19 @@ class BackendTrainer:
         _, non_trainable, metrics, logs = self._stateless_loss(*state, data, training=False)
         return logs, (state[0], non_trainable, metrics)
 
+    def put_back(self, state):
+        """Returns values to the variables after a first step that failed.
+
+        Keras takes them out of the variables when `fit` starts, to donate them, and forgets them if the step raises:
+        a wrong batch would leave a model without weights.
+        """
+        optimizer = [self.optimizer.variables] if len(state) == 4 else []
+        groups = [self.trainable_variables, self.non_trainable_variables, *optimizer, self.metrics_variables]
+        for variables, values in zip(groups, state, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                if not value.is_deleted():
+                    variable.assign(value)
+
     def _stateless_loss(self, trainable, non_trainable, metrics, data, training):
         mapping = [
             *zip(self.trainable_variables, trainable, strict=True),

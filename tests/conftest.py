@@ -1,0 +1,76 @@
+"""Fixtures shared by all tests. Every test runs on the backend of KERAS_BACKEND; `nox` runs them on each."""
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import keras_vae
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    """Same weights whatever ran before, and no global policy left over."""
+    keras.utils.set_random_seed(7)
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.backend.clear_session()
+
+
+@pytest.fixture
+def digits():
+    """256 real digits, 8x8, binary."""
+    return keras_vae.datasets.load("digits", binarize="threshold").train[:256]
+
+
+@pytest.fixture
+def make_vae():
+    """A small compiled model over 8x8x1 images; keyword arguments go to `VAE`, those of compile in `compile`."""
+
+    def make(latent_dim=3, hidden=(16,), compile=None, network=None, likelihood="bce", seed=5, **kwargs):
+        network = network or keras_vae.networks.mlp((8, 8, 1), latent_dim, hidden=hidden, likelihood=likelihood)
+        vae = keras_vae.VAE(*network, likelihood=likelihood, seed=seed, **kwargs)
+        vae.compile(**({"optimizer": "adam"} | (compile or {})))
+        return vae
+
+    return make
+
+
+@pytest.fixture
+def real_data():
+    """The folder of real data sets, for tests that want more than the embedded digits."""
+    folder = pathlib.Path(os.environ.get("KERAS_VAE_DATA", ""))
+    if not os.environ.get("KERAS_VAE_DATA") or not folder.is_dir():
+        pytest.skip("KERAS_VAE_DATA does not name a folder with mnist/, binarized_mnist/ and frey_face/")
+    return folder
+
+
+@pytest.fixture
+def gradient():
+    """The gradient of a scalar function of one array, by the backend, as NumPy."""
+
+    def of(function, point):
+        point = np.asarray(point, "float32")
+        match keras.backend.backend():
+            case "tensorflow":
+                import tensorflow as tf
+
+                with tf.GradientTape() as tape:
+                    x = tf.convert_to_tensor(point)
+                    tape.watch(x)
+                    value = function(x)
+                return tape.gradient(value, x).numpy()
+            case "jax":
+                import jax
+
+                return np.asarray(jax.grad(function)(point))
+            case _:
+                import torch
+
+                x = torch.tensor(point, requires_grad=True)
+                function(x).backward()
+                return x.grad.numpy()
+
+    return of

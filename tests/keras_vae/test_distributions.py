@@ -1,0 +1,112 @@
+"""The KL divergence and log-densities of `DiagonalNormal` against float64 and against Monte Carlo."""
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from keras import ops
+
+from keras_vae import DiagonalNormal
+
+STANDARD = DiagonalNormal.standard(4)
+
+
+def normal(mean, log_var):
+    return DiagonalNormal(ops.convert_to_tensor(mean, "float32"), ops.convert_to_tensor(log_var, "float32"))
+
+
+def test_kl_equals_the_textbook_form():
+    rng = np.random.default_rng(0)
+    mean, log_var = rng.normal(size=(50, 4)).astype("float32"), rng.normal(size=(50, 4)).astype("float32")
+    expected = oracles.standard_normal_kl(mean, log_var)
+    kl = ops.convert_to_numpy(normal(mean, log_var).kl_divergence(STANDARD))
+    assert kl.shape == (50,)
+    np.testing.assert_allclose(kl, expected.sum(axis=-1), rtol=2e-6)
+    per_dimension = normal(mean, log_var).kl_divergence(STANDARD, per_dimension=True)
+    np.testing.assert_allclose(ops.convert_to_numpy(per_dimension), expected, rtol=2e-6, atol=2e-7)
+
+
+def test_kl_of_a_nearly_collapsed_unit_is_not_lost():
+    """KL of N(0, exp(1e-4)) is log_var**2 / 4 = 2.5e-9; var - 1 - log_var in float32 has nothing left of it."""
+    log_var = np.full((1, 1), 1e-4, "float32")
+    textbook = 0.5 * (np.exp(log_var) - np.float32(1.0) - log_var)
+    assert abs(textbook[0, 0] / 2.5e-9 - 1.0) > 0.5  # what the test guards against does happen
+    kl = normal(np.zeros((1, 1)), log_var).kl_divergence(DiagonalNormal.standard(1))
+    np.testing.assert_allclose(ops.convert_to_numpy(kl), [2.5e-9], rtol=5e-2)
+
+
+def test_kl_is_zero_only_at_the_prior_and_finite_at_the_bounds():
+    assert float(normal(np.zeros((1, 4)), np.zeros((1, 4))).kl_divergence(STANDARD)[0]) == 0.0
+    for bound in (-30.0, 15.0):
+        kl = ops.convert_to_numpy(normal(np.zeros((1, 4)), np.full((1, 4), bound)).kl_divergence(STANDARD))
+        np.testing.assert_allclose(kl, [4 * oracles.standard_normal_kl(0.0, bound)], rtol=1e-6)
+
+
+def test_kl_to_another_normal_and_its_monte_carlo_estimate_agree():
+    rng = np.random.default_rng(1)
+    q = DiagonalNormal(rng.normal(size=(3, 4)), rng.normal(size=(3, 4)) * 0.5)
+    p = DiagonalNormal(rng.normal(size=4), rng.normal(size=4) * 0.5)
+    z = q.mean + np.exp(0.5 * q.log_var) * rng.normal(size=(200_000, 3, 4))
+    estimates = q.log_prob(z) - p.log_prob(z)
+    standard_error = estimates.std(axis=0) / np.sqrt(len(estimates))
+    assert np.all(np.abs(estimates.mean(axis=0) - q.kl_divergence(p)) < 4.0 * standard_error)
+
+
+def test_log_prob_equals_float64():
+    rng = np.random.default_rng(2)
+    mean, log_var, z = (rng.normal(size=(20, 4)).astype("float32") for _ in range(3))
+    expected = oracles.normal_log_prob(z, mean, np.exp(0.5 * log_var.astype("float64"))).sum(axis=-1)
+    log_prob = normal(mean, log_var).log_prob(ops.convert_to_tensor(z))
+    np.testing.assert_allclose(ops.convert_to_numpy(log_prob), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["mean", "log_var"])
+def test_kl_gradient_equals_finite_differences(gradient, which):
+    rng = np.random.default_rng(3)
+    mean, log_var = rng.normal(size=(2, 4)), rng.normal(size=(2, 4))
+
+    def kl(value):
+        arguments = {"mean": ops.convert_to_tensor(mean, "float32"), "log_var": ops.convert_to_tensor(log_var, "float32")}
+        return ops.sum(DiagonalNormal(**(arguments | {which: value})).kl_divergence(STANDARD))
+
+    def oracle(value):
+        return oracles.standard_normal_kl(**({"mean": mean, "log_var": log_var} | {which: value})).sum()
+
+    point = {"mean": mean, "log_var": log_var}[which]
+    np.testing.assert_allclose(gradient(kl, point), oracles.finite_difference(oracle, point), rtol=1e-4, atol=1e-6)
+
+
+def test_reparameterize_is_mean_plus_scale_times_noise():
+    epsilon = np.random.default_rng(4).normal(size=(5, 2, 4)).astype("float32")
+    z = normal(np.ones((2, 4)), np.full((2, 4), np.log(4.0))).reparameterize(ops.convert_to_tensor(epsilon))
+    np.testing.assert_allclose(ops.convert_to_numpy(z), 1.0 + 2.0 * epsilon, rtol=1e-6)
+
+
+def test_numpy_samples_repeat_for_a_seed_and_have_the_right_moments():
+    posterior = DiagonalNormal(np.array([[1.0, -2.0]], "float32"), np.log(np.array([[4.0, 0.25]], "float32")))
+    samples = posterior.sample(20_000, seed=0)
+    assert isinstance(samples, np.ndarray)
+    assert samples.shape == (20_000, 1, 2)
+    np.testing.assert_array_equal(samples, posterior.sample(20_000, seed=0))
+    assert not np.array_equal(samples, posterior.sample(20_000, seed=1))
+    np.testing.assert_allclose(samples.mean(axis=0), posterior.mean, atol=0.05)
+    np.testing.assert_allclose(samples.std(axis=0), [[2.0, 0.5]], rtol=0.03)
+
+
+def test_tensor_samples_take_a_seed_generator_and_change_with_it():
+    distribution, generator = normal(np.zeros((2, 4)), np.zeros((2, 4))), keras.random.SeedGenerator(0)
+    first, second = (ops.convert_to_numpy(distribution.sample(3, seed=generator)) for _ in range(2))
+    assert first.shape == (3, 2, 4)
+    assert not np.array_equal(first, second)
+
+
+def test_unequal_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"same shape; got \(2, 4\) and \(2, 3\)"):
+        DiagonalNormal(np.zeros((2, 4)), np.zeros((2, 3)))
+
+
+def test_config_round_trip():
+    prior = DiagonalNormal(np.array([1.0, 2.0], "float32"), np.array([0.5, -0.5], "float32"))
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(prior))
+    np.testing.assert_array_equal(copy.mean, prior.mean)
+    np.testing.assert_array_equal(copy.log_var, prior.log_var)

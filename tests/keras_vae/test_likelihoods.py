@@ -1,0 +1,152 @@
+"""Log-probabilities against float64, gradients against finite differences, and the words of every refusal."""
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from keras import ops
+
+from keras_vae import Bernoulli, Gaussian, likelihoods
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def tensor(array):
+    return ops.convert_to_tensor(np.asarray(array, "float32"))
+
+
+def test_bernoulli_is_minus_bce_summed_over_dimensions():
+    rng = np.random.default_rng(0)
+    x, logits = rng.random((6, 5, 3)).astype("float32"), 3.0 * rng.normal(size=(6, 5, 3)).astype("float32")
+    log_prob = numpy(Bernoulli().log_prob(tensor(x), tensor(logits)))
+    assert log_prob.shape == (6,)
+    np.testing.assert_allclose(log_prob, oracles.bernoulli_log_prob(x, logits).sum(axis=(1, 2)), rtol=1e-6)
+    bce = numpy(ops.binary_crossentropy(tensor(x), tensor(logits), from_logits=True)).sum(axis=(1, 2))
+    np.testing.assert_allclose(log_prob, -bce, rtol=1e-5)
+
+
+@pytest.mark.parametrize("logit", [-50.0, -17.0, 0.0, 17.0, 50.0])
+@pytest.mark.parametrize("x", [0.0, 1.0])
+def test_bernoulli_is_exact_at_extremes(x, logit):
+    log_prob = numpy(Bernoulli().log_prob(tensor([[x]]), tensor([[logit]])))
+    np.testing.assert_allclose(log_prob, oracles.bernoulli_log_prob([x], [logit]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("logit", [-50.0, -2.0, 0.0, 2.0, 50.0])
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+def test_bernoulli_gradient_is_x_minus_p(gradient, x, logit):
+    """Also at logit 0, where the usual max(l, 0) - l x + log1p(exp(-|l|)) has a corner that autodiff gets wrong."""
+    g = gradient(lambda logits: ops.sum(Bernoulli().log_prob(tensor([[x]]), logits)), [[logit]])
+    np.testing.assert_allclose(g, [[x - 1.0 / (1.0 + np.exp(-logit))]], atol=1e-6)
+
+
+def test_bernoulli_gradient_equals_finite_differences(gradient):
+    rng = np.random.default_rng(1)
+    x, logits = rng.random((2, 5)), rng.normal(size=(2, 5))
+    g = gradient(lambda value: ops.sum(Bernoulli().log_prob(tensor(x), value)), logits)
+    expected = oracles.finite_difference(lambda value: oracles.bernoulli_log_prob(x, value).sum(), logits)
+    np.testing.assert_allclose(g, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_bernoulli_from_probabilities_agrees_with_logits_and_stays_finite():
+    rng = np.random.default_rng(2)
+    x, logits = rng.integers(0, 2, (4, 7)), rng.normal(size=(4, 7))
+    from_probabilities = numpy(Bernoulli(from_logits=False).log_prob(tensor(x), ops.sigmoid(tensor(logits))))
+    np.testing.assert_allclose(from_probabilities, numpy(Bernoulli().log_prob(tensor(x), tensor(logits))), rtol=1e-5)
+    assert np.isfinite(numpy(Bernoulli(from_logits=False).log_prob(tensor([[1.0, 0.0]]), tensor([[0.0, 1.0]])))).all()
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 3.0])
+def test_gaussian_is_the_normal_density_with_its_constant(scale):
+    rng = np.random.default_rng(3)
+    x, mean = rng.normal(size=(6, 4, 2)).astype("float32"), rng.normal(size=(6, 4, 2)).astype("float32")
+    log_prob = numpy(Gaussian(scale).log_prob(tensor(x), tensor(mean)))
+    np.testing.assert_allclose(log_prob, oracles.normal_log_prob(x, mean, scale).sum(axis=(1, 2)), rtol=1e-5)
+
+
+def test_gaussian_is_minus_half_the_squared_error_plus_a_constant():
+    x, mean = tensor(np.random.default_rng(4).normal(size=(3, 9))), tensor(np.zeros((3, 9)))
+    half_squared_error = 0.5 * numpy(ops.sum(ops.square(x - mean), axis=1))
+    np.testing.assert_allclose(
+        numpy(Gaussian().log_prob(x, mean)), -half_squared_error - 4.5 * np.log(2.0 * np.pi), rtol=1e-5
+    )
+
+
+def test_gaussian_gradient_equals_finite_differences(gradient):
+    rng = np.random.default_rng(5)
+    x, mean = rng.normal(size=(2, 5)), rng.normal(size=(2, 5))
+    g = gradient(lambda value: ops.sum(Gaussian(0.3).log_prob(tensor(x), value)), mean)
+    expected = oracles.finite_difference(lambda value: oracles.normal_log_prob(x, value, 0.3).sum(), mean)
+    np.testing.assert_allclose(g, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(0.5)])
+def test_a_leading_axis_of_samples_is_kept(likelihood):
+    rng = np.random.default_rng(6)
+    x, parameters = rng.integers(0, 2, (2, 3, 1)), rng.normal(size=(5, 2, 3, 1))
+    log_prob = numpy(likelihood.log_prob(tensor(x), tensor(parameters)))
+    assert log_prob.shape == (5, 2)
+    np.testing.assert_allclose(log_prob[3], numpy(likelihood.log_prob(tensor(x), tensor(parameters[3]))), rtol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Bernoulli(from_logits=False), Gaussian(0.5)])
+def test_samples_have_the_mean_and_repeat_for_a_seed(likelihood):
+    parameters = tensor(np.tile([[0.2, 0.9]], (20_000, 1)))
+    samples = numpy(likelihood.sample(parameters, seed=0))
+    np.testing.assert_array_equal(samples, numpy(likelihood.sample(parameters, seed=0)))
+    np.testing.assert_allclose(samples.mean(axis=0), numpy(likelihood.mean(parameters))[0], atol=0.02)
+    if isinstance(likelihood, Gaussian):
+        np.testing.assert_allclose(samples.std(axis=0), 0.5, rtol=0.03)
+    else:
+        assert set(np.unique(samples)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Bernoulli(from_logits=False), Gaussian()])
+def test_parameters_at_mean_reproduce_the_mean(likelihood):
+    mean = np.array([0.002, 0.5, 0.97])
+    np.testing.assert_allclose(numpy(likelihood.mean(tensor(likelihood.parameters_at_mean(mean)))), mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([0.0, 255.0], r"x ranges from 0 to 255: divide x by 255"),
+        ([0.0, 16.0], "divide x by 16"),
+        ([-1.0, 1.0], r"map x from \[-1, 1\] to \[0, 1\]"),
+        ([-3.0, 7.0], r'scale x to \[0, 1\], or use likelihood="mse"'),
+        ([0.0, np.nan], "x contains NaN, first at index"),
+        ([np.inf, 0.0], "x contains infinite values"),
+    ],
+)
+def test_bernoulli_says_what_is_wrong_with_data(data, words):
+    with pytest.raises(ValueError, match=words):
+        Bernoulli().validate(np.array([data]))
+
+
+def test_validate_accepts_what_is_right_and_gaussian_takes_any_finite_number():
+    Bernoulli().validate(np.array([[0, 1]]))
+    Bernoulli().validate(np.array([[True, False]]))
+    Gaussian().validate(np.array([[-300.0, 300.0]]))
+    with pytest.raises(ValueError, match="NaN"):
+        Gaussian().validate(np.array([[np.nan]]))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), "big"])
+def test_gaussian_refuses_a_scale_that_is_none(scale):
+    with pytest.raises(ValueError, match="must be a positive number"):
+        Gaussian(scale)
+
+
+def test_get_by_name_object_and_config():
+    assert isinstance(likelihoods.get("BCE"), Bernoulli)
+    assert isinstance(likelihoods.get("bernoulli"), Bernoulli)
+    assert isinstance(likelihoods.get("mse"), Gaussian)
+    assert isinstance(likelihoods.get("gaussian"), Gaussian)
+    for likelihood in (Bernoulli(from_logits=False), Gaussian(0.25)):
+        assert likelihoods.get(likelihood) is likelihood
+        copy = likelihoods.get(keras.saving.serialize_keras_object(likelihood))
+        assert repr(copy) == repr(likelihood)
+    with pytest.raises(ValueError, match='must be one of "bce", "bernoulli", "mse", "gaussian"'):
+        likelihoods.get("mae")
