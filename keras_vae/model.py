@@ -78,11 +78,11 @@ class VAE(BackendTrainer, keras.Model):
         self.training_step = self.add_weight(
             name="training_step", shape=(), dtype="int", initializer="zeros", trainable=False
         )
-        self._trackers = {
-            name: keras.metrics.Mean(name=name)
-            for name in ("reconstruction", "kl", "negative_elbo")
-            + (() if isinstance(self.objective.beta, Constant) else ("beta",))
-        }
+        self._trackers = {name: keras.metrics.Mean(name=name) for name in ("reconstruction", "kl", "negative_elbo")}
+        for tracker in self._trackers.values():
+            tracker._direction = "down"  # so that EarlyStopping("val_negative_elbo") knows which way is better
+        if not isinstance(self.objective.beta, Constant):
+            self._trackers["beta"] = keras.metrics.Mean(name="beta")
         self._has_compiled_metrics = False
         self._data_seen = set()  # the Keras functions whose first batch has been checked
         self._in_batches = BatchedFunctions(self)

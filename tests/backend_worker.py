@@ -1,0 +1,73 @@
+"""Runs in a process of its own on one backend: the same weights, noise and data for all of them.
+
+    python backend_worker.py write FOLDER          one step of each model below; results and saved models into FOLDER
+    python backend_worker.py read FOLDER NAME...   loads what `write` saved into each FOLDER/NAME; results beside them
+"""
+
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+from keras_vae import ELBO, VAE, Gaussian, networks, schedules
+
+
+def models():
+    """A dense model with a schedule and samples, and a convolutional one with another likelihood."""
+    objective = ELBO(beta=schedules.Linear(4, start=0.5), num_samples=2)
+    dense = VAE(*networks.mlp((5, 4, 1), 3, hidden=(7,), activation="tanh"), objective=objective, seed=1)
+    pair = networks.conv((5, 4, 1), 2, filters=(3, 2), hidden=(4,), activation="gelu", likelihood="mse")
+    return {"dense": dense, "conv": VAE(*pair, likelihood=Gaussian(0.5), seed=2)}
+
+
+def fixed(vae, seed):
+    """Gives the model weights and noise that do not depend on the backend, and returns data."""
+    rng = np.random.default_rng(seed)
+    vae.set_weights([w if w.ndim == 0 else rng.normal(scale=0.3, size=w.shape) for w in vae.get_weights()])
+    epsilon = rng.normal(size=(vae.objective.num_samples, 9, vae.latent_dim)).astype("float32")
+    vae.noise = lambda batch: keras.ops.convert_to_tensor(epsilon)
+    return (rng.random((9, 5, 4, 1)) < 0.3).astype("float32")
+
+
+def describe(vae, x):
+    """What must be equal on every backend, apart from training."""
+    posterior = vae.encode(x)
+    return {
+        "mean": posterior.mean,
+        "log_var": posterior.log_var,
+        "posterior_sample": posterior.sample(seed=3),
+        "reconstruction": vae.reconstruct(x),
+        "sample": vae.sample(4, seed=3),
+        "elbo": vae.elbo(x, num_samples=3, seed=3),
+        "step": np.asarray(int(vae.training_step.value)),
+    }
+
+
+def write(folder):
+    folder.mkdir()
+    for name, vae in models().items():
+        x = fixed(vae, seed=len(name))
+        vae.compile(keras.optimizers.SGD(1.0))
+        before = [w for w in vae.get_weights() if w.ndim]
+        logs = vae.train_on_batch(x, return_dict=True)
+        after = [w for w in vae.get_weights() if w.ndim]
+        gradients = {f"gradient_{i}": a - b for i, (a, b) in enumerate(zip(before, after, strict=True))}
+        np.savez(folder / f"{name}-step.npz", **{k: np.asarray(v) for k, v in logs.items()}, **gradients)
+        fixed(vae, seed=len(name))
+        np.savez(folder / f"{name}.npz", x=x, **describe(vae, x))
+        vae.save(folder / f"{name}.keras")
+
+
+def read(folder, *writers):
+    for writer in writers:
+        for name in models():
+            with np.load(folder / writer / f"{name}.npz") as written:
+                x = written["x"]
+            vae = keras.saving.load_model(folder / writer / f"{name}.keras")
+            reader = keras.backend.backend()
+            np.savez(folder / f"{name}-{writer}-read-by-{reader}.npz", **describe(vae, x))
+
+
+if __name__ == "__main__":
+    {"write": write, "read": read}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,56 @@
+"""Pairs for every shape return to exactly the input shape, and start where they are told."""
+
+import numpy as np
+import pytest
+
+from keras_vae import VAE, Bernoulli, Gaussian, likelihoods, networks
+
+
+class TwoParameters(likelihoods.Gaussian):
+    num_parameters = 2
+
+
+@pytest.mark.parametrize("shape", [(5,), (1,), (7, 3), (8, 8, 1), (5, 4, 3), (2, 3, 4, 5)])
+def test_mlp_returns_to_the_input_shape(shape):
+    encoder, decoder = networks.mlp(shape, 2, hidden=(6, 4))
+    outputs = encoder(np.zeros((3, *shape), "float32"))
+    assert set(outputs) == {"z_mean", "z_log_var"}
+    assert tuple(outputs["z_mean"].shape) == tuple(outputs["z_log_var"].shape) == (3, 2)
+    assert tuple(decoder(outputs["z_mean"]).shape) == (3, *shape)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3), (1, 9, 1), (28, 20, 1), (3, 3, 2)])
+@pytest.mark.parametrize("filters", [(2,), (2, 3, 2)])
+def test_conv_returns_to_the_input_shape(shape, filters):
+    encoder, decoder = networks.conv(shape, 2, filters=filters, hidden=(4,))
+    outputs = encoder(np.zeros((3, *shape), "float32"))
+    assert tuple(decoder(outputs["z_mean"]).shape) == (3, *shape)
+
+
+def test_the_decoder_has_the_channels_that_the_likelihood_needs():
+    assert networks.mlp((6,), 2, likelihood=TwoParameters())[1].output_shape == (None, 12)
+    assert networks.mlp((4, 4, 3), 2, likelihood=TwoParameters())[1].output_shape == (None, 4, 4, 6)
+    assert networks.conv((4, 4, 3), 2, likelihood=TwoParameters())[1].output_shape == (None, 4, 4, 6)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian()])
+def test_data_mean_is_where_the_output_starts(likelihood):
+    mean = np.random.default_rng(0).uniform(0.1, 0.9, (4, 4, 1))
+    vae = VAE(*networks.mlp((4, 4, 1), 2, likelihood=likelihood, data_mean=mean), likelihood=likelihood)
+    hidden_is_zero = np.zeros((1, 2), "float32")  # biases start at zero, so z = 0 reaches the output bias unchanged
+    np.testing.assert_allclose(vae.decode(hidden_is_zero)[0], mean, rtol=1e-5)
+    conv = VAE(*networks.conv((4, 4, 1), 2, likelihood=likelihood, data_mean=mean), likelihood=likelihood)
+    np.testing.assert_allclose(conv.decode(hidden_is_zero)[0], np.full((4, 4, 1), mean.mean()), rtol=1e-5)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match=r"\(height, width, channels\); got \(28, 28\).*x\[..., None\]"):
+        networks.conv((28, 28), 2)
+    with pytest.raises(ValueError, match="latent_dim must be whole numbers of at least 1"):
+        networks.mlp((4,), 0)
+    with pytest.raises(ValueError, match="hidden must be whole numbers"):
+        networks.mlp((4,), 2, hidden=(3.5,))
+    with pytest.raises(ValueError, match=r"data_mean must be a number or have shape \(4,\)"):
+        networks.mlp((4,), 2, data_mean=np.zeros(3))
+    with pytest.raises(ValueError, match="data_shape must have at least one axis"):
+        networks.mlp((), 2)
