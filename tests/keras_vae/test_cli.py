@@ -1,0 +1,174 @@
+"""The command line: what it writes, its exit codes, and that a mistake is one sentence and leaves nothing."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_vae import cli
+
+FILES = ["history.csv", "model.keras", "reconstructions.png", "samples.png", "summary.json"]
+QUICK = ["--epochs", "2", "--latent-dim", "3", "--hidden", "12"]
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An output folder of `train` on binarised digits."""
+    folder = tmp_path_factory.mktemp("cli") / "out"
+    assert run("train", "--binarize", "threshold", *QUICK, "--output", folder) == 0
+    return folder
+
+
+def test_train_writes_everything(trained):
+    assert sorted(file.name for file in trained.iterdir()) == FILES
+    summary = json.loads((trained / "summary.json").read_text())
+    held_out = summary["held_out"]
+    assert held_out["negative_elbo"] == pytest.approx(held_out["reconstruction"] + held_out["kl"])
+    assert held_out["bits_per_dim"] == pytest.approx(held_out["negative_elbo"] / 64 / np.log(2))
+    assert summary["backend"] == keras.backend.backend()
+    with open(trained / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["val_negative_elbo"]) == pytest.approx(held_out["negative_elbo"], rel=0.05)
+
+
+def test_evaluate_repeats_the_figures_of_the_summary(trained, capsys):
+    assert run("evaluate", trained, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == pytest.approx(json.loads((trained / "summary.json").read_text())["held_out"], rel=1e-5)
+    assert run("evaluate", trained / "model.keras", "--data", "digits", "--binarize", "threshold", "--split", "train") == 0
+    assert "1,497 examples   negative ELBO" in capsys.readouterr().out
+
+
+def test_sample_writes_a_picture_or_an_array(trained, tmp_path, capsys):
+    assert run("sample", trained, "--num", 7, "--output", tmp_path / "s.npy", "--seed", 3) == 0
+    assert run("sample", trained, "--num", 7, "--output", tmp_path / "s.png") == 0
+    assert np.load(tmp_path / "s.npy").shape == (7, 8, 8, 1)
+    assert (tmp_path / "s.png").stat().st_size > 1000
+    assert "Wrote 7 samples" in capsys.readouterr().out
+
+
+def test_quickstart_draws_the_manifold_and_says_the_bound(tmp_path, capsys):
+    assert run("quickstart", "--epochs", 1, "--output", tmp_path / "q") == 0
+    assert sorted(file.name for file in (tmp_path / "q").iterdir()) == sorted([*FILES, "manifold.png"])
+    out = capsys.readouterr().out
+    assert "1,497 examples of 8x8x1 to train on, 300 held out" in out
+    assert "nats per example" in out
+    assert "bits per dimension" in out
+
+
+def test_conv_and_mse_and_files(tmp_path):
+    x = np.random.default_rng(0).random((30, 7, 6)).astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    settings = ["--network", "conv", "--hidden", "3", "--likelihood", "mse", "--latent-dim", "2", "--epochs", "1"]
+    assert run("train", "--data", tmp_path / "x.npy", *settings, "--output", tmp_path / "out") == 0
+    assert run("evaluate", tmp_path / "out") == 0  # the data get their channel axis here too
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    for name in ("a", "b"):
+        assert run("train", *QUICK, "--binarize", "sample", "--seed", 4, "--output", tmp_path / name) == 0
+    a, b = (json.loads((tmp_path / name / "summary.json").read_text())["held_out"] for name in ("a", "b"))
+    assert a == pytest.approx(b, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--data", "nowhere"], "no file or folder nowhere"),
+        (["train", "--data", "{tmp}/wrong.npy"], "the data ranges from 0 to 300.*or use likelihood="),
+        (["train", "--data", "{tmp}/nan.npy"], "contains NaN"),
+        (["train", "--data", "{tmp}/flat.npy", "--network", "conv"], "conv needs data of shape"),
+        (["evaluate", "{tmp}"], "There is no model"),
+        (["evaluate", "{tmp}/broken.keras"], "cannot be loaded"),
+        (["evaluate", "{tmp}/other.keras"], "holds a Sequential, not a keras_vae.VAE"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, tmp_path, capsys):
+    np.save(tmp_path / "wrong.npy", np.tile([[0.0, 300.0]], (9, 1)))
+    np.save(tmp_path / "nan.npy", np.tile([[0.0, np.nan]], (9, 1)))
+    np.save(tmp_path / "flat.npy", np.zeros((9, 4)))
+    (tmp_path / "broken.keras").write_bytes(b"not a zip file")
+    keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    before = sorted(tmp_path.iterdir())
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    if arguments[0] == "train":
+        arguments += ["--output", str(tmp_path / "out"), "--epochs", "1"]
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"keras-vae {arguments[0]}: ")
+    assert error.count("\n") == 1
+    assert __import__("re").search(words, error)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_existing_folder_is_kept_unless_told(trained, tmp_path, capsys):
+    assert run("train", *QUICK, "--output", trained) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert sorted(file.name for file in trained.iterdir()) == FILES
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "mine.txt").write_text("x")
+    assert run("train", "--data", "digits", "--binarize", "threshold", *QUICK, "--output", old, "--overwrite") == 0
+    assert sorted(file.name for file in old.iterdir()) == FILES
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["old"]
+
+
+def test_a_diverged_run_says_so_and_leaves_nothing(tmp_path, capsys):
+    assert run("train", *QUICK, "--learning-rate", "1e30", "--output", tmp_path / "out") == 1
+    assert "is not finite" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeypatch):
+    import signal
+
+    on_epoch_begin = cli._Progress.on_epoch_begin
+
+    def interrupt_in_the_second_epoch(self, epoch, logs=None):
+        on_epoch_begin(self, epoch, logs)
+        if epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli._Progress, "on_epoch_begin", interrupt_in_the_second_epoch)
+    assert run("train", "--epochs", 50, *QUICK[2:], "--binarize", "threshold", "--output", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["epochs"] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("arguments", [["train", "--epochs", "0"], ["train", "--beta", "-1"], ["train", "--hidden", "a"], []])
+def test_a_wrong_command_line_exits_with_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+
+
+def command(*arguments, **environment):
+    """`keras-vae` as a shell would run it."""
+    environment = {**{k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}, **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "keras_vae_command", *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path):
+    backend = keras.backend.backend()
+    done = command("quickstart", "--backend", backend, "--epochs", "1", "--output", str(tmp_path / "q"), KERAS_BACKEND="theano")
+    assert done.returncode == 0, done.stderr
+    assert f"on {backend}." in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_backend_is_a_sentence():
+    done = command("quickstart", KERAS_BACKEND="theano")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no backend 'theano': choose one of tensorflow, jax, torch" in done.stderr

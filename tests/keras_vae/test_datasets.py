@@ -1,0 +1,142 @@
+"""Data from every source, and a sentence for every file that cannot be read."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_vae import datasets
+
+
+def write_idx(path, array, compress=True):
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    data = header + array.astype("u1").tobytes()
+    path.write_bytes(gzip.compress(data) if compress else data)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (12, 5, 4), dtype="uint8")
+
+
+def test_digits_are_embedded_and_split_the_same_way_every_time():
+    data, again = datasets.load("digits"), datasets.load("digits")
+    assert data.train.shape == (1497, 8, 8, 1)
+    assert data.test.shape == (300, 8, 8, 1)
+    assert data.train.dtype == "float32"
+    assert (data.train.min(), data.train.max()) == (0.0, 1.0)
+    assert set(data.test_labels) == set(range(10))
+    np.testing.assert_array_equal(data.test, again.test)
+
+
+def test_binarising(images, tmp_path):
+    grey, hard, drawn = (datasets.load("digits", binarize=how) for how in (None, "threshold", "sample"))
+    np.testing.assert_array_equal(hard.train, grey.train >= 0.5)
+    assert set(np.unique(drawn.train)) == {0.0, 1.0}
+    assert abs(drawn.train.mean() - grey.train.mean()) < 0.01
+    np.testing.assert_array_equal(drawn.test, datasets.load("digits", binarize="sample").test)
+    with pytest.raises(ValueError, match='"threshold" or "sample"'):
+        datasets.load("digits", binarize="otsu")
+    np.save(tmp_path / "x.npy", 3.0 * images)
+    with pytest.raises(ValueError, match=r"Only data in \[0, 1\] can be binarised"):
+        datasets.load(tmp_path / "x.npy", binarize="threshold")
+
+
+def test_npy_bytes_become_pixels_and_floats_stay(images, tmp_path):
+    np.save(tmp_path / "bytes.npy", images)
+    data = datasets.load(tmp_path / "bytes.npy")
+    assert len(data.train) == 10
+    assert len(data.test) == 2
+    together = np.sort(np.concatenate([data.train, data.test]).ravel())
+    np.testing.assert_allclose(together, np.sort(images.ravel() / 255.0), rtol=1e-6)
+    np.save(tmp_path / "floats.npy", images.astype("float64") * 10.0)
+    assert datasets.load(tmp_path / "floats.npy").train.max() > 1000.0
+    np.save(tmp_path / "binary.npy", (images > 99).astype("uint8"))
+    assert datasets.load(tmp_path / "binary.npy").train.max() == 1.0
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("x_train", "x_test"), ("anything",)])
+def test_npz(images, tmp_path, names):
+    np.savez(tmp_path / "x.npz", **dict.fromkeys(names, images))
+    data = datasets.load(tmp_path / "x.npz")
+    assert (len(data.train), len(data.test)) == ((12, 12) if len(names) == 2 else (10, 2))
+
+
+def test_a_folder_of_idx_files_with_labels(images, tmp_path):
+    for part, n in (("train", 12), ("t10k", 6)):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", images[:n])
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.arange(n))
+    data = datasets.load(tmp_path)
+    np.testing.assert_allclose(data.train[..., 0], images / 255.0, rtol=1e-6)
+    np.testing.assert_array_equal(data.test_labels, np.arange(6))
+    write_idx(tmp_path / "alone-idx3-ubyte", images, compress=False)
+    assert datasets.load(tmp_path / "alone-idx3-ubyte").train.shape == (10, 5, 4, 1)
+
+
+def test_real_mnist(real_data):
+    data = datasets.load(real_data / "mnist")
+    assert data.train.shape == (60000, 28, 28, 1)
+    assert data.test.shape == (10000, 28, 28, 1)
+    assert data.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert data.train.mean() == pytest.approx(0.1307, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_folder_of_images(tmp_path, mode):
+    (tmp_path / "inside").mkdir()
+    for i in range(7):
+        Image.new(mode, (4, 5), 36 * i if mode == "L" else (36 * i, 0, 255)).save(tmp_path / "inside" / f"{i}.png")
+    data = datasets.load(tmp_path)
+    assert data.train.shape == (6, 5, 4, 1 if mode == "L" else 3)
+    assert data.train.max() <= 1.0
+
+
+def test_what_cannot_be_read_is_named(images, tmp_path):
+    cases = {
+        "missing": "no file or folder .*missing, and no data set of that name; the named sets are digits, mnist",
+        "words.txt": "Cannot tell what",
+        "broken.npy": "cannot be read as NumPy data",
+        "objects.npy": "cannot be read as NumPy data",
+        "many.npz": r"holds the arrays \['a', 'b', 'c'\]; it must hold one array",
+        "text.npy": "must be numbers; got an array of dtype",
+        "flat.npy": "need an axis of examples",
+        "one.npy": "gives 0 examples to train on and 1 to hold out",
+        "short-idx3-ubyte": "cut short",
+        "other-idx3-ubyte": "not an idx file",
+        "cut-idx3-ubyte.gz": "not a whole gzip file",
+        "empty": "holds neither images",
+        "sizes": r"All images must have one size .*a.png is 4x3 grey and b.png is 3x4 grey",
+        "fake": "cannot be read as an image",
+    }
+    (tmp_path / "words.txt").write_text("hello")
+    (tmp_path / "broken.npy").write_bytes(b"nonsense")
+    np.save(tmp_path / "objects.npy", np.array([{}, {}]), allow_pickle=True)
+    np.savez(tmp_path / "many.npz", a=images, b=images, c=images)
+    np.save(tmp_path / "text.npy", np.array([["a"], ["b"], ["c"]]))
+    np.save(tmp_path / "flat.npy", np.arange(9.0))
+    np.save(tmp_path / "one.npy", images[:1])
+    write_idx(tmp_path / "whole", images, compress=False)
+    (tmp_path / "short-idx3-ubyte").write_bytes((tmp_path / "whole").read_bytes()[:-5])
+    (tmp_path / "other-idx3-ubyte").write_bytes(b"\x89PNG....")
+    (tmp_path / "cut-idx3-ubyte.gz").write_bytes(gzip.compress((tmp_path / "whole").read_bytes())[:-20])
+    for folder in ("empty", "sizes", "fake"):
+        (tmp_path / folder).mkdir()
+    Image.new("L", (3, 4)).save(tmp_path / "sizes" / "a.png")
+    Image.new("L", (4, 3)).save(tmp_path / "sizes" / "b.png")
+    (tmp_path / "fake" / "x.png").write_bytes(b"not a picture")
+    for name, words in cases.items():
+        with pytest.raises(ValueError, match=words):
+            datasets.load(tmp_path / name)
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch):
+    import keras
+
+    def load_data():
+        raise Exception("URL fetch failure on https://example.org: None -- no network")
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", load_data)
+    with pytest.raises(ValueError, match="could not download mnist .*or use the embedded digits"):
+        datasets.load("mnist")

@@ -1,0 +1,99 @@
+"""Promises about imports. Each is seen to fail on a planted violation, so that it is known to look."""
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+pytestmark = pytest.mark.all_backends
+
+
+def python(code, backend):
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True
+    )
+
+
+FRAMEWORKS = "sorted({'tensorflow', 'jax', 'torch'} & set(__import__('sys').modules))"
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
+def test_importing_on_jax_imports_neither_tensorflow_nor_torch():
+    done = python(f"import keras_vae; print({FRAMEWORKS})", "jax")
+    assert done.stdout.strip() == "['jax']", done.stderr
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+def test_the_test_above_would_see_another_framework():
+    done = python(f"import keras_vae, torch; print({FRAMEWORKS})", "jax")
+    assert "torch" in done.stdout
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_importing_changes_nothing_global(backend):
+    if not importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    code = """
+import keras, numpy, warnings, random, os, signal
+def state():
+    import sys
+    torch, matplotlib = sys.modules.get("torch"), sys.modules.get("matplotlib.pyplot")
+    return (keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format(), random.getstate(),
+            str(numpy.random.get_state()), list(warnings.filters), dict(os.environ), signal.getsignal(signal.SIGINT),
+            torch and (torch.is_grad_enabled(), torch.get_default_dtype(), torch.initial_seed()), matplotlib)
+before = state()
+import keras_vae
+assert state() == before, (state(), before)
+"""
+    done = python(code, backend)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unsupported_backend_is_refused_with_the_fix():
+    done = python("import keras_vae", "numpy")
+    assert 'KERAS_BACKEND to one of the three' in done.stderr
+
+
+VIOLATIONS = {
+    "A framework is imported in _train_step and nowhere else": ("networks.py", "import jax"),
+    "Likelihoods know neither latents nor objectives nor the model": ("likelihoods.py", "from keras_vae import objectives"),
+    "Objectives know neither networks nor backends nor likelihoods": ("objectives.py", "from keras_vae import networks"),
+    "The library does not know its command line": ("plotting.py", "from keras_vae import cli"),
+}
+
+
+def lint_imports(folder):
+    executable = pathlib.Path(sys.executable).with_name("lint-imports")
+    return subprocess.run(
+        [executable, "--no-cache"], cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)}
+    )
+
+
+@pytest.fixture
+def copy(tmp_path):
+    if not pathlib.Path(sys.executable).with_name("lint-imports").exists():
+        pytest.skip("import-linter is not installed")
+    shutil.copytree(ROOT / "keras_vae", tmp_path / "keras_vae", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_the_import_contracts_hold(copy):
+    done = lint_imports(copy)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("contract", VIOLATIONS)
+def test_each_import_contract_catches_a_planted_violation(copy, contract):
+    name, line = VIOLATIONS[contract]
+    with open(copy / "keras_vae" / name, "a") as file:
+        file.write(f"\n{line}\n")
+    done = lint_imports(copy)
+    assert done.returncode != 0
+    assert f"{contract} BROKEN" in done.stdout, done.stdout
