@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import NoReturn
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -16,14 +17,18 @@ BACKENDS = ("tensorflow", "jax", "torch")
 def main():
     arguments = sys.argv[1:]
     installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
-    backend = _asked_for(arguments) or os.environ.get("KERAS_BACKEND") or _configured(installed) or (installed or [None])[0]
+    backend = (
+        _asked_for(arguments) or os.environ.get("KERAS_BACKEND") or _configured(installed) or (installed or [None])[0]
+    )
     if backend is None:
         _fail('no backend is installed: pip install "keras-vae[jax]", or [tensorflow], or [torch].')
     if backend not in BACKENDS:
         _fail(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
     if backend not in installed:
         have = f"installed: {', '.join(installed)}" if installed else "none is installed"
-        _fail(f'the backend {backend} is not installed ({have}): pip install "keras-vae[{backend}]", or choose another.')
+        _fail(
+            f'the backend {backend} is not installed ({have}): pip install "keras-vae[{backend}]", or choose another.'
+        )
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets with a page of log lines
 
@@ -52,7 +57,7 @@ def _configured(installed):
     return backend if backend in installed else None
 
 
-def _fail(message):
+def _fail(message) -> NoReturn:
     print(f"keras-vae: {message}", file=sys.stderr)
     sys.exit(2)
 

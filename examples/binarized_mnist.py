@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=jax python examples/binarized_mnist.py binarized_mnist.npz [epochs]
 
-The file holds `train` (50,000 rows) and `test` (10,000 rows), each row 784 pixels packed into 98 bytes by `np.packbits`.
+The file holds `train` (50,000 rows) and `test` (10,000 rows), each row 784 pixels in 98 bytes (`np.packbits`).
 """
 
 import sys

@@ -37,5 +37,5 @@ class BatchedFunctions:
         starts = range(0, max(len(arrays[0]), 1), batch_size)
         batches = [run(*(array[start : start + batch_size] for array in arrays)) for start in starts]
         if not isinstance(batches[0], tuple | list):
-            return np.concatenate([_checks.as_numpy(batch) for batch in batches])
-        return tuple(np.concatenate([_checks.as_numpy(part) for part in parts]) for parts in zip(*batches, strict=True))
+            return np.concatenate([_checks.to_numpy(batch) for batch in batches])
+        return tuple(np.concatenate([_checks.to_numpy(part) for part in parts]) for parts in zip(*batches, strict=True))

@@ -37,7 +37,7 @@ def encoder_outputs(outputs):
     if not isinstance(outputs, list | tuple) or len(outputs) != 2:
         what = f"{len(outputs)} outputs" if isinstance(outputs, list | tuple) else "one output"
         raise ValueError(
-            f"The encoder must return two tensors of shape (batch, latent_dim), the mean and the logarithm of the variance "
+            f"The encoder must return two tensors of shape (batch, latent_dim), the mean and the log variance "
             f"of q(z|x); it returned {what}. End it with two layers: "
             "keras.Model(x, [Dense(latent_dim)(h), Dense(latent_dim)(h)]). It must not sample: the model does."
         )
@@ -48,7 +48,7 @@ def check_encoder(mean, log_var):
     """Shapes of the encoder's outputs."""
     if tuple(mean.shape) != tuple(log_var.shape):
         raise ValueError(
-            f"The encoder's mean has shape {tuple(mean.shape)} and its log_var {tuple(log_var.shape)}; they must be equal: "
+            f"The encoder's mean has shape {tuple(mean.shape)} and log_var {tuple(log_var.shape)}; they must agree: "
             "give both heads the same number of units."
         )
     if len(mean.shape) != 2 or mean.shape[-1] is None:
@@ -61,15 +61,16 @@ def check_encoder(mean, log_var):
 def check_decoder(parameters, data_shape, likelihood):
     """Shape of the decoder's output against the data and the likelihood."""
     if isinstance(parameters, list | tuple | dict):
-        raise ValueError(f"The decoder must return one tensor, the parameters of p(x|z); it returned {len(parameters)}.")
+        raise ValueError(
+            f"The decoder must return one tensor, the parameters of p(x|z); it returned {len(parameters)}."
+        )
     expected = parameter_shape(data_shape, likelihood)
     got = tuple(parameters.shape[1:])
     matches = len(got) == len(expected) and all(g in (e, None) or e is None for g, e in zip(got, expected, strict=True))
     if not matches:
         raise ValueError(
             f"The decoder returns shape {('batch', *got)}, but {likelihood!r} over data of shape "
-            f"{('batch', *data_shape)} needs {('batch', *expected)}. "
-            + _shape_fix(got, expected).replace("\n", " ")
+            f"{('batch', *data_shape)} needs {('batch', *expected)}. " + _shape_fix(got, expected).replace("\n", " ")
         )
 
 
@@ -172,8 +173,11 @@ class FirstBatchCheck:
         return logs
 
 
-def as_numpy(value):
-    """A host copy of an array or tensor; None for None and for what only a backend can read (tf.distribute)."""
-    if isinstance(value, np.ndarray):
-        return value
-    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) or hasattr(value, "__array__") else None
+def is_array(value):
+    """Whether a value can be looked at on the host; what tf.distribute hands to its replicas cannot."""
+    return isinstance(value, np.ndarray) or keras.ops.is_tensor(value) or hasattr(value, "__array__")
+
+
+def to_numpy(value) -> np.ndarray:
+    """A NumPy array from an array, a tensor of any backend's, or a list."""
+    return value if isinstance(value, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(value))

@@ -53,12 +53,12 @@ class NonFiniteGuard(keras.callbacks.Callback):
         return (
             f"The loss is {values['loss']} after batch {batch} of epoch {self.epoch} (counting from 0): "
             f"{' and '.join(bad) or 'a regularisation loss'} is not finite. Most likely {cause}.{where} "
-            "Try a smaller learning rate, or clip gradients with keras.optimizers.Adam(clipnorm=1.0); check the data with "
-            "np.isfinite(x).all()."
+            "Try a smaller learning rate, or clip gradients with keras.optimizers.Adam(clipnorm=1.0); check the data "
+            "with np.isfinite(x).all()."
         )
 
     def _non_finite_weights(self):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        bad = [w.path for w in self.model.trainable_variables if not np.isfinite(_checks.as_numpy(w.value)).all()]
+        bad = [w.path for w in self.model.trainable_variables if not np.isfinite(_checks.to_numpy(w.value)).all()]
         return bad[:3] + ([f"and {len(bad) - 3} more"] if len(bad) > 3 else [])

@@ -56,7 +56,8 @@ def quickstart(options):
     """Trains on the embedded digits with settings known to work."""
     settings = {**QUICKSTART, "epochs": options.epochs or QUICKSTART["epochs"], "seed": options.seed}
     _train(settings, options.output, options.overwrite)
-    print(f"\nNext: keras-vae sample {options.output}, or in Python: keras.saving.load_model('{options.output}/model.keras')")
+    print(f"\nNext: keras-vae sample {options.output}")
+    print(f"or, in Python: keras.saving.load_model('{options.output}/model.keras')")
 
 
 def train(options):
@@ -104,8 +105,8 @@ def _train(settings, output, overwrite):
         shape = "x".join(str(size) for size in train.shape[1:])
         how = f", binarised by {settings['binarize']}" if settings["binarize"] else ""
         print(
-            f"keras-vae {__version__} on {keras.backend.backend()}. {settings['data']}: {len(train):,} examples of {shape} to "
-            f"train on, {len(test):,} held out{how}. {vae.count_params():,} weights."
+            f"keras-vae {__version__} on {keras.backend.backend()}. {settings['data']}: {len(train):,} examples of "
+            f"{shape} to train on, {len(test):,} held out{how}. {vae.count_params():,} weights."
         )
         history = _fit(vae, settings, train, test)
         summary = {
@@ -133,7 +134,9 @@ def _model(settings, train):
     build = networks.conv if settings["network"] == "conv" else networks.mlp
     size = {"filters": settings["hidden"]} if settings["network"] == "conv" else {"hidden": settings["hidden"]}
     data_mean = train.mean(axis=0, dtype="float64")
-    encoder, decoder = build(train.shape[1:], settings["latent_dim"], likelihood=likelihood, data_mean=data_mean, **size)
+    encoder, decoder = build(
+        train.shape[1:], settings["latent_dim"], likelihood=likelihood, data_mean=data_mean, **size
+    )
     vae = VAE(encoder, decoder, likelihood, objectives.ELBO(beta=settings["beta"]), seed=settings["seed"])
     vae.compile(keras.optimizers.Adam(settings["learning_rate"]))
     return vae
@@ -171,7 +174,9 @@ class _Progress(keras.callbacks.Callback):
         if self.model.stop_training:
             raise KeyboardInterrupt
         self.model.stop_training = True
-        print("\nStopping after this epoch's validation, then writing what there is. Ctrl-C again to give up.", flush=True)
+        print(
+            "\nStopping after this epoch's validation, then writing what there is. Ctrl-C again to give up.", flush=True
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.monotonic()
@@ -239,7 +244,8 @@ def _sentence(error):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="keras-vae", description="Train, evaluate and sample variational autoencoders. All losses are in nats per example."
+        prog="keras-vae",
+        description="Train, evaluate and sample variational autoencoders. All losses are in nats per example.",
     )
     parser.add_argument("--version", action="version", version=f"keras-vae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -253,7 +259,9 @@ def _parser():
     command.add_argument("--binarize", choices=("threshold", "sample"), help="make grey values binary")
     command.add_argument("--likelihood", choices=("bce", "mse"), default="bce")
     command.add_argument("--network", choices=("mlp", "conv"), default="mlp")
-    command.add_argument("--hidden", type=_counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas")
+    command.add_argument(
+        "--hidden", type=_counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas"
+    )
     command.add_argument("--latent-dim", type=_count, default=8)
     command.add_argument("--epochs", type=_count, default=20)
     command.add_argument("--batch-size", type=_count, default=100)
@@ -279,7 +287,9 @@ def _parser():
 def _command(commands, name, run):
     command = commands.add_parser(name, help=run.__doc__.split("\n")[0], description=run.__doc__)
     command.set_defaults(run=run)
-    command.add_argument("--backend", choices=("tensorflow", "jax", "torch"), help="default: KERAS_BACKEND, or what is installed")
+    command.add_argument(
+        "--backend", choices=("tensorflow", "jax", "torch"), help="default: KERAS_BACKEND, or what is installed"
+    )
     command.add_argument("--seed", type=int, default=0, help="of weights, order and noise (default 0)")
     return command
 

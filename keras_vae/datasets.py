@@ -53,7 +53,7 @@ def load(source="digits", binarize=None, test_fraction=1 / 6):
         data = _from_path(pathlib.Path(name).expanduser(), test_fraction)
     if len(data.train) == 0 or len(data.test) == 0:
         raise ValueError(
-            f"{name} gives {len(data.train)} examples to train on and {len(data.test)} to hold out; both need at least one."
+            f"{name} gives {len(data.train)} examples to train on and {len(data.test)} to hold out; each needs one."
         )
     data = data._replace(train=_as_float(data.train), test=_as_float(data.test))
     return data if binarize is None else _binarize(data, binarize)

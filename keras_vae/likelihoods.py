@@ -18,8 +18,6 @@ import numpy as np
 from keras import ops
 
 
-
-
 class Likelihood:
     """What the model asks of p(x|z).
 
@@ -70,7 +68,7 @@ class Likelihood:
             bad = "NaN" if np.isnan(x).any() else "infinite values"
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
             raise ValueError(
-                f"{name} contains {bad}, first at index {where} of the batch. Remove those examples or fill the values in."
+                f"{name} contains {bad}, first at index {where} of the batch. Remove or fill in such examples."
             )
 
     def validate_activation(self, activation):
@@ -144,22 +142,22 @@ class Bernoulli(Likelihood):
         else:
             fix = f"scale {name} to [0, 1]"
         raise ValueError(
-            f'The Bernoulli likelihood ("bce") needs data in [0, 1], but {name} ranges from {low:g} to {high:g}: {fix}, '
+            f'The Bernoulli likelihood ("bce") needs [0, 1], but {name} ranges from {low:g} to {high:g}: {fix}, '
             'or use likelihood="mse" for real-valued data.'
         )
 
     def validate_activation(self, activation):
         if self.from_logits and activation in ("sigmoid", "hard_sigmoid"):
             raise ValueError(
-                f"The decoder ends in a {activation}, but the Bernoulli likelihood expects logits and would apply a second "
-                'one: the loss could never get near its minimum. Either remove the last activation (activation="linear"; '
-                "recommended, more accurate), or pass likelihood=keras_vae.Bernoulli(from_logits=False)."
+                f"The decoder ends in a {activation}, but the Bernoulli likelihood expects logits and would apply "
+                "another: the loss could never get near its minimum. Either remove the last activation (recommended: "
+                "more accurate), or pass likelihood=keras_vae.Bernoulli(from_logits=False)."
             )
         if not self.from_logits and activation in ("linear", "relu", "tanh", "softplus", "elu", "gelu", "leaky_relu"):
             raise ValueError(
-                f"The decoder ends in a {activation} activation, which leaves [0, 1], but Bernoulli(from_logits=False) reads "
-                'its output as probabilities. Either end the decoder in a sigmoid, or use likelihood="bce", which '
-                "takes logits."
+                f"The decoder ends in a {activation} activation, which leaves [0, 1], but Bernoulli(from_logits=False) "
+                'reads its output as probabilities. Either end the decoder in a sigmoid, or use likelihood="bce", '
+                "which takes logits."
             )
 
     def get_config(self):
@@ -211,7 +209,7 @@ class Gaussian(Likelihood):
 _BY_NAME = {"bce": Bernoulli, "bernoulli": Bernoulli, "mse": Gaussian, "gaussian": Gaussian}
 
 
-def get(likelihood):
+def get(likelihood) -> Likelihood:
     """A likelihood from its name ("bce" = "bernoulli", "mse" = "gaussian"), its config, or itself."""
     if isinstance(likelihood, Likelihood):
         return likelihood

@@ -5,6 +5,7 @@ mathematics of a step is in `terms` and `step_loss`; how a backend differentiate
 """
 
 import inspect
+from typing import Any
 
 import keras
 import numpy as np
@@ -62,16 +63,25 @@ class VAE(BackendTrainer, keras.Model):
     Reference: Kingma & Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114.
     """
 
-    def __init__(self, encoder, decoder, likelihood="bce", objective="elbo", prior=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        encoder: keras.layers.Layer,
+        decoder: keras.layers.Layer,
+        likelihood: str | likelihoods.Likelihood = "bce",
+        objective: str | objectives.Objective = "elbo",
+        prior: DiagonalNormal | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihoods.get(likelihood)
         self.objective = objectives.get(objective)
-        self.prior = prior
+        self.prior: Any = prior  # a DiagonalNormal, once built
         self.seed = seed
-        self.data_shape = None  # without the batch axis; known once built
-        self.latent_dim = None
+        self.data_shape: Any = None  # the shape of one example, once built
+        self.latent_dim: Any = None  # an int, once built
 
         self.seed_generator = keras.random.SeedGenerator(_spread(seed))
         # "int" is int64 on TensorFlow, whose int32 variables cannot live on a GPU, and int32 elsewhere.
@@ -228,8 +238,8 @@ class VAE(BackendTrainer, keras.Model):
         """
         if loss is not None or kwargs.pop("loss_weights", None) is not None:
             raise ValueError(
-                f"A VAE takes no loss in compile() (got {loss!r}): the loss is -ELBO. Choose its reconstruction term with "
-                'VAE(..., likelihood="bce" or "mse"), and the weight of its KL term with objective=ELBO(beta=...).'
+                f"A VAE takes no loss in compile() (got {loss!r}): the loss is -ELBO. Choose its reconstruction term "
+                'with VAE(..., likelihood="bce" or "mse"), and the weight of its KL term with objective=ELBO(beta=...).'
             )
         super().compile(optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
         self._has_compiled_metrics = bool(metrics or weighted_metrics)
@@ -264,7 +274,7 @@ class VAE(BackendTrainer, keras.Model):
         """
         call = _bind(super().evaluate, args, kwargs)
         self._data_seen.discard("test_function")
-        state = _checks.as_numpy(self.seed_generator.state.value)
+        state = _checks.to_numpy(self.seed_generator.state.value)
         self.seed_generator.state.assign(np.asarray([state[0], _EVALUATION_COUNTER], state.dtype))
         try:
             return super().evaluate(*call.args, **call.kwargs)
@@ -287,9 +297,10 @@ class VAE(BackendTrainer, keras.Model):
 
     def check_batch(self, batch):
         """Raises a ValueError if a batch, as Keras hands it to a step, is not what this model can be trained on."""
-        x, y, _ = (_checks.as_numpy(part) for part in keras.utils.unpack_x_y_sample_weight(batch))
-        if x is None:
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if not _checks.is_array(x):
             return
+        x, y = _checks.to_numpy(x), _checks.to_numpy(y) if _checks.is_array(y) else None
         if not self.built:
             self.build((None, *x.shape[1:]))
         if y is None:
@@ -321,7 +332,7 @@ class VAE(BackendTrainer, keras.Model):
 
     def decode(self, z, batch_size=256):
         """The mean of p(x|z): `(n, latent_dim)` to `(n, ...)`, NumPy."""
-        z = np.asarray(_checks.as_numpy(z) if not isinstance(z, list | tuple) else z, "float32")
+        z = _checks.to_numpy(z).astype("float32", copy=False)
         if not self.built:
             raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
@@ -367,7 +378,7 @@ class VAE(BackendTrainer, keras.Model):
 
         Reference: White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1 (spherical).
         """
-        pair = np.stack([np.asarray(_checks.as_numpy(a)), np.asarray(_checks.as_numpy(b))])
+        pair = np.stack([_checks.to_numpy(a), _checks.to_numpy(b)])
         start, end = self.encode(pair).mean
         return self.decode(latent_path(start, end, steps, path))
 
@@ -390,7 +401,7 @@ class VAE(BackendTrainer, keras.Model):
         return self._in_batches(self._elbo, x, epsilon, batch_size=batch_size)
 
     def _checked(self, x):
-        x = np.asarray(_checks.as_numpy(x) if not isinstance(x, list | tuple) else x)
+        x = _checks.to_numpy(x)
         if not self.built:
             self.build((None, *x.shape[1:]))
         _checks.check_data(x, self.data_shape)
@@ -411,9 +422,9 @@ class VAE(BackendTrainer, keras.Model):
     def save_own_variables(self, store):
         # Keras saves weights but not the state of seed generators; with it a resumed run draws the noise that an
         # uninterrupted one would have, in dropout layers too.
-        store["training_step"] = np.asarray(_checks.as_numpy(self.training_step.value))
+        store["training_step"] = _checks.to_numpy(self.training_step.value)
         for i, state in enumerate(self._seed_states()):
-            store[f"seed_state_{i}"] = np.asarray(_checks.as_numpy(state.value), "int64")
+            store[f"seed_state_{i}"] = _checks.to_numpy(state.value).astype("int64")
 
     def load_own_variables(self, store):
         self.training_step.assign(np.asarray(store["training_step"]))
@@ -483,9 +494,11 @@ def _bind(method, args, kwargs):
 
 
 def _spread(seed):
-    """A seed for the `SeedGenerator`. On torch Keras adds seed and step, so that seeds 5 and 6 would share their noise."""
+    """A seed for the `SeedGenerator`: on torch Keras adds seed and step, and seeds 5 and 6 would share their noise."""
     if seed is None:
         return None
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed must be a whole number, zero or more, or None; got {seed!r}.")
-    return int(np.random.SeedSequence(int(seed)).generate_state(1)[0] >> 2)  # below 2**30: room for the counter in int32
+    return int(
+        np.random.SeedSequence(int(seed)).generate_state(1)[0] >> 2
+    )  # below 2**30: room for the counter in int32

@@ -14,7 +14,14 @@ from keras import layers
 from keras_vae import _checks, likelihoods
 
 
-def mlp(data_shape, latent_dim, hidden=(500,), activation="relu", likelihood="bce", data_mean=None):
+def mlp(
+    data_shape,
+    latent_dim,
+    hidden=(500,),
+    activation="relu",
+    likelihood: str | likelihoods.Likelihood = "bce",
+    data_mean=None,
+):
     """Fully connected encoder and decoder.
 
     Args:
@@ -55,9 +62,16 @@ def mlp(data_shape, latent_dim, hidden=(500,), activation="relu", likelihood="bc
 
 
 def conv(
-    data_shape, latent_dim, filters=(32, 64), hidden=(128,), kernel_size=3, activation="relu", likelihood="bce", data_mean=None
+    data_shape,
+    latent_dim,
+    filters=(32, 64),
+    hidden=(128,),
+    kernel_size=3,
+    activation="relu",
+    likelihood: str | likelihoods.Likelihood = "bce",
+    data_mean=None,
 ):
-    """Convolutional encoder, halving height and width at each of `filters`, and its mirror with transposed convolutions.
+    """Convolutional encoder that halves height and width at each of `filters`, and its mirror, transposed.
 
     Odd and non-square images are fine: where halving rounded up, the decoder crops the row or column that doubling
     brought too many.

@@ -86,10 +86,8 @@ class ELBO(Objective):
     def __call__(self, log_likelihood, z, posterior, prior, step):
         reconstruction = -ops.mean(log_likelihood, axis=0)
         kl = posterior.kl_divergence(prior)
-        if self.kl == "analytic":
-            penalty = kl
-        else:
-            penalty = ops.mean(posterior.log_prob(z) - prior.log_prob(z), axis=0)
+        sampled = self.kl == "monte_carlo"
+        penalty = ops.mean(posterior.log_prob(z) - prior.log_prob(z), axis=0) if sampled else kl
         return Terms(reconstruction + self.beta(step) * penalty, reconstruction, kl)
 
     def get_config(self):
@@ -107,7 +105,7 @@ class ELBO(Objective):
         return f"ELBO(beta={self.beta!r}, num_samples={self.num_samples}, kl={self.kl!r})"
 
 
-def get(objective):
+def get(objective) -> Objective:
     """An objective from its name ("elbo"), its config, or itself."""
     if isinstance(objective, Objective):
         return objective

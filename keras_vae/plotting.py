@@ -103,5 +103,7 @@ def _mosaic(tiles, columns):
     for r, row in enumerate(tiles):
         for c, tile in enumerate(row):
             top, left = r * (height + gap), c * (width + gap)
-            mosaic[top : top + height, left : left + width] = (tile.reshape(height, width, *channels) - low) / (high - low)
+            mosaic[top : top + height, left : left + width] = (tile.reshape(height, width, *channels) - low) / (
+                high - low
+            )
     return (mosaic[..., 0] if channels == (1,) else mosaic), mosaic.shape[0] / mosaic.shape[1]

@@ -94,7 +94,7 @@ class Cyclical(Schedule):
         return ops.where(step < self.cycles * self.period, value, self.end)
 
 
-def get(beta):
+def get(beta) -> Schedule:
     """A schedule from a number, a schedule's config, or itself."""
     if isinstance(beta, Schedule):
         return beta

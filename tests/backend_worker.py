@@ -1,7 +1,7 @@
 """Runs in a process of its own on one backend: the same weights, noise and data for all of them.
 
-    python backend_worker.py write FOLDER          one step of each model below; results and saved models into FOLDER
-    python backend_worker.py read FOLDER NAME...   loads what `write` saved into each FOLDER/NAME; results beside them
+python backend_worker.py write FOLDER          one step of each model below; results and saved models into FOLDER
+python backend_worker.py read FOLDER NAME...   loads what `write` saved into each FOLDER/NAME; results beside them
 """
 
 import pathlib

@@ -49,7 +49,10 @@ def ppca(x, k):
     dimensions = x.shape[1]
     sigma2 = eigenvalues[k:].mean()
     log_likelihood = -0.5 * (
-        dimensions * np.log(2.0 * np.pi) + np.log(eigenvalues[:k]).sum() + (dimensions - k) * np.log(sigma2) + dimensions
+        dimensions * np.log(2.0 * np.pi)
+        + np.log(eigenvalues[:k]).sum()
+        + (dimensions - k) * np.log(sigma2)
+        + dimensions
     )
     weights = eigenvectors[:, :k] * np.sqrt(eigenvalues[:k] - sigma2)
     return log_likelihood, sigma2, weights

@@ -44,8 +44,9 @@ import keras, numpy, warnings, random, os, signal
 def state():
     import sys
     torch, matplotlib = sys.modules.get("torch"), sys.modules.get("matplotlib.pyplot")
-    return (keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format(), random.getstate(),
-            str(numpy.random.get_state()), list(warnings.filters), dict(os.environ), signal.getsignal(signal.SIGINT),
+    return (keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format(),
+            random.getstate(), str(numpy.random.get_state()), list(warnings.filters), dict(os.environ),
+            signal.getsignal(signal.SIGINT),
             torch and (torch.is_grad_enabled(), torch.get_default_dtype(), torch.initial_seed()), matplotlib)
 before = state()
 import keras_vae
@@ -57,13 +58,19 @@ assert state() == before, (state(), before)
 
 def test_an_unsupported_backend_is_refused_with_the_fix():
     done = python("import keras_vae", "numpy")
-    assert 'KERAS_BACKEND to one of the three' in done.stderr
+    assert "KERAS_BACKEND to one of the three" in done.stderr
 
 
 VIOLATIONS = {
     "A framework is imported in _train_step and nowhere else": ("networks.py", "import jax"),
-    "Likelihoods know neither latents nor objectives nor the model": ("likelihoods.py", "from keras_vae import objectives"),
-    "Objectives know neither networks nor backends nor likelihoods": ("objectives.py", "from keras_vae import networks"),
+    "Likelihoods know neither latents nor objectives nor the model": (
+        "likelihoods.py",
+        "from keras_vae import objectives",
+    ),
+    "Objectives know neither networks nor backends nor likelihoods": (
+        "objectives.py",
+        "from keras_vae import networks",
+    ),
     "The library does not know its command line": ("plotting.py", "from keras_vae import cli"),
 }
 
@@ -71,7 +78,11 @@ VIOLATIONS = {
 def lint_imports(folder):
     executable = pathlib.Path(sys.executable).with_name("lint-imports")
     return subprocess.run(
-        [executable, "--no-cache"], cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)}
+        [executable, "--no-cache"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(folder)},
     )
 
 

@@ -50,7 +50,9 @@ def test_the_checks_of_the_readme_are_what_ci_runs():
     script = pathlib.Path(__file__).parent.parent / ".ci" / "run"
     if not script.exists():
         pytest.skip("not in this copy of the sources")
-    command = next(line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if "nox" in line)
+    command = next(
+        line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if "nox" in line
+    )
     assert command in script.read_text()
 
 

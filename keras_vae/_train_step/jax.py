@@ -25,8 +25,9 @@ class BackendTrainer:
         return logs, (trainable, non_trainable, optimizer_state, metrics)
 
     def test_step(self, state, data):
-        _, non_trainable, metrics, logs = self._stateless_loss(*state, data, training=False)
-        return logs, (state[0], non_trainable, metrics)
+        trainable, non_trainable, metrics = state
+        _, non_trainable, metrics, logs = self._stateless_loss(trainable, non_trainable, metrics, data, training=False)
+        return logs, (trainable, non_trainable, metrics)
 
     def put_back(self, state):
         """Returns values to the variables after a first step that failed.

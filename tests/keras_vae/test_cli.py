@@ -45,7 +45,9 @@ def test_evaluate_repeats_the_figures_of_the_summary(trained, capsys):
     assert run("evaluate", trained, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found == pytest.approx(json.loads((trained / "summary.json").read_text())["held_out"], rel=1e-5)
-    assert run("evaluate", trained / "model.keras", "--data", "digits", "--binarize", "threshold", "--split", "train") == 0
+    assert (
+        run("evaluate", trained / "model.keras", "--data", "digits", "--binarize", "threshold", "--split", "train") == 0
+    )
     assert "1,497 examples   negative ELBO" in capsys.readouterr().out
 
 
@@ -145,7 +147,9 @@ def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeyp
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("arguments", [["train", "--epochs", "0"], ["train", "--beta", "-1"], ["train", "--hidden", "a"], []])
+@pytest.mark.parametrize(
+    "arguments", [["train", "--epochs", "0"], ["train", "--beta", "-1"], ["train", "--hidden", "a"], []]
+)
 def test_a_wrong_command_line_exits_with_2(arguments):
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
@@ -162,7 +166,9 @@ def command(*arguments, **environment):
 
 def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path):
     backend = keras.backend.backend()
-    done = command("quickstart", "--backend", backend, "--epochs", "1", "--output", str(tmp_path / "q"), KERAS_BACKEND="theano")
+    done = command(
+        "quickstart", "--backend", backend, "--epochs", "1", "--output", str(tmp_path / "q"), KERAS_BACKEND="theano"
+    )
     assert done.returncode == 0, done.stderr
     assert f"on {backend}." in done.stdout
     assert "Traceback" not in done.stderr

@@ -41,8 +41,8 @@ def set_to_optimum(vae, x, sigma2, weights):
 
 
 def exact_elbo(vae, x):
-    """The ELBO without Monte-Carlo error: these 2k points have the mean and covariance of N(0, I), and the log-likelihood
-    of a linear-Gaussian model is quadratic in epsilon."""
+    """The ELBO without Monte-Carlo error: these 2k points have the mean and covariance of N(0, I), and the
+    log-likelihood of a linear-Gaussian model is quadratic in epsilon."""
     k = vae.latent_dim
     points = np.sqrt(k) * np.concatenate([np.eye(k), -np.eye(k)])
     epsilon = np.repeat(points[:, None], len(x), axis=1).astype("float32")

@@ -66,7 +66,10 @@ def test_kl_gradient_equals_finite_differences(gradient, which):
     mean, log_var = rng.normal(size=(2, 4)), rng.normal(size=(2, 4))
 
     def kl(value):
-        arguments = {"mean": ops.convert_to_tensor(mean, "float32"), "log_var": ops.convert_to_tensor(log_var, "float32")}
+        arguments = {
+            "mean": ops.convert_to_tensor(mean, "float32"),
+            "log_var": ops.convert_to_tensor(log_var, "float32"),
+        }
         return ops.sum(DiagonalNormal(**(arguments | {which: value})).kl_divergence(STANDARD))
 
     def oracle(value):

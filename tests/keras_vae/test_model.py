@@ -40,7 +40,7 @@ def test_the_encoder_may_return_a_pair_or_a_dict_by_name(as_what, digits):
     [
         (lambda: dense_encoder(units=(3,)), "it returned 1 outputs|it returned one output"),
         (lambda: dense_encoder(units=(3, 3, 3)), "it returned 3 outputs"),
-        (lambda: dense_encoder(units=(3, 4)), r"mean has shape \(None, 3\) and its log_var \(None, 4\)"),
+        (lambda: dense_encoder(units=(3, 4)), r"mean has shape \(None, 3\) and log_var \(None, 4\)"),
         (lambda: dense_encoder(rank=3), r"shape \(None, 1, 3\); they must have shape \(batch, latent_dim\)"),
         (lambda: dense_encoder(("mu", "sigma")), r"keys \['mu', 'sigma'\]"),
     ],
@@ -72,7 +72,9 @@ def _ending_in_ops_sigmoid():
     ],
 )
 def test_a_sigmoid_before_logits_is_refused_with_two_fixes(decoder):
-    with pytest.raises(ValueError, match=r"ends in a sigmoid.*remove the last activation.*Bernoulli\(from_logits=False\)"):
+    with pytest.raises(
+        ValueError, match=r"ends in a sigmoid.*remove the last activation.*Bernoulli\(from_logits=False\)"
+    ):
         VAE(dense_encoder(), decoder(), likelihood="bce")
     VAE(dense_encoder(), decoder(), likelihood=Bernoulli(from_logits=False))
     VAE(dense_encoder(), decoder(), likelihood="mse")
@@ -202,6 +204,7 @@ def test_inference_names_a_wrong_shape(make_vae, x, words):
 
 def forward(vae, x, epsilon):
     """The network of `make_vae` in float64: reconstruction and KL per example for given noise."""
+
     def of(layer):
         return [np.asarray(part, "float64") for part in layer.get_weights()]
 
@@ -427,9 +430,7 @@ def test_beta_is_logged_while_it_runs_and_the_elbo_is_not_weighted(make_vae, dig
     history = vae.fit(digits, batch_size=64, epochs=3, verbose=0, validation_data=(digits,)).history
     np.testing.assert_allclose(history["beta"], [np.mean([0, 1, 2, 3]) / 8, np.mean([4, 5, 6, 7]) / 8, 1.0], rtol=1e-6)
     np.testing.assert_allclose(history["val_beta"], [4 / 8, 1.0, 1.0], rtol=1e-6)
-    np.testing.assert_allclose(
-        history["negative_elbo"], np.add(history["reconstruction"], history["kl"]), rtol=1e-5
-    )
+    np.testing.assert_allclose(history["negative_elbo"], np.add(history["reconstruction"], history["kl"]), rtol=1e-5)
     assert "beta" not in make_vae().fit(digits, verbose=0).history
 
 

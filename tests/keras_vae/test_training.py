@@ -133,7 +133,9 @@ def test_denoising_reconstructs_the_target(make_vae, digits):
 
 
 def test_stock_metrics_compare_target_and_reconstruction(make_vae, digits):
-    vae = make_vae(compile={"metrics": ["mae"], "weighted_metrics": [keras.metrics.MeanSquaredError(name="weighted_mse")]})
+    vae = make_vae(
+        compile={"metrics": ["mae"], "weighted_metrics": [keras.metrics.MeanSquaredError(name="weighted_mse")]}
+    )
     weights = np.linspace(0.0, 1.0, len(digits), dtype="float32")
     logs = vae.evaluate(digits, sample_weight=weights, verbose=0, return_dict=True)
     error = vae.predict(digits, verbose=0) - digits
@@ -200,7 +202,9 @@ def test_mixed_precision_trains_as_well_as_float32(make_vae, digits, policy):
 def test_batch_normalisation_and_dropout_train_and_are_still_at_inference(make_vae, digits):
     x = keras.Input((8, 8, 1))
     h = keras.layers.Flatten()(x)
-    h = keras.layers.Dropout(0.3, seed=1)(keras.layers.BatchNormalization()(keras.layers.Dense(16, activation="relu")(h)))
+    h = keras.layers.Dropout(0.3, seed=1)(
+        keras.layers.BatchNormalization()(keras.layers.Dense(16, activation="relu")(h))
+    )
     encoder = keras.Model(x, [keras.layers.Dense(3)(h), keras.layers.Dense(3)(h)])
     vae = make_vae(network=(encoder, networks.mlp((8, 8, 1), 3)[1]))
     moving_mean = vae.encoder.layers[3].get_weights()[2]
@@ -264,7 +268,9 @@ def test_backup_and_restore_resumes_with_the_same_losses(make_vae, digits, tmp_p
     with pytest.raises(RuntimeError, match="power cut"):
         broken.fit(digits, epochs=4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup"), Crash()], **fit)
     resumed = make_vae(objective=objective)
-    history = resumed.fit(digits, epochs=4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")], **fit).history
+    history = resumed.fit(
+        digits, epochs=4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")], **fit
+    ).history
     np.testing.assert_allclose(history["loss"], expected[2:], rtol=1e-6)
 
 
@@ -274,7 +280,9 @@ def test_a_loss_that_is_not_finite_is_named(make_vae, digits, action, capsys):
     decoder = vae.decoder.get_layer("x_parameters")
     decoder.bias.assign(np.full(64, np.nan, "float32"))
     guard = callbacks.NonFiniteGuard(action)
-    words = r"The loss is nan after batch 0 of epoch 0 .*: reconstruction is not finite.*no longer finite: .*learning rate"
+    words = (
+        r"The loss is nan after batch 0 of epoch 0 .*: reconstruction is not finite.*no longer finite: .*learning rate"
+    )
     if action == "raise":
         with pytest.raises(FloatingPointError, match=words):
             vae.fit(digits, batch_size=BATCH, verbose=0, callbacks=[guard])
