@@ -303,7 +303,7 @@ class VAE(BackendTrainer, keras.Model):
         x, y = _checks.to_numpy(x), _checks.to_numpy(y) if _checks.is_array(y) else None
         if not self.built:
             self.build((None, *x.shape[1:]))
-        if y is None:
+        if y is None or np.array_equal(x, y):
             _checks.check_data(x, self.data_shape)
             self.likelihood.validate(x)
         else:
@@ -488,6 +488,14 @@ def _bind(method, args, kwargs):
             "A VAE has no classes, so class_weight has no meaning. To weight examples pass sample_weight, for instance "
             "sample_weight=np.array([weights[label] for label in labels])."
         )
+    x = call.arguments.get("x")
+    if isinstance(x, list | tuple) and all(_checks.is_array(part) for part in x):
+        if len(x) != 1:
+            raise ValueError(
+                f"x is a {type(x).__name__} of {len(x)} arrays, which Keras reads as {len(x)} inputs; a VAE takes one. To "
+                "reconstruct y from x pass them apart: fit(x, y)."
+            )
+        call.arguments["x"] = x[0]
     if call.arguments.get("y") is None and call.arguments.get("sample_weight") is not None:
         call.arguments["y"] = call.arguments["x"]  # without a y Keras would drop the weights, silently
     return call

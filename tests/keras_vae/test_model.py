@@ -163,6 +163,11 @@ def test_the_first_batch_is_checked_and_the_model_is_none_the_worse(make_vae, di
     assert np.isfinite(vae.train_on_batch(digits, return_dict=True)["loss"])
 
 
+def test_several_inputs_are_refused(make_vae, digits):
+    with pytest.raises(ValueError, match=r"a tuple of 2 arrays.*fit\(x, y\)"):
+        make_vae().fit((digits, digits), verbose=0)
+
+
 def test_labels_as_y_are_refused(make_vae, digits):
     with pytest.raises(ValueError, match="y has shape .* labels have no place here"):
         make_vae().fit(digits, np.arange(len(digits)))

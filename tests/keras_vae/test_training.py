@@ -35,6 +35,7 @@ def data_loader(x):
 
 FORMS = {
     "array": lambda x: {"x": x, "batch_size": BATCH},
+    "tuple of an array": lambda x: {"x": (x,), "batch_size": BATCH},
     "array and itself as the target": lambda x: {"x": x, "y": x, "batch_size": BATCH},
     "backend tensor": lambda x: {"x": ops.convert_to_tensor(x), "batch_size": BATCH},
     "tf.data": lambda x: {"x": tf_data(x)},
