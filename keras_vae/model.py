@@ -184,7 +184,8 @@ class VAE(BackendTrainer, keras.Model):
         penalties = sum((ops.cast(loss, "float32") for loss in self.losses), start=0.0)
         self._track(terms, penalties, weight)
         if self._has_compiled_metrics:
-            reconstruction = self.likelihood.mean(self.decoder_parameters(posterior.mean, training))
+            # In inference mode, as `predict` runs it; batch normalisation must not see a second batch.
+            reconstruction = self._decode(ops.stop_gradient(posterior.mean))
             self.compute_metrics(x, target, ops.stop_gradient(reconstruction), weight)
         if training:
             self.training_step.assign_add(1)
@@ -492,8 +493,8 @@ def _bind(method, args, kwargs):
     if isinstance(x, list | tuple) and all(_checks.is_array(part) for part in x):
         if len(x) != 1:
             raise ValueError(
-                f"x is a {type(x).__name__} of {len(x)} arrays, which Keras reads as {len(x)} inputs; a VAE takes one. To "
-                "reconstruct y from x pass them apart: fit(x, y)."
+                f"x is a {type(x).__name__} of {len(x)} arrays, which Keras reads as {len(x)} inputs; a VAE takes one. "
+                "To reconstruct y from x pass them apart: fit(x, y)."
             )
         call.arguments["x"] = x[0]
     if call.arguments.get("y") is None and call.arguments.get("sample_weight") is not None:
