@@ -38,6 +38,7 @@ class Likelihood:
         Returns:
             `(batch,)` or `(num_samples, batch)`.
         """
+        x, parameters = ops.convert_to_tensor(x, "float32"), ops.convert_to_tensor(parameters, "float32")
         dimensions = tuple(range(1 - len(x.shape), 0))
         return ops.sum(self.log_prob_per_dimension(x, parameters), axis=dimensions)
 

@@ -89,8 +89,6 @@ class VAE(BackendTrainer, keras.Model):
             name="training_step", shape=(), dtype="int", initializer="zeros", trainable=False
         )
         self._trackers = {name: keras.metrics.Mean(name=name) for name in ("reconstruction", "kl", "negative_elbo")}
-        for tracker in self._trackers.values():
-            tracker._direction = "down"  # so that EarlyStopping("val_negative_elbo") knows which way is better
         if not isinstance(self.objective.beta, Constant):
             self._trackers["beta"] = keras.metrics.Mean(name="beta")
         self._has_compiled_metrics = False
@@ -259,6 +257,7 @@ class VAE(BackendTrainer, keras.Model):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(call.arguments["validation_data"])
             if y is None and weight is not None:
                 call.arguments["validation_data"] = (x, x, weight)
+        _lower_is_better(call.arguments.get("callbacks"), self._trackers)
         self._data_seen.discard("train_function")
         return super().fit(*call.args, **call.kwargs)
 
@@ -500,6 +499,18 @@ def _bind(method, args, kwargs):
     if call.arguments.get("y") is None and call.arguments.get("sample_weight") is not None:
         call.arguments["y"] = call.arguments["x"]  # without a y Keras would drop the weights, silently
     return call
+
+
+def _lower_is_better(callbacks, names):
+    """Tells callbacks with mode "auto" that our logs improve downwards: Keras only knows it of compiled metrics."""
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
+        monitor = getattr(callback, "monitor", None)
+        if (
+            getattr(callback, "mode", None) == "auto"
+            and isinstance(monitor, str)
+            and monitor.removeprefix("val_") in names
+        ):
+            callback.mode = "min"
 
 
 def _spread(seed):
