@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_vae import _checks, likelihoods, objectives
-from keras_vae._batching import BatchedFunctions
+from keras_vae._inference import BatchedFunctions, Inference
 from keras_vae._train_step import BackendTrainer
 from keras_vae.distributions import DiagonalNormal
 from keras_vae.schedules import Constant
@@ -26,7 +26,7 @@ _EVALUATION_COUNTER = 2**30
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(BackendTrainer, keras.Model):
+class VAE(BackendTrainer, Inference, keras.Model):
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))       q(z|x) = N(mean(x), diag(exp(log_var(x))))
@@ -315,108 +315,6 @@ class VAE(BackendTrainer, keras.Model):
         # Keras builds the compiled metrics with the y of the data, which is None where x is its own target.
         return super().compute_metrics(x, x if y is None else y, y_pred, sample_weight)
 
-    # Inference: NumPy in, NumPy out, in batches
-
-    def encode(self, x, batch_size=256):
-        """q(z|x).
-
-        Args:
-            x: `(n, ...)` data.
-            batch_size: Examples at a time.
-
-        Returns:
-            A `DiagonalNormal` of NumPy arrays, with `.mean` and `.log_var` of shape `(n, latent_dim)` and
-            `.sample(seed=...)`, which gives the same numbers on every backend.
-        """
-        return DiagonalNormal(*self._in_batches(self._encode, self._checked(x), batch_size=batch_size))
-
-    def decode(self, z, batch_size=256):
-        """The mean of p(x|z): `(n, latent_dim)` to `(n, ...)`, NumPy."""
-        z = _checks.to_numpy(z).astype("float32", copy=False)
-        if not self.built:
-            raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z must have shape (n, {self.latent_dim}); got {z.shape}.")
-        return self._in_batches(self._decode, z, batch_size=batch_size)
-
-    def reconstruct(self, x, sample=False, seed=None, batch_size=256):
-        """The mean of p(x|z), at the posterior mean or at a sample of the posterior.
-
-        Args:
-            x: `(n, ...)` data.
-            sample: If True, z is drawn from q(z|x).
-            seed: An integer to draw the same z again, on any backend.
-            batch_size: Examples at a time.
-
-        Returns:
-            `(n, ...)`, NumPy.
-        """
-        posterior = self.encode(x, batch_size)
-        return self.decode(posterior.sample(seed=seed) if sample else posterior.mean, batch_size)
-
-    def sample(self, n, seed=None, batch_size=256):
-        """New data: the mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`, NumPy.
-
-        The same seed draws the same z on every backend. For draws of x itself give the decoder's parameters to
-        `vae.likelihood.sample`.
-        """
-        if not self.built:
-            raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
-        return self.decode(self.prior.sample(n, seed), batch_size)
-
-    def interpolate(self, a, b, steps=10, path="linear"):
-        """Data between two examples: the decoded path between their posterior means.
-
-        Args:
-            a, b: One example each, without the batch axis.
-            steps: Points on the path, both ends included.
-            path: "linear", or "spherical" along the great circle, on which the norm changes evenly: in many
-                dimensions a straight line passes through norms that the prior hardly ever draws.
-
-        Returns:
-            `(steps, ...)`, NumPy.
-
-        Reference: White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1 (spherical).
-        """
-        pair = np.stack([_checks.to_numpy(a), _checks.to_numpy(b)])
-        start, end = self.encode(pair).mean
-        return self.decode(latent_path(start, end, steps, path))
-
-    def elbo(self, x, num_samples=1, seed=None, batch_size=256):
-        """The evidence lower bound of each example in nats, unweighted: higher is likelier.
-
-        Args:
-            x: `(n, ...)` data.
-            num_samples: Samples of z per example that the expectation is averaged over.
-            seed: An integer for the same noise again, on any backend.
-            batch_size: Examples at a time.
-
-        Returns:
-            `(n,)` float32, NumPy.
-        """
-        x = self._checked(x)
-        self.likelihood.validate(x)
-        shape = (len(x), num_samples, self.latent_dim)
-        epsilon = np.random.default_rng(seed).standard_normal(shape, dtype="float32")
-        return self._in_batches(self._elbo, x, epsilon, batch_size=batch_size)
-
-    def _checked(self, x):
-        x = _checks.to_numpy(x)
-        if not self.built:
-            self.build((None, *x.shape[1:]))
-        _checks.check_data(x, self.data_shape)
-        return x
-
-    def _encode(self, x):
-        posterior = self.posterior(x)
-        return posterior.mean, posterior.log_var
-
-    def _decode(self, z, training=False):
-        return self.likelihood.mean(self.decoder_parameters(z, training))
-
-    def _elbo(self, x, epsilon):
-        return -self.terms(x, ops.transpose(epsilon, (1, 0, 2))).negative_elbo
-
     # Saving
 
     def save_own_variables(self, store):
@@ -454,24 +352,6 @@ class VAE(BackendTrainer, keras.Model):
             for key, value in config.items()
         }
         return cls(**config)
-
-
-def latent_path(start, end, steps, path="linear"):
-    """`(steps, latent_dim)` points from start to end, both `(latent_dim,)`; see `VAE.interpolate`."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
-        raise ValueError(f"steps counts both ends and must be a whole number of at least 2; got {steps!r}.")
-    t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
-    if path == "linear":
-        return (1.0 - t) * start + t * end
-    if path != "spherical":
-        raise ValueError(f'path must be "linear" or "spherical"; got {path!r}.')
-    norms = np.linalg.norm(start), np.linalg.norm(end)
-    cosine = np.dot(start, end) / max(norms[0] * norms[1], 1e-12)
-    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
-    if np.sin(angle) < 1e-4:  # parallel: the great circle is the line, or no circle is greater than another
-        return (1.0 - t) * start + t * end
-    points = (np.sin((1.0 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
-    return points.astype("float32")
 
 
 def _known_input_shape(encoder):
