@@ -30,7 +30,8 @@ def main():
             f'the backend {backend} is not installed ({have}): pip install "keras-vae[{backend}]", or choose another.'
         )
     os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets with a page of log lines
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets with a page of log lines,
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and with this; its sums also differ from machine to machine
 
     from keras_vae import cli
 

@@ -130,7 +130,12 @@ def _train(settings, output, overwrite):
 
 def _model(settings, train):
     likelihood = likelihoods.get(settings["likelihood"])
-    likelihood.validate(train[:1000], "the data")
+    likelihood.validate(train, "the data")
+    if isinstance(likelihood, likelihoods.Bernoulli) and np.any((train > 0.0) & (train < 1.0)):
+        print(
+            "Note: the data have grey values, of which bce is a cross-entropy but not a log-likelihood: its least "
+            "value is not 0. For a bound on log p(x) add --binarize sample."
+        )
     build = networks.conv if settings["network"] == "conv" else networks.mlp
     size = {"filters": settings["hidden"]} if settings["network"] == "conv" else {"hidden": settings["hidden"]}
     data_mean = train.mean(axis=0, dtype="float64")

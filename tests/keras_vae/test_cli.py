@@ -76,6 +76,13 @@ def test_conv_and_mse_and_files(tmp_path):
     assert run("evaluate", tmp_path / "out") == 0  # the data get their channel axis here too
 
 
+def test_grey_values_under_bce_get_a_word(tmp_path, capsys):
+    assert run("train", "--epochs", 1, *QUICK[2:], "--output", tmp_path / "grey") == 0
+    assert "Note: the data have grey values" in capsys.readouterr().out
+    assert run("train", "--epochs", 1, *QUICK[2:], "--binarize", "sample", "--output", tmp_path / "binary") == 0
+    assert "Note:" not in capsys.readouterr().out
+
+
 def test_the_same_seed_gives_the_same_run(tmp_path):
     for name in ("a", "b"):
         assert run("train", *QUICK, "--binarize", "sample", "--seed", 4, "--output", tmp_path / name) == 0
