@@ -93,7 +93,7 @@ def check_last_activation(decoder, likelihood):
     try:
         likelihood.validate_activation(last_activation(decoder))
     except ValueError as error:
-        if _graph(decoder) is not None:
+        if _graph(decoder) is not None or not isinstance(decoder, keras.Model):
             raise
         # The order of a subclassed model's layers is the order of its attributes, which need not be that of `call`.
         warnings.warn(f"If {decoder.layers[-1].name} is the decoder's last layer: {error}", stacklevel=3)

@@ -22,30 +22,47 @@ def atomic_file(path):
 
 
 @contextlib.contextmanager
-def atomic_folder(path, overwrite=False):
+def atomic_folder(path, overwrite=False, marker=None):
     """Yields a temporary folder; on leaving without an error it becomes `path`.
 
+    Args:
+        path: The folder to make.
+        overwrite: Whether an existing folder may be replaced; it is gone only once the new one is in its place.
+        marker: A file that a folder must hold to be replaced, so that nobody's other files are.
+
     Raises:
-        FileExistsError: If `path` exists and `overwrite` is False. The old folder is gone only once the new one is
-            in its place.
+        FileExistsError: If `path` exists and may not be replaced.
     """
-    path = pathlib.Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already: choose another output, or pass --overwrite to replace it.")
+    path = pathlib.Path(path).resolve()
+    if path.exists():
+        if not overwrite:
+            raise FileExistsError(f"{path} exists already: choose another output, or pass --overwrite to replace it.")
+        if not path.is_dir() or (any(path.iterdir()) and marker and not (path / marker).is_file()):
+            raise FileExistsError(f"{path} was not written by this command and is left alone: choose another output.")
+        if path in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents):
+            raise FileExistsError(f"{path} is the folder you are in, or above it: choose another output.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes a private folder; the result is an ordinary one
         if path.exists():
-            old = temporary.with_suffix(".old")
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            _swap(path, temporary)
         else:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(path, new):
+    old = new.with_suffix(".old")
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old)
 
 
 def _umask():

@@ -5,6 +5,8 @@ encoding, decoding and scoring take several arrays and return several, so a smal
 them all. Every draw comes from NumPy's generator: the same seed gives the same latents on every backend.
 """
 
+from numbers import Integral
+
 import numpy as np
 from keras import ops
 
@@ -60,7 +62,7 @@ class Inference:
         """
         if not self.built:
             raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
-        return self.decode(self.prior.sample(n, seed), batch_size)
+        return self.decode(self.prior.sample(_positive("n", n), seed), batch_size)
 
     def interpolate(self, a, b, steps=10, path="linear"):
         """Data between two examples: the decoded path between their posterior means.
@@ -76,7 +78,10 @@ class Inference:
 
         Reference: White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1 (spherical).
         """
-        pair = np.stack([_checks.to_numpy(a), _checks.to_numpy(b)])
+        a, b = _checks.to_numpy(a), _checks.to_numpy(b)
+        if a.shape != b.shape:
+            raise ValueError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
+        pair = np.stack([a, b])
         start, end = self.encode(pair).mean
         return self.decode(latent_path(start, end, steps, path))
 
@@ -87,16 +92,24 @@ class Inference:
             x: `(n, ...)` data.
             num_samples: Samples of z per example that the expectation is averaged over.
             seed: An integer for the same noise again, on any backend.
-            batch_size: Examples at a time.
+            batch_size: Decoded examples at a time, counting samples.
 
         Returns:
             `(n,)` float32, NumPy.
         """
         x = self._checked(x)
         self.likelihood.validate(x)
-        shape = (len(x), num_samples, self.latent_dim)
-        epsilon = np.random.default_rng(seed).standard_normal(shape, dtype="float32")
-        return self._in_batches(self._elbo, x, epsilon, batch_size=batch_size)
+        _positive("num_samples", num_samples)
+        # As many images are decoded at a time as for one sample, and the noise is drawn as it is needed: the generator
+        # gives the same numbers in one piece or in many.
+        step = max(1, _positive("batch_size", batch_size) // num_samples)
+        generator = np.random.default_rng(seed)
+        elbos = []
+        for start in range(0, len(x), step):
+            part = x[start : start + step]
+            epsilon = generator.standard_normal((len(part), num_samples, self.latent_dim), dtype="float32")
+            elbos.append(self._in_batches(self._elbo, part, epsilon, batch_size=step))
+        return np.concatenate(elbos)
 
     def _checked(self, x):
         x = _checks.to_numpy(x)
@@ -140,6 +153,7 @@ class BatchedFunctions:
         if function.__name__ not in self._compiled:
             self._compiled[function.__name__] = _train_step.compiled(self._model, function)
         run = self._compiled[function.__name__]
+        _positive("batch_size", batch_size)
         # At least one pass, so that no data give empty arrays of the right shape.
         starts = range(0, max(len(arrays[0]), 1), batch_size)
         batches = [run(*(array[start : start + batch_size] for array in arrays)) for start in starts]
@@ -148,9 +162,15 @@ class BatchedFunctions:
         return tuple(np.concatenate([_checks.to_numpy(part) for part in parts]) for parts in zip(*batches, strict=True))
 
 
+def _positive(name, value):
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
+    return int(value)
+
+
 def latent_path(start, end, steps, path="linear"):
     """`(steps, latent_dim)` points from start to end, both `(latent_dim,)`; see `VAE.interpolate`."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 2:
         raise ValueError(f"steps counts both ends and must be a whole number of at least 2; got {steps!r}.")
     t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
     if path == "linear":

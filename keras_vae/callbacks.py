@@ -50,11 +50,11 @@ class NonFiniteGuard(keras.callbacks.Callback):
             cause = "the weights have diverged, or the data hold NaN"
         weights = self._non_finite_weights()
         where = f" Weights that are no longer finite: {', '.join(weights)}." if weights else ""
+        what = " and ".join(bad) + (" are" if len(bad) > 1 else " is") if bad else "a regularisation loss is"
         return (
-            f"The loss is {values['loss']} after batch {batch} of epoch {self.epoch} (counting from 0): "
-            f"{' and '.join(bad) or 'a regularisation loss'} is not finite. Most likely {cause}.{where} "
-            "Try a smaller learning rate, or clip gradients with keras.optimizers.Adam(clipnorm=1.0); check the data "
-            "with np.isfinite(x).all()."
+            f"The loss is {values['loss']} after batch {batch} of epoch {self.epoch} (counting from 0): {what} not "
+            f"finite. Most likely {cause}.{where} Try a smaller learning rate, or clip gradients with "
+            "keras.optimizers.Adam(clipnorm=1.0); check the data with np.isfinite(x).all()."
         )
 
     def _non_finite_weights(self):

@@ -37,7 +37,12 @@ QUICKSTART = {
 
 def main(arguments=None):
     """Runs a command line and returns its exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.backend not in (None, keras.backend.backend()):
+        parser.error(
+            f"Keras runs on {keras.backend.backend()} already; set KERAS_BACKEND={options.backend} before it starts"
+        )
     try:
         options.run(options)
     except BrokenPipeError:
@@ -63,13 +68,15 @@ def quickstart(options):
 def train(options):
     """Trains on any data."""
     options.hidden = options.hidden or ((32, 64) if options.network == "conv" else (500,))
+    if pathlib.Path(options.data).exists():
+        options.data = str(pathlib.Path(options.data).resolve())  # so that `evaluate` finds it from any folder
     names = (*QUICKSTART, "seed")
     _train({name: getattr(options, name) for name in names}, options.output, options.overwrite)
 
 
 def evaluate(options):
     """Prints the held-out terms of a trained model."""
-    vae, settings = _load(options.model)
+    vae, settings = _load(options.model), _settings(options.model)
     data = datasets.load(
         options.data or settings.get("data", "digits"),
         options.binarize or (settings.get("binarize") if options.data is None else None),
@@ -81,7 +88,7 @@ def evaluate(options):
 
 def sample(options):
     """Writes samples of a trained model as a picture or an array."""
-    vae, _ = _load(options.model)
+    vae = _load(options.model)
     output = pathlib.Path(options.output)
     if output.suffix == ".npy":
         with _files.atomic_file(output) as temporary:
@@ -95,7 +102,7 @@ def sample(options):
 
 def _train(settings, output, overwrite):
     started = time.monotonic()
-    with _files.atomic_folder(output, overwrite) as folder:
+    with _files.atomic_folder(output, overwrite, marker="summary.json") as folder:
         keras.utils.set_random_seed(settings["seed"])
         data = datasets.load(settings["data"], settings["binarize"])
         train, test = data.train, data.test
@@ -215,9 +222,8 @@ def _write_history(path, history):
 
 
 def _load(path):
-    """The model in a `.keras` file or in an output folder, and the settings it was trained with, if known."""
-    path = pathlib.Path(path)
-    file = path / "model.keras" if path.is_dir() else path
+    """The model in a `.keras` file or in an output folder."""
+    file = _model_file(path)
     if not file.is_file():
         raise ValueError(f"There is no model {file}: name a .keras file, or the output folder of quickstart or train.")
     try:
@@ -226,9 +232,23 @@ def _load(path):
         raise ValueError(f"{file} cannot be loaded as a Keras model: {_sentence(error)}") from None
     if not isinstance(model, VAE):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a keras_vae.VAE.")
-    summary = file.parent / "summary.json"
-    settings = json.loads(summary.read_text())["settings"] if summary.is_file() else {}
-    return model, settings
+    return model
+
+
+def _settings(path):
+    """The settings that the model was trained with, from the summary beside it; empty if there is none."""
+    summary = _model_file(path).parent / "summary.json"
+    if not summary.is_file():
+        return {}
+    try:
+        return dict(json.loads(summary.read_text())["settings"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{summary} does not hold the settings of a run: name the data with --data.") from None
+
+
+def _model_file(path):
+    path = pathlib.Path(path)
+    return path / "model.keras" if path.is_dir() else path
 
 
 def _fit_shape(x, data_shape):
@@ -251,6 +271,7 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-vae",
         description="Train, evaluate and sample variational autoencoders. All losses are in nats per example.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"keras-vae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -290,12 +311,12 @@ def _parser():
 
 
 def _command(commands, name, run):
-    command = commands.add_parser(name, help=run.__doc__.split("\n")[0], description=run.__doc__)
+    command = commands.add_parser(name, help=run.__doc__.split("\n")[0], description=run.__doc__, allow_abbrev=False)
     command.set_defaults(run=run)
     command.add_argument(
         "--backend", choices=("tensorflow", "jax", "torch"), help="default: KERAS_BACKEND, or what is installed"
     )
-    command.add_argument("--seed", type=int, default=0, help="of weights, order and noise (default 0)")
+    command.add_argument("--seed", type=_seed, default=0, help="of weights, order and noise (default 0)")
     return command
 
 
@@ -322,6 +343,7 @@ def _number(convert, accept, words):
 
 
 _count = _number(int, lambda value: value >= 1, "a whole number of at least 1")
+_seed = _number(int, lambda value: value >= 0, "a whole number, zero or more")
 _positive = _number(float, lambda value: 0 < value < math.inf, "a positive number")
 _non_negative = _number(float, lambda value: 0 <= value < math.inf, "a number, zero or more")
 _counts = _number(

@@ -8,6 +8,7 @@ import gzip
 import math
 import pathlib
 import struct
+import zipfile
 from importlib import resources
 from typing import NamedTuple
 
@@ -55,7 +56,12 @@ def load(source="digits", binarize=None, test_fraction=1 / 6):
         raise ValueError(
             f"{name} gives {len(data.train)} examples to train on and {len(data.test)} to hold out; each needs one."
         )
-    data = data._replace(train=_as_float(data.train), test=_as_float(data.test))
+    if data.train.shape[1:] != data.test.shape[1:] or 0 in data.train.shape:
+        raise ValueError(
+            f"The examples of {name} must have one shape, without empty axes; those to train on have "
+            f"{data.train.shape[1:]}, those to hold out {data.test.shape[1:]}."
+        )
+    data = _as_floats(data)
     return data if binarize is None else _binarize(data, binarize)
 
 
@@ -107,10 +113,8 @@ def _from_path(path, test_fraction):
         if all(images):
             return _from_idx_folder(path, *(found[0] for found in images))
         return _split(_from_image_folder(path), test_fraction)
-    if path.suffix == ".npy":
-        return _split(_load_array(path), test_fraction)
-    if path.suffix == ".npz":
-        return _from_npz(path, test_fraction)
+    if path.suffix in (".npy", ".npz"):
+        return _from_numpy(path, test_fraction)
     if "idx" in path.name:
         return _split(_with_channels(read_idx(path)), test_fraction)
     raise ValueError(f"Cannot tell what {path} holds: give a .npy, .npz or idx file, or a folder of images.")
@@ -124,22 +128,21 @@ def _from_idx_folder(path, train, test):
     return Data(_with_channels(read_idx(train)), _with_channels(read_idx(test)), labels("train"), labels("t10k"))
 
 
-def _load_array(path):
+def _from_numpy(path, test_fraction):
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        if isinstance(array, np.ndarray):
+            return _split(array, test_fraction)
+        with array:
+            arrays = dict(array)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as NumPy data ({error}).") from None
-    return array
-
-
-def _from_npz(path, test_fraction):
-    with _load_array(path) as arrays:
-        names = set(arrays.files)
-        for train, test in (("x_train", "x_test"), ("train", "test")):
-            if {train, test} <= names:
-                return Data(arrays[train], arrays[test])
-        if len(names) == 1:
-            return _split(arrays[names.pop()], test_fraction)
+    names = set(arrays)
+    for train, test in (("x_train", "x_test"), ("train", "test")):
+        if {train, test} <= names:
+            return Data(arrays[train], arrays[test])
+    if len(names) == 1:
+        return _split(arrays[names.pop()], test_fraction)
     raise ValueError(
         f"{path} holds the arrays {sorted(names)}; it must hold one array, or train and test, or x_train and x_test."
     )
@@ -155,9 +158,11 @@ def _from_image_folder(path):
     for file in files:
         try:
             with Image.open(file) as image:
-                images.append(np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "I;16", "LA") else "RGB")))
+                if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+                    raise OSError(f"its mode {image.mode} is not 8-bit; save such data as a .npy array")
+                images.append(np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")))
         except OSError as error:
-            raise ValueError(f"{file} cannot be read as an image ({error}): remove it from the folder.") from None
+            raise ValueError(f"{file} cannot be read as an image ({error}): remove or convert it.") from None
         if images[-1].shape != images[0].shape:
             raise ValueError(
                 f"All images must have one size and all be grey or all in colour, but {files[0].name} is "
@@ -185,12 +190,14 @@ def _split(x, test_fraction, labels=None):
     return Data(x[train], x[test], labels[train], labels[test])
 
 
-def _as_float(x):
-    if x.dtype == np.uint8 and x.size and x.max() > 1:
-        return x.astype("float32") / 255.0
-    if x.dtype.kind not in "buif":
-        raise ValueError(f"Data must be numbers; got an array of dtype {x.dtype}.")
-    return x.astype("float32")
+def _as_floats(data):
+    """Both parts as float32; bytes divided by 255, but for those that hardly can be pixels of 256 levels."""
+    for x in (data.train, data.test):
+        if x.dtype.kind not in "buif":
+            raise ValueError(f"Data must be numbers; got an array of dtype {x.dtype}.")
+    are_bytes = data.train.dtype == data.test.dtype == np.uint8
+    scale = 255.0 if are_bytes and max(data.train.max(), data.test.max()) > 16 else 1.0
+    return data._replace(train=data.train.astype("float32") / scale, test=data.test.astype("float32") / scale)
 
 
 def _binarize(data, how):

@@ -33,6 +33,8 @@ class DiagonalNormal:
     """
 
     def __init__(self, mean, log_var):
+        if isinstance(mean, list | tuple):
+            mean, log_var = np.asarray(mean, "float32"), np.asarray(log_var, "float32")
         if tuple(np.shape(mean)) != tuple(np.shape(log_var)):
             raise ValueError(
                 f"mean and log_var must have the same shape; got {tuple(np.shape(mean))} and "

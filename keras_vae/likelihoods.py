@@ -12,6 +12,7 @@ likelihood by subclassing `Likelihood` and, if it deserves a short name, naming 
 """
 
 import math
+from numbers import Real
 
 import keras
 import numpy as np
@@ -65,6 +66,8 @@ class Likelihood:
             x: A NumPy batch of data.
             name: What to call it in the message.
         """
+        if x.size == 0:
+            raise ValueError(f"{name} is empty: its shape is {x.shape}.")
         if not np.isfinite(x).all():
             bad = "NaN" if np.isnan(x).any() else "infinite values"
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
@@ -154,6 +157,11 @@ class Bernoulli(Likelihood):
                 "another: the loss could never get near its minimum. Either remove the last activation (recommended: "
                 "more accurate), or pass likelihood=keras_vae.Bernoulli(from_logits=False)."
             )
+        if self.from_logits and activation in ("relu", "tanh", "softplus", "softmax"):
+            raise ValueError(
+                f"The decoder ends in a {activation}, but logits must be able to take any value: some probabilities "
+                'could never be reached. Remove the last activation (activation="linear").'
+            )
         if not self.from_logits and activation in ("linear", "relu", "tanh", "softplus", "elu", "gelu", "leaky_relu"):
             raise ValueError(
                 f"The decoder ends in a {activation} activation, which leaves [0, 1], but Bernoulli(from_logits=False) "
@@ -185,7 +193,7 @@ class Gaussian(Likelihood):
     """
 
     def __init__(self, scale=1.0):
-        if not (isinstance(scale, int | float) and math.isfinite(scale) and scale > 0):
+        if not (isinstance(scale, Real) and math.isfinite(scale) and scale > 0):
             raise ValueError(f"Gaussian scale is a standard deviation and must be a positive number; got {scale!r}.")
         self.scale = float(scale)
 

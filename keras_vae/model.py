@@ -5,6 +5,7 @@ mathematics of a step is in `terms` and `step_loss`; how a backend differentiate
 """
 
 import inspect
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -20,6 +21,8 @@ from keras_vae.schedules import Constant
 # log_var is kept in this range. Below, a standard deviation of 3e-7 is float32's resolution of a mean near 1; above,
 # one of 1800 still leaves z inside float16. No sensible posterior comes near either.
 LOG_VAR_RANGE = (-30.0, 15.0)
+
+_FLOAT32_MAX = float(np.finfo("float32").max)
 
 # `evaluate` draws from the model's seed at this position of the counter, which training does not reach.
 _EVALUATION_COUNTER = 2**30
@@ -98,12 +101,13 @@ class VAE(BackendTrainer, Inference, keras.Model):
         input_shape = _known_input_shape(encoder)
         if input_shape is not None:
             self.build(input_shape)
+            self._tracker.unlock()  # a subclass adds its own weights and metrics after super().__init__()
 
     # Building
 
     def build(self, input_shape):
         """Builds encoder and decoder for data of `input_shape`, `(batch, ...)`, and checks that they fit together."""
-        if not input_shape or not all(isinstance(size, int | None) for size in input_shape):
+        if not isinstance(input_shape, list | tuple) or not all(isinstance(size, int | None) for size in input_shape):
             raise ValueError(f"A VAE takes one tensor x of shape (batch, ...); got inputs of shape {input_shape}.")
         self.data_shape = tuple(input_shape[1:])
         dtype = self.encoder.inputs[0].dtype if getattr(self.encoder, "inputs", None) else keras.config.floatx()
@@ -130,7 +134,9 @@ class VAE(BackendTrainer, Inference, keras.Model):
         mean, log_var = _checks.encoder_outputs(self.encoder(self._as_input(x), training=training))
         mean, log_var = ops.cast(mean, "float32"), ops.cast(log_var, "float32")
         # Bounded in value, while the gradient passes: a unit that wandered out is drawn back by the KL, where a plain
-        # clip would strand it. log_var - stop_gradient(log_var) is exactly 0, so inside the range nothing changes.
+        # clip would strand it. log_var - stop_gradient(log_var) is exactly 0, so inside the range nothing changes;
+        # the first clip is for the infinity that an overflow in half precision leaves, whose difference would be NaN.
+        log_var = ops.clip(log_var, -_FLOAT32_MAX, _FLOAT32_MAX)
         bounded = ops.clip(log_var, *LOG_VAR_RANGE)
         log_var = ops.stop_gradient(bounded) + (log_var - ops.stop_gradient(log_var))
         return DiagonalNormal(mean, log_var)
@@ -168,6 +174,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     def step_loss(self, data, training):
         """What one step minimises; updates the trackers, and in training the step counter.
+
+        To minimise something else write an `Objective`: what a subclass changes here is minimised but not logged.
 
         Args:
             data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras hands it to a step.
@@ -281,6 +289,10 @@ class VAE(BackendTrainer, Inference, keras.Model):
         finally:
             self.seed_generator.state.assign(state)
 
+    def predict(self, x, *args, **kwargs):
+        """The reconstruction through the posterior mean; as `keras.Model.predict`."""
+        return super().predict(_single(x), *args, **kwargs)
+
     def make_train_function(self, force=False):
         super().make_train_function(force)
         self._check_first_batch_of("train_function")
@@ -298,6 +310,12 @@ class VAE(BackendTrainer, Inference, keras.Model):
     def check_batch(self, batch):
         """Raises a ValueError if a batch, as Keras hands it to a step, is not what this model can be trained on."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if isinstance(x, dict | list | tuple):
+            what = f"a dict with keys {sorted(x)}" if isinstance(x, dict) else f"{len(x)} inputs"
+            raise ValueError(
+                f"A VAE takes one tensor x, but the batch holds {what}. Pick one before fit, for instance with "
+                'dataset.map(lambda batch: batch["image"]).'
+            )
         if not _checks.is_array(x):
             return
         x, y = _checks.to_numpy(x), _checks.to_numpy(y) if _checks.is_array(y) else None
@@ -320,14 +338,15 @@ class VAE(BackendTrainer, Inference, keras.Model):
     def save_own_variables(self, store):
         # Keras saves weights but not the state of seed generators; with it a resumed run draws the noise that an
         # uninterrupted one would have, in dropout layers too.
-        store["training_step"] = _checks.to_numpy(self.training_step.value)
+        super().save_own_variables(store)
         for i, state in enumerate(self._seed_states()):
             store[f"seed_state_{i}"] = _checks.to_numpy(state.value).astype("int64")
 
     def load_own_variables(self, store):
-        self.training_step.assign(np.asarray(store["training_step"]))
+        names = list(store.keys())  # an h5 group on disk is no dict: it cannot be iterated or asked with `in`
+        super().load_own_variables({name: store[name] for name in names if not name.startswith("seed_state_")})
         for i, state in enumerate(self._seed_states()):
-            if f"seed_state_{i}" in store:  # layers added since the file was written keep their own seed
+            if f"seed_state_{i}" in names:  # layers added since the file was written keep their own seed
                 state.assign(np.asarray(store[f"seed_state_{i}"]).astype(state.dtype))
 
     def _seed_states(self):
@@ -356,8 +375,10 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
 def _known_input_shape(encoder):
     """The input shape of a network that has one, as a Functional or a built Sequential model has; else None."""
-    inputs = getattr(encoder, "inputs", None)
-    return tuple(inputs[0].shape) if inputs and len(inputs) == 1 else None
+    inputs = getattr(encoder, "inputs", None) or []
+    if len(inputs) > 1:
+        raise ValueError(f"The encoder has {len(inputs)} inputs; a VAE gives it one tensor, x.")
+    return tuple(inputs[0].shape) if inputs else None
 
 
 def _bind(method, args, kwargs):
@@ -368,17 +389,23 @@ def _bind(method, args, kwargs):
             "A VAE has no classes, so class_weight has no meaning. To weight examples pass sample_weight, for instance "
             "sample_weight=np.array([weights[label] for label in labels])."
         )
-    x = call.arguments.get("x")
-    if isinstance(x, list | tuple) and all(_checks.is_array(part) for part in x):
-        if len(x) != 1:
-            raise ValueError(
-                f"x is a {type(x).__name__} of {len(x)} arrays, which Keras reads as {len(x)} inputs; a VAE takes one. "
-                "To reconstruct y from x pass them apart: fit(x, y)."
-            )
-        call.arguments["x"] = x[0]
+    if "x" in call.arguments:
+        call.arguments["x"] = _single(call.arguments["x"])
     if call.arguments.get("y") is None and call.arguments.get("sample_weight") is not None:
         call.arguments["y"] = call.arguments["x"]  # without a y Keras would drop the weights, silently
     return call
+
+
+def _single(x):
+    """x itself, or the one array of `(x,)`."""
+    if not isinstance(x, list | tuple) or len(x) == 0 or not all(_checks.is_array(part) for part in x):
+        return x
+    if len(x) > 1:
+        raise ValueError(
+            f"x is a {type(x).__name__} of {len(x)} arrays, which Keras reads as {len(x)} inputs; a VAE takes one. "
+            "To reconstruct y from x pass them apart: fit(x, y)."
+        )
+    return x[0]
 
 
 def _lower_is_better(callbacks, names):
@@ -397,7 +424,7 @@ def _spread(seed):
     """A seed for the `SeedGenerator`: on torch Keras adds seed and step, and seeds 5 and 6 would share their noise."""
     if seed is None:
         return None
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be a whole number, zero or more, or None; got {seed!r}.")
     return int(
         np.random.SeedSequence(int(seed)).generate_state(1)[0] >> 2

@@ -4,6 +4,8 @@ Pure, because a schedule that lives in a callback is frozen at its first value b
 resumes. The step is a weight of the model: it is traced, saved and restored like any other.
 """
 
+from numbers import Integral, Real
+
 import keras
 from keras import ops
 
@@ -104,12 +106,12 @@ def get(beta) -> Schedule:
 
 
 def _non_negative(name, value):
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < float("inf"):
         raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
     return float(value)
 
 
 def _positive_integer(name, value):
-    if isinstance(value, bool) or int(value) != value or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} counts training batches and must be a whole number of at least 1; got {value!r}.")
     return int(value)

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -99,15 +101,19 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
         (["train", "--data", "{tmp}/flat.npy", "--network", "conv"], "conv needs data of shape"),
         (["evaluate", "{tmp}"], "There is no model"),
         (["evaluate", "{tmp}/broken.keras"], "cannot be loaded"),
+        (["evaluate", "{tmp}/run"], "does not hold the settings of a run: name the data"),
         (["evaluate", "{tmp}/other.keras"], "holds a Sequential, not a keras_vae.VAE"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, tmp_path, capsys):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, trained, tmp_path, capsys):
     np.save(tmp_path / "wrong.npy", np.tile([[0.0, 300.0]], (9, 1)))
     np.save(tmp_path / "nan.npy", np.tile([[0.0, np.nan]], (9, 1)))
     np.save(tmp_path / "flat.npy", np.zeros((9, 4)))
     (tmp_path / "broken.keras").write_bytes(b"not a zip file")
     keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    (tmp_path / "run").mkdir()
+    shutil.copy(trained / "model.keras", tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{}")
     before = sorted(tmp_path.iterdir())
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     if arguments[0] == "train":
@@ -116,7 +122,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, tmp_path
     error = capsys.readouterr().err
     assert error.startswith(f"keras-vae {arguments[0]}: ")
     assert error.count("\n") == 1
-    assert __import__("re").search(words, error)
+    assert re.search(words, error)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -127,14 +133,20 @@ def test_an_existing_folder_is_kept_unless_told(trained, tmp_path, capsys):
     old = tmp_path / "old"
     old.mkdir()
     (old / "mine.txt").write_text("x")
-    assert run("train", "--data", "digits", "--binarize", "threshold", *QUICK, "--output", old, "--overwrite") == 0
+    again = ("train", "--data", "digits", "--binarize", "threshold", *QUICK, "--output", old, "--overwrite")
+    assert run(*again) == 1  # somebody else's files are never replaced
+    assert "was not written by this command" in capsys.readouterr().err
+    assert (old / "mine.txt").exists()
+    (old / "summary.json").write_text("{}")
+    assert run(*again) == 0
     assert sorted(file.name for file in old.iterdir()) == FILES
     assert sorted(file.name for file in tmp_path.iterdir()) == ["old"]
+    assert run("train", *QUICK, "--output", ".", "--overwrite") == 1
 
 
 def test_a_diverged_run_says_so_and_leaves_nothing(tmp_path, capsys):
     assert run("train", *QUICK, "--learning-rate", "1e30", "--output", tmp_path / "out") == 1
-    assert "is not finite" in capsys.readouterr().err
+    assert "not finite" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,7 +167,15 @@ def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train", "--epochs", "0"], ["train", "--beta", "-1"], ["train", "--hidden", "a"], []]
+    "arguments",
+    [
+        ["train", "--epochs", "0"],
+        ["train", "--beta", "-1"],
+        ["train", "--hidden", "a"],
+        ["train", "--seed", "-1"],
+        ["train", "--ep", "1"],  # abbreviations would pass --backend by the launcher
+        [],
+    ],
 )
 def test_a_wrong_command_line_exits_with_2(arguments):
     with pytest.raises(SystemExit) as stopped:
@@ -179,6 +199,13 @@ def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"on {backend}." in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_backend_other_than_the_running_one_is_refused(capsys):
+    other = {"jax": "torch", "torch": "tensorflow", "tensorflow": "jax"}[keras.backend.backend()]
+    with pytest.raises(SystemExit):
+        run("train", "--backend", other)
+    assert f"set KERAS_BACKEND={other} before" in capsys.readouterr().err
 
 
 def test_an_unknown_backend_is_a_sentence():

@@ -53,6 +53,8 @@ def test_npy_bytes_become_pixels_and_floats_stay(images, tmp_path):
     np.testing.assert_allclose(together, np.sort(images.ravel() / 255.0), rtol=1e-6)
     np.save(tmp_path / "floats.npy", images.astype("float64") * 10.0)
     assert datasets.load(tmp_path / "floats.npy").train.max() > 1000.0
+    np.save(tmp_path / "levels.npy", images % 17)  # 17 levels: not for us to divide, but for the likelihood to name
+    assert datasets.load(tmp_path / "levels.npy").train.max() == 16.0
     np.save(tmp_path / "binary.npy", (images > 99).astype("uint8"))
     assert datasets.load(tmp_path / "binary.npy").train.max() == 1.0
 
@@ -61,6 +63,8 @@ def test_npy_bytes_become_pixels_and_floats_stay(images, tmp_path):
 def test_npz(images, tmp_path, names):
     np.savez(tmp_path / "x.npz", **dict.fromkeys(names, images))
     data = datasets.load(tmp_path / "x.npz")
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")  # the content counts, not the name
+    assert len(datasets.load(tmp_path / "x.npy").train) == len(data.train)
     assert (len(data.train), len(data.test)) == ((12, 12) if len(names) == 2 else (10, 2))
 
 
@@ -109,7 +113,12 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
         "empty": "holds neither images",
         "sizes": r"All images must have one size .*a.png is 4x3 grey and b.png is 3x4 grey",
         "fake": "cannot be read as an image",
+        "deep": "its mode I;16 is not 8-bit",
+        "zip.npz": "cannot be read as NumPy data",
+        "shapes.npz": "must have one shape, without empty axes",
     }
+    np.savez(tmp_path / "shapes.npz", train=images, test=images[:, :2])
+    (tmp_path / "zip.npz").write_bytes((tmp_path / "shapes.npz").read_bytes()[:-30])
     (tmp_path / "words.txt").write_text("hello")
     (tmp_path / "broken.npy").write_bytes(b"nonsense")
     np.save(tmp_path / "objects.npy", np.array([{}, {}]), allow_pickle=True)
@@ -121,10 +130,11 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
     (tmp_path / "short-idx3-ubyte").write_bytes((tmp_path / "whole").read_bytes()[:-5])
     (tmp_path / "other-idx3-ubyte").write_bytes(b"\x89PNG....")
     (tmp_path / "cut-idx3-ubyte.gz").write_bytes(gzip.compress((tmp_path / "whole").read_bytes())[:-20])
-    for folder in ("empty", "sizes", "fake"):
+    for folder in ("empty", "sizes", "fake", "deep"):
         (tmp_path / folder).mkdir()
     Image.new("L", (3, 4)).save(tmp_path / "sizes" / "a.png")
     Image.new("L", (4, 3)).save(tmp_path / "sizes" / "b.png")
+    Image.fromarray(np.arange(12, dtype="uint16").reshape(3, 4) * 4096).save(tmp_path / "deep" / "x.png")
     (tmp_path / "fake" / "x.png").write_bytes(b"not a picture")
     for name, words in cases.items():
         with pytest.raises(ValueError, match=words):

@@ -80,6 +80,22 @@ def test_a_sigmoid_before_logits_is_refused_with_two_fixes(decoder):
     VAE(dense_encoder(), decoder(), likelihood="mse")
 
 
+def test_a_plain_layer_as_decoder_is_checked_too():
+    encoder = networks.mlp((12,), 3)[0]
+    with pytest.raises(ValueError, match="ends in a sigmoid"):
+        VAE(encoder, layers.Dense(12, activation="sigmoid"))
+    with pytest.raises(ValueError, match="ends in a relu, but logits must be able to take any value"):
+        VAE(encoder, layers.Dense(12, activation="relu"))
+    assert VAE(encoder, layers.Dense(12)).decode(np.zeros((2, 3))).shape == (2, 12)
+
+
+def test_an_encoder_with_two_inputs_is_refused():
+    a, b = keras.Input((4,)), keras.Input((4,))
+    h = layers.Concatenate()([a, b])
+    with pytest.raises(ValueError, match="The encoder has 2 inputs"):
+        VAE(keras.Model([a, b], [layers.Dense(3)(h), layers.Dense(3)(h)]), layers.Dense(4))
+
+
 def test_unbounded_probabilities_are_refused():
     with pytest.raises(ValueError, match="ends in a linear activation"):
         VAE(dense_encoder(), dense_decoder(), likelihood=Bernoulli(from_logits=False))
@@ -166,6 +182,11 @@ def test_the_first_batch_is_checked_and_the_model_is_none_the_worse(make_vae, di
 def test_several_inputs_are_refused(make_vae, digits):
     with pytest.raises(ValueError, match=r"a tuple of 2 arrays.*fit\(x, y\)"):
         make_vae().fit((digits, digits), verbose=0)
+
+
+def test_a_batch_that_is_a_dict_is_refused_with_the_fix(make_vae, digits):
+    with pytest.raises(ValueError, match=r"dict with keys \['image'\].*dataset.map"):
+        make_vae().fit({"image": digits}, verbose=0)
 
 
 def test_labels_as_y_are_refused(make_vae, digits):
@@ -323,6 +344,14 @@ def test_log_var_is_bounded_and_its_gradient_survives(digits):
     assert np.all(encoder.get_layer("log_var").get_weights()[1] < before)  # drawn back by the KL, not stranded
 
 
+def test_log_var_is_bounded_at_infinity_too(make_vae, digits):
+    vae = make_vae()
+    vae.encoder.get_layer("z_log_var").bias.assign(np.array([np.inf, -np.inf, 0.0], "float32"))
+    log_var = vae.encode(digits[:4]).log_var
+    np.testing.assert_array_equal(log_var[:, :2], [[15.0, -30.0]] * 4)
+    assert np.isfinite(log_var).all()
+
+
 def test_regularisation_losses_are_minimised_and_logged_in_the_loss(digits):
     x = keras.Input((8, 8, 1))
     h = layers.Flatten()(x)
@@ -385,6 +414,35 @@ def test_batches_do_not_change_the_result(make_vae, digits):
     vae = make_vae()
     np.testing.assert_allclose(vae.encode(digits, batch_size=7).mean, vae.encode(digits).mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(vae.sample(20, seed=0, batch_size=3), vae.sample(20, seed=0), rtol=1e-5, atol=1e-6)
+
+
+def test_one_array_in_a_tuple_is_that_array(make_vae, digits):
+    vae = make_vae()
+    np.testing.assert_array_equal(vae.predict((digits,), verbose=0), vae.predict(digits, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda vae, x: vae.elbo(x, num_samples=0), "num_samples must be a whole number of at least 1; got 0"),
+        (lambda vae, x: vae.elbo(x[:0]), "x is empty"),
+        (lambda vae, x: vae.sample(-1), "n must be a whole number"),
+        (lambda vae, x: vae.encode(x, batch_size=0), "batch_size must be a whole number"),
+        (lambda vae, x: vae.interpolate(x[0], x[0, :4]), "two examples of one shape"),
+        (lambda vae, x: vae.compile(loss="mse"), "the loss is -ELBO"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_named(make_vae, digits, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(make_vae(), digits)
+
+
+def test_numpy_scalars_and_lists_are_numbers_too():
+    assert Gaussian(scale=np.float32(0.5)).scale == 0.5
+    assert ELBO(beta=np.float32(2), num_samples=np.int64(3)).num_samples == 3
+    assert DiagonalNormal([0.0, 0.0], [0.0, 0.0]).sample(4, seed=0).shape == (4, 2)
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        VAE(dense_encoder(), dense_decoder(), seed=-1)
 
 
 def test_sampling_repeats_for_a_seed(make_vae, digits):

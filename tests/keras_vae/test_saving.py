@@ -7,8 +7,9 @@ import zipfile
 
 import keras
 import numpy as np
+import pytest
 
-from keras_vae import ELBO, DiagonalNormal, Gaussian, networks, schedules
+from keras_vae import ELBO, VAE, DiagonalNormal, Gaussian, networks, schedules
 
 EVERYTHING = {
     "likelihood": Gaussian(scale=0.5),
@@ -47,6 +48,33 @@ def test_training_continues_as_if_it_had_not_stopped(make_vae, digits, tmp_path)
     history = keras.saving.load_model(tmp_path / "model.keras").fit(digits, epochs=2, **fit).history
     for name, values in expected.items():
         np.testing.assert_array_equal(history[name], values, err_msg=name)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithATemperature(VAE):
+    """What people subclass for: a weight and a tracker of their own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.temperature = self.add_weight(name="temperature", shape=(), initializer="ones")
+        self.tracker = keras.metrics.Mean(name="temperature")
+        self.head = keras.layers.Dense(2)
+
+    def step_loss(self, data, training):
+        self.tracker.update_state(self.temperature.value)
+        return super().step_loss(data, training)
+
+
+def test_a_subclass_adds_and_saves_weights_of_its_own(digits, tmp_path):
+    vae = WithATemperature(*networks.mlp((8, 8, 1), 2, hidden=(4,)), seed=0)
+    vae.compile("adam")
+    vae.temperature.assign(5.0)
+    assert vae.evaluate(digits, verbose=0, return_dict=True)["temperature"] == pytest.approx(5.0)
+    vae.fit(digits, verbose=0)
+    vae.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    assert float(copy.temperature.value) == float(vae.temperature.value)
+    assert int(copy.training_step.value) == 8
 
 
 def test_the_config_holds_everything(make_vae):
