@@ -68,7 +68,7 @@ def quickstart(options):
 def train(options):
     """Trains on any data."""
     options.hidden = options.hidden or ((32, 64) if options.network == "conv" else (500,))
-    if pathlib.Path(options.data).exists():
+    if options.data not in ("digits", *datasets.KERAS_SETS) and pathlib.Path(options.data).exists():
         options.data = str(pathlib.Path(options.data).resolve())  # so that `evaluate` finds it from any folder
     names = (*QUICKSTART, "seed")
     _train({name: getattr(options, name) for name in names}, options.output, options.overwrite)
