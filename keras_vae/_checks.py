@@ -70,7 +70,7 @@ def check_decoder(parameters, data_shape, likelihood):
     if not matches:
         raise ValueError(
             f"The decoder returns shape {('batch', *got)}, but {likelihood!r} over data of shape "
-            f"{('batch', *data_shape)} needs {('batch', *expected)}. " + _shape_fix(got, expected).replace("\n", " ")
+            f"{('batch', *data_shape)} needs {('batch', *expected)}. " + _shape_fix(got, expected)
         )
 
 
