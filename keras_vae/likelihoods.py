@@ -28,6 +28,8 @@ class Likelihood:
 
     num_parameters = 1  # decoder channels for each channel of the data
     is_discrete = False  # whether log_prob is a probability, so that bits per dimension count real bits
+    has_stddev = False  # whether `stddev` is defined
+    data_range: tuple[float, float] | None = None  # the least and the greatest value that x may have
 
     def log_prob(self, x, parameters):
         """log p(x|z) in nats, summed over the data's dimensions.
@@ -49,6 +51,10 @@ class Likelihood:
 
     def mean(self, parameters):
         """E[x|z], shaped like the data."""
+        raise NotImplementedError
+
+    def stddev(self, parameters):
+        """The standard deviation of x given z, shaped like the data; only where `has_stddev` says so."""
         raise NotImplementedError
 
     def sample(self, parameters, seed=None):
@@ -110,6 +116,7 @@ class Bernoulli(Likelihood):
     """
 
     is_discrete = True
+    data_range = (0.0, 1.0)
 
     def __init__(self, from_logits=True):
         self.from_logits = bool(from_logits)
@@ -192,6 +199,8 @@ class Gaussian(Likelihood):
     Reference: Kingma & Welling 2014, arXiv:1312.6114, appendix C.2; Rybkin et al. 2021, arXiv:2006.13202.
     """
 
+    has_stddev = True
+
     def __init__(self, scale=1.0):
         if not (isinstance(scale, Real) and math.isfinite(scale) and scale > 0):
             raise ValueError(f"Gaussian scale is a standard deviation and must be a positive number; got {scale!r}.")
@@ -203,6 +212,9 @@ class Gaussian(Likelihood):
 
     def mean(self, parameters):
         return parameters
+
+    def stddev(self, parameters):
+        return ops.full_like(parameters, self.scale)
 
     def sample(self, parameters, seed=None):
         noise = keras.random.normal(ops.shape(parameters), dtype="float32", seed=seed)

@@ -133,6 +133,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
         """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32."""
         mean, log_var = _checks.encoder_outputs(self.encoder(self._as_input(x), training=training))
         mean, log_var = ops.cast(mean, "float32"), ops.cast(log_var, "float32")
+        if not training:
+            return DiagonalNormal(mean, ops.clip(log_var, *LOG_VAR_RANGE))
         # Bounded in value, while the gradient passes: a unit that wandered out is drawn back by the KL, where a plain
         # clip would strand it. log_var - stop_gradient(log_var) is exactly 0, so inside the range nothing changes;
         # the first clip is for the infinity that an overflow in half precision leaves, whose difference would be NaN.
@@ -143,6 +145,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     def decoder_parameters(self, z, training=False):
         """The parameters of p(x|z) in float32: `(..., latent_dim)` to `(..., *parameter shape)`."""
+        if len(z.shape) == 2:
+            return ops.cast(self.decoder(z, training=training), "float32")
         leading = ops.shape(z)[:-1]
         parameters = self.decoder(ops.reshape(z, (-1, self.latent_dim)), training=training)
         return ops.reshape(ops.cast(parameters, "float32"), (*leading, *parameters.shape[1:]))

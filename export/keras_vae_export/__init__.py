@@ -1,0 +1,21 @@
+"""Exports a trained variational autoencoder to ONNX: a folder that has been run and compared before it appears.
+
+`export` writes a bundle, `check` verifies one anywhere. What is exported is in `graphs.py`, how it is converted in
+`converters/`, how it is compared in `parity.py`.
+"""
+
+import importlib.util
+
+for _package in ("onnx", "onnxruntime", "cloudpickle"):
+    if importlib.util.find_spec(_package) is None:
+        raise ModuleNotFoundError(
+            f'keras_vae_export needs {_package}: pip install "keras-vae[export]".', name=_package
+        )
+
+from keras_vae_export.bundle import check as check
+from keras_vae_export.bundle import export as export
+from keras_vae_export.errors import AccuracyError as AccuracyError
+from keras_vae_export.errors import ConversionError as ConversionError
+from keras_vae_export.errors import ExportError as ExportError
+from keras_vae_export.errors import ParityError as ParityError
+from keras_vae_export.errors import StructureError as StructureError

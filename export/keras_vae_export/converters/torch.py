@@ -1,0 +1,76 @@
+"""Keras on PyTorch to ONNX through torch.export: for layers written in torch, and for more than two gigabytes."""
+
+import onnx
+import torch
+
+from keras_vae_export.converters.tidy import OPSET
+from keras_vae_export.errors import ConversionError
+
+# Sizes to trace with, all different, so that none is taken for another. 0 and 1 are special to torch.export.
+_BATCH, _OTHERS = 3, (5, 6, 7, 9)
+_PROTOBUF_LIMIT = 2**31 - 2**20
+
+
+def convert(graph, path):
+    names = [tensor.name for tensor in graph.outputs]
+    # Dim("batch") wrote a file with the traced batch size for a decoder with RepeatVector, silently (pytorch issue
+    # 148886); with AUTO every dimension that can be dynamic is.
+    dynamic = [
+        {axis: torch.export.Dim.AUTO for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
+        for tensor in graph.inputs
+    ]
+    examples = tuple(_example(tensor) for tensor in graph.inputs)
+    try:
+        with torch.no_grad():
+            program = torch.onnx.export(
+                _Module(graph, names).eval(),
+                examples,
+                dynamo=True,
+                dynamic_shapes={"tensors": tuple(dynamic)},
+                opset_version=OPSET,
+                input_names=[tensor.name for tensor in graph.inputs],
+                output_names=names,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ConversionError(
+            f"torch.onnx cannot convert the {graph.name}: {_reason(error)} Build that layer from other operations, or "
+            'try engine="tensorflow".'
+        ) from None
+    large = sum(value.const_value.nbytes for value in program.model.graph.initializers.values()) > _PROTOBUF_LIMIT
+    program.save(str(path), external_data=large)
+    if large:  # one name for the file of weights, whatever torch calls it
+        _check_external(path)
+
+
+class _Module(torch.nn.Module):
+    def __init__(self, graph, names):
+        super().__init__()
+        self.network, self.function, self.names = graph.network, graph.function, names
+
+    def forward(self, *tensors):
+        outputs = self.function(*tensors)
+        return tuple(outputs[name] for name in self.names)
+
+
+def _example(tensor):
+    free = iter(_OTHERS)
+    shape = [_BATCH, *(size if isinstance(size, int) else next(free) for size in tensor.shape[1:])]
+    return torch.zeros(shape, dtype=getattr(torch, tensor.dtype))
+
+
+def _check_external(path):
+    files = {
+        entry.value
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    if files - {f"{path.name}.data"}:
+        raise ConversionError(f"torch wrote the weights to {sorted(files)}, beside {path.name}.")
+
+
+def _reason(error):
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    return " ".join(lines[:1] + ([f"{type(cause).__name__}: {str(cause).splitlines()[0]}"] if cause else []))[:1000]

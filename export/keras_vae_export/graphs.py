@@ -1,0 +1,154 @@
+"""Which functions of a model are exported, and what their inputs and outputs are called.
+
+A graph is a function of named tensors to named tensors, without randomness, written once in the model's own terms.
+The same function is converted in the engine's process and evaluated, as the reference, in the exporting one. Names
+and order are stated here and never read off a framework, which sorts, renames and numbers them as it likes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+from keras_vae import VAE, _checks, likelihoods
+from keras_vae_serving.manifest import BATCH, Tensor
+
+from keras_vae_export.errors import ExportError
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A function to export.
+
+    Args:
+        name: "encoder", "decoder" or "elbo".
+        function: From tensors, in the order of `inputs`, to a dict of tensors by output name.
+        inputs, outputs: Names, dtypes and shapes, in the order that the file will have.
+        network: The Keras model whose weights it reads.
+    """
+
+    name: str
+    function: Callable[..., dict[str, Any]]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    network: keras.Model
+
+
+class Pair:
+    """An encoder and a decoder that belong to no `VAE`: their two graphs can be exported, a bound cannot.
+
+    Args:
+        encoder: A functional Keras model from x, and whatever else it takes, to the mean and log variance of q(z|x).
+        decoder: A functional Keras model from z, and whatever else it takes, to one tensor.
+        likelihood: A name or a `Likelihood` of whose parameters the decoder's output is; None if it is the mean of x.
+    """
+
+    def __init__(self, encoder, decoder, likelihood=None):
+        for name, network in (("encoder", encoder), ("decoder", decoder)):
+            if not getattr(network, "inputs", None):
+                raise ExportError(
+                    f"The {name} is a {type(network).__name__}, whose inputs are not known: make it functional, with "
+                    f"inputs = keras.Input(...) and keras.Model(inputs, {name}(inputs)), or put the two into a VAE."
+                )
+        self.encoder, self.decoder = encoder, decoder
+        self.likelihood = None if likelihood is None else likelihoods.get(likelihood)
+
+
+def of(model):
+    """The graphs of a `VAE` or a `Pair`, in the order in which they are converted."""
+    return _of_vae(model) if isinstance(model, VAE) else _of_pair(model)
+
+
+def _of_vae(vae):
+    latents = Tensor("z", "float32", (BATCH, vae.latent_dim))
+    epsilon = Tensor("epsilon", "float32", (BATCH, "num_samples", vae.latent_dim))
+    known = getattr(vae.encoder, "inputs", None)
+    x = Tensor("x", _standard_dtype(known[0].dtype) if known else "float32", _shape((None, *vae.data_shape), "x"))
+    x_mean = dataclasses.replace(x, name="x_mean", dtype="float32")
+
+    def encoder(x):
+        posterior = vae.posterior(x)
+        return {"z_mean": posterior.mean, "z_log_var": posterior.log_var}
+
+    def decoder(z):
+        return _described(vae.likelihood, vae.decoder_parameters(z))
+
+    def elbo(x, epsilon):
+        terms = vae.terms(x, ops.transpose(epsilon, (1, 0, 2)))
+        return {"reconstruction": terms.reconstruction, "kl": terms.kl}
+
+    return (
+        Graph("encoder", encoder, (x,), _like(latents, "z_mean", "z_log_var"), vae),
+        Graph("decoder", decoder, (latents,), _described_as(vae.likelihood, x_mean), vae),
+        Graph("elbo", elbo, (x, epsilon), _per_example("reconstruction", "kl"), vae),
+    )
+
+
+def _of_pair(pair):
+    mean, log_var = _checks.encoder_outputs(pair.encoder.output)
+
+    def encoder(*tensors):
+        z_mean, z_log_var = _checks.encoder_outputs(_call(pair.encoder, tensors))
+        return {"z_mean": ops.cast(z_mean, "float32"), "z_log_var": ops.cast(z_log_var, "float32")}
+
+    def decoder(*tensors):
+        return _described(pair.likelihood, ops.cast(_call(pair.decoder, tensors), "float32"))
+
+    if len(pair.decoder.outputs) != 1:
+        raise ExportError(f"The decoder must return one tensor; it returns {len(pair.decoder.outputs)}.")
+    x_mean = Tensor("x_mean", "float32", _shape(pair.decoder.outputs[0].shape, "x_mean"))
+    z_mean = Tensor("z_mean", "float32", _shape(mean.shape, "z_mean"))
+    z_log_var = Tensor("z_log_var", "float32", _shape(log_var.shape, "z_log_var"))
+    return (
+        Graph("encoder", encoder, _inputs_of(pair.encoder, "x"), (z_mean, z_log_var), pair.encoder),
+        Graph(
+            "decoder", decoder, _inputs_of(pair.decoder, "z"), _described_as(pair.likelihood, x_mean), pair.decoder
+        ),
+    )
+
+
+def _described(likelihood, parameters):
+    """What is said of p(x|z): its mean, and its standard deviation where the likelihood has one to tell."""
+    if likelihood is None:
+        return {"x_mean": parameters}
+    outputs = {"x_mean": likelihood.mean(parameters)}
+    if likelihood.has_stddev:
+        outputs["x_scale"] = likelihood.stddev(parameters)
+    return outputs
+
+
+def _described_as(likelihood, x_mean):
+    return _like(x_mean, *(("x_mean", "x_scale") if likelihood is not None and likelihood.has_stddev else ("x_mean",)))
+
+
+def _inputs_of(network, only):
+    """The inputs of a functional network: under its own names, or under `only` if there is but one."""
+    names = [tensor.name for tensor in network.inputs] if len(network.inputs) > 1 else [only]
+    return tuple(
+        Tensor(name, _standard_dtype(tensor.dtype), _shape(tensor.shape, name))
+        for name, tensor in zip(names, network.inputs, strict=True)
+    )
+
+
+def _call(network, tensors):
+    """Calls a functional network with the tensors in the order of its `inputs`, in the structure that it was given."""
+    return network(keras.tree.pack_sequence_as(network.input, list(tensors)), training=False)
+
+
+def _like(tensor, *names):
+    return tuple(dataclasses.replace(tensor, name=name) for name in names)
+
+
+def _per_example(*names):
+    return tuple(Tensor(name, "float32", (BATCH,)) for name in names)
+
+
+def _shape(shape, name):
+    """A Keras shape with its free sizes named: the first is the batch."""
+    return (BATCH, *(f"{name}_{axis}" if size is None else int(size) for axis, size in enumerate(shape) if axis))
+
+
+def _standard_dtype(dtype):
+    # Half-precision inputs belong to a policy; the files take and give float32.
+    return "float32" if "float" in str(dtype) else str(dtype)

@@ -1,0 +1,187 @@
+"""Smaller and faster variants of the graphs: float16 and int8, each with what it costs in nats, measured.
+
+A variant stands beside the float32 graph, takes and gives the same float32 tensors, and exists only if the bound on the
+caller's data got worse by less than was allowed. float16 is for GPUs: a CPU computes it more slowly than float32. int8
+is for CPUs: dense networks are quantised dynamically (twice to four times as fast), networks with convolutions
+statically, calibrated on the data, because onnxruntime's dynamic convolution is slower than float32.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import logging
+import math
+import pathlib
+import tempfile
+
+import numpy as np
+import onnx
+from keras_vae import VAE
+from keras_vae_serving import Session
+
+from keras_vae_export import parity
+from keras_vae_export.converters import tidy
+from keras_vae_export.errors import AccuracyError, ExportError
+
+_CONVOLUTIONS = {"Conv", "ConvTranspose"}
+_EXAMPLES = 1000  # at most, to measure on
+_CALIBRATION_EXAMPLES = 256
+
+
+def check_precisions(precision, data, model):
+    """The precisions asked for besides float32."""
+    precisions = [precision] if isinstance(precision, str) else list(precision)
+    unknown = [name for name in precisions if name not in ("float32", *_MAKERS)]
+    if unknown or not precisions:
+        raise ValueError(f'precision must be "float32", "float16", "int8", or a sequence of them; got {precision!r}.')
+    others = [name for name in dict.fromkeys(precisions) if name != "float32"]
+    if others and not isinstance(model, VAE):
+        raise ValueError(f"{others[0]} is measured by the bound it loses, which only a VAE has, not a pair.")
+    if others and data is None:
+        raise ValueError(f"{others[0]} is measured, and int8 calibrated, on examples: give held-out ones with data=.")
+    return others
+
+
+def simplify(path):
+    """Rewrites an ONNX file with constants folded and needless nodes removed, by onnxslim."""
+    try:
+        onnxslim = importlib.import_module("onnxslim")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'simplify=True needs onnxslim: pip install "keras-vae[export]".', name="onnxslim"
+        ) from None
+    onnx.save(onnxslim.slim(onnx.load(path)), path)
+
+
+def variants(folder, graphs, precision, data, max_elbo_loss):
+    """Writes each float32 graph of a bundle in another precision and measures it.
+
+    Args:
+        folder: The bundle.
+        graphs: The manifest's float32 graphs by name, `elbo` among them.
+        precision: "float16" or "int8".
+        data: Held-out examples by input name.
+        max_elbo_loss: Nats per example that the bound may lose on them.
+
+    Returns:
+        The variants by name.
+
+    Raises:
+        AccuracyError: If more is lost; gives the figure.
+    """
+    samples = _samples(folder, graphs, data)
+    found = {}
+    for name in ("encoder", "decoder", "elbo"):
+        found[f"{name}_{precision}"] = _variant(folder, graphs[name], precision, samples[name])
+    # Both graphs of the bound are given the same noise: their difference is that of the weights.
+    change = -float(np.mean(_negative_elbo(folder, found[f"elbo_{precision}"], samples["elbo"])))
+    change += float(np.mean(_negative_elbo(folder, graphs["elbo"], samples["elbo"])))
+    if not change >= -max_elbo_loss:
+        raise AccuracyError(
+            f"{precision} changes the bound by {change:+.3f} nats per example on the data given; at most "
+            f"{max_elbo_loss:g} may be lost. Export without {precision}, or allow more with max_elbo_loss."
+        )
+    for variant in found.values():
+        variant.parity.update(elbo_change=change, elbo_examples=len(samples["elbo"]["epsilon"]))
+    return found
+
+
+def _variant(folder, graph, precision, samples):
+    """One graph in another precision, written, opened and compared with its float32 self."""
+    name = f"{graph.name}_{precision}"
+    variant = dataclasses.replace(graph, name=name, file=f"{name}/1/model.onnx", precision=precision, parity={})
+    path = folder / variant.file
+    path.parent.mkdir(parents=True)
+    try:
+        with _quietly():
+            method = _MAKERS[precision](folder / graph.file, path, samples)
+    except Exception as error:  # the tools raise anything from AssertionError to protobuf's errors
+        raise ExportError(
+            f"{graph.name} cannot be made {precision}: {type(error).__name__}: {error}. Export without it."
+        ) from error
+    tidy.tidy(path, variant)
+    tidy.check(path, variant)
+    outputs = Session(folder, graph, providers="cpu").run(samples)
+    probe = parity.Probe("held-out", samples, outputs)
+    differences = parity.measure(folder, variant, [probe], math.inf)
+    variant.parity.update(method=method, max_abs_diff_from_float32=differences, batches=list(parity.BATCHES))
+    return variant
+
+
+def _samples(folder, graphs, data):
+    """The caller's data as inputs of each graph."""
+    rows = {name: array[:_EXAMPLES] for name, array in data.items()}
+    count = len(next(iter(rows.values())))
+    z = Session(folder, graphs["encoder"], providers="cpu").run(rows)["z_mean"]
+    epsilon = np.random.default_rng(0).standard_normal((count, 1, z.shape[1]), dtype="float32")
+    return {"encoder": rows, "decoder": {"z": z}, "elbo": {**rows, "epsilon": epsilon}}
+
+
+def _negative_elbo(folder, graph, samples):
+    outputs = Session(folder, graph, providers="cpu").run(samples)
+    return outputs["reconstruction"].astype("float64") + outputs["kl"]
+
+
+def _float16(source, path, samples):
+    # onnxruntime's converter: that of onnxconverter-common breaks graphs with loops, such as a GRU's.
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    OnnxModel.graph_topological_sort(model.graph)  # the casts of the inputs are appended at the end
+    onnx.save(model, path)
+    return "weights and arithmetic in float16"
+
+
+def _int8(source, path, samples):
+    from onnxruntime import quantization as ort
+
+    model = onnx.load(source)
+    if not any(node.op_type in _CONVOLUTIONS for node in tidy.nodes(model.graph)):
+        ort.quantize_dynamic(model, path, weight_type=ort.QuantType.QInt8)
+        return "dynamic: int8 weights, activations scaled at run time"
+    with tempfile.TemporaryDirectory(prefix="keras_vae_export-") as folder:
+        prepared = pathlib.Path(folder) / "prepared.onnx"
+        ort.shape_inference.quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        reader = _Calibration(samples)
+        ort.quantize_static(
+            prepared,
+            path,
+            reader,
+            quant_format=ort.QuantFormat.QDQ,
+            activation_type=ort.QuantType.QInt8,
+            weight_type=ort.QuantType.QInt8,
+            per_channel=True,
+        )
+    return f"static: int8 weights and activations, calibrated on {reader.count} examples"
+
+
+_MAKERS = {"float16": _float16, "int8": _int8}
+
+
+class _Calibration:
+    """Hands the samples to onnxruntime's calibrator in batches."""
+
+    def __init__(self, samples, batch=64):
+        self.count = min(_CALIBRATION_EXAMPLES, len(next(iter(samples.values()))))
+        self.batches = iter(
+            [
+                {name: array[start : min(start + batch, self.count)] for name, array in samples.items()}
+                for start in range(0, self.count, batch)
+            ]
+        )
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Without the tools' progress on stdout and advice in the log, which is about steps taken here."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

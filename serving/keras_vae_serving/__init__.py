@@ -1,0 +1,18 @@
+"""Runs bundles of exported variational autoencoders with onnxruntime. Needs NumPy and onnxruntime, and no Keras.
+
+`Manifest` says what is in a bundle, `Session` runs one of its graphs.
+"""
+
+import importlib.util
+
+if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnxruntime.capi") is None:
+    raise ModuleNotFoundError(
+        'keras_vae_serving needs onnxruntime: pip install "keras-vae[serving]".', name="onnxruntime"
+    )
+
+from keras_vae_serving.manifest import BundleError as BundleError
+from keras_vae_serving.manifest import Graph as Graph
+from keras_vae_serving.manifest import Manifest as Manifest
+from keras_vae_serving.manifest import Tensor as Tensor
+from keras_vae_serving.providers import ProviderError as ProviderError
+from keras_vae_serving.session import Session as Session

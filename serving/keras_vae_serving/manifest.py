@@ -1,0 +1,192 @@
+"""A bundle is a folder with a manifest: what its graphs are called, take and give, and what every file must hash to.
+
+`manifest.json` is the contract between the exporter, which writes it, and everything that runs the graphs. It is read
+by this file alone: no framework, no onnxruntime, the standard library and NumPy. The folder is also a Triton model
+repository (`NAME/1/model.onnx` beside `NAME/config.pbtxt`); Triton does not look at the manifest.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+BATCH = "batch"  # the name of every first dimension
+
+
+class BundleError(ValueError):
+    """A folder that is not a whole, unchanged bundle which this version can read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph.
+
+    Args:
+        name: As in the ONNX file.
+        dtype: A NumPy name, such as "float32".
+        shape: Numbers, and names for sizes that are free; the first is "batch".
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if not self.name or not self.shape or self.shape[0] != BATCH or not hasattr(np, self.dtype):
+            raise ValueError(f"a tensor needs a name, a dtype and a shape that starts with {BATCH!r}; got {self}")
+
+    def check(self, array):
+        """Raises a ValueError if a NumPy array is not of this dtype and shape."""
+        if array.dtype != self.dtype:
+            raise ValueError(f"{self.name} must be {self.dtype}; got {array.dtype}.")
+        fits = array.ndim == len(self.shape) and all(
+            isinstance(expected, str) or expected == got for expected, got in zip(self.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(f"{self.name} must have shape {self.shape_text}; got {array.shape}.")
+
+    @property
+    def shape_text(self):
+        return "(" + ", ".join(str(size) for size in self.shape) + ("," if len(self.shape) == 1 else "") + ")"
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """One ONNX file of a bundle.
+
+    Args:
+        name: "encoder", "decoder" or "elbo", with the precision behind it if that is not float32.
+        file: Its path inside the bundle, with slashes.
+        precision: "float32", "float16" or "int8": of the weights; inputs and outputs are as `inputs` and `outputs` say.
+        inputs, outputs: In the file's order.
+        parity: What was measured against the model at export.
+    """
+
+    name: str
+    file: str
+    precision: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    parity: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds.
+
+    Args:
+        graphs: By name.
+        latent_dim: Latent dimensions, or None where a latent is not a vector.
+        data_shape: Of one example of x; names stand for free sizes.
+        data_range: `(low, high)` that x must lie in, or None.
+        likelihood: `{"name": ..., "config": ...}`, or None where the decoder came without one.
+        prior: `{"name": "DiagonalNormal", "mean": [...], "log_var": [...]}`, or None.
+        export: Engine, backend, versions and tolerance of the export.
+        files: sha256 and number of bytes of every file but the manifest itself, by path inside the bundle.
+    """
+
+    graphs: dict[str, Graph]
+    latent_dim: int | None
+    data_shape: tuple[int | str, ...]
+    data_range: tuple[float, float] | None
+    likelihood: dict[str, Any] | None
+    prior: dict[str, Any] | None
+    export: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+    def to_json(self):
+        """The text of `manifest.json`."""
+        fields = dataclasses.asdict(self)
+        fields["graphs"] = {name: {k: v for k, v in graph.items() if k != "name"} for name, graph in _items(fields)}
+        return json.dumps({"schema_version": SCHEMA_VERSION, **fields}, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text, where=FILE_NAME):
+        """Reads the text of a manifest; `where` is what to call it in an error."""
+        try:
+            fields = json.loads(text)
+            version = fields.pop("schema_version")
+            if version != SCHEMA_VERSION:
+                raise BundleError(
+                    f"{where} has schema version {version!r}; this keras_vae_serving reads version {SCHEMA_VERSION}. "
+                    "Update keras-vae, or export the model again."
+                )
+            graphs = {name: _graph(name, **graph) for name, graph in fields.pop("graphs").items()}
+            manifest = cls(graphs=graphs, **{key: _tuples(value, key) for key, value in fields.items()})
+            for path in (*manifest.files, *(graph.file for graph in graphs.values())):
+                _inside(path)
+        except BundleError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BundleError(f"{where} is not a bundle's manifest ({type(error).__name__}: {error}).") from None
+        unlisted = [graph.file for graph in graphs.values() if graph.file not in manifest.files]
+        if unlisted:
+            raise BundleError(f"{where} gives no hash of {unlisted[0]}: it has been changed. Export the model again.")
+        return manifest
+
+    @classmethod
+    def load(cls, directory, verify=True):
+        """Reads and, unless told otherwise, verifies the bundle in `directory`.
+
+        Raises:
+            BundleError: If there is no manifest, it cannot be read, or a file is missing or changed.
+        """
+        directory = pathlib.Path(directory)
+        path = directory / FILE_NAME
+        if not path.is_file():
+            raise BundleError(f"{directory} is not a bundle: it has no {FILE_NAME}. Name the folder export() wrote.")
+        manifest = cls.from_json(path.read_text(encoding="utf-8"), where=str(path))
+        if verify:
+            manifest.verify(directory)
+        return manifest
+
+    def verify(self, directory):
+        """Raises a BundleError that names the first file which is missing, cut short or changed."""
+        for name, expected in self.files.items():
+            path = pathlib.Path(directory) / name
+            if not path.is_file():
+                raise BundleError(f"{path} is missing: copy the whole bundle, or export the model again.")
+            size = path.stat().st_size
+            if size != expected["bytes"]:
+                what = "truncated" if size < expected["bytes"] else "changed"
+                raise BundleError(
+                    f"{path} is {what}: it has {size:,} bytes, not {expected['bytes']:,}. Copy the bundle again."
+                )
+            if file_hash(path) != expected["sha256"]:
+                raise BundleError(f"{path} has been changed: its sha256 is not the manifest's. Copy the bundle again.")
+
+
+def file_hash(path):
+    """The sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _items(fields):
+    return fields["graphs"].items()
+
+
+def _graph(name, *, inputs, outputs, **fields):
+    return Graph(
+        name=name,
+        inputs=tuple(Tensor(**tensor) for tensor in inputs),
+        outputs=tuple(Tensor(**tensor) for tensor in outputs),
+        **fields,
+    )
+
+
+def _tuples(value, key):
+    return tuple(value) if key in ("data_shape", "data_range") and value is not None else value
+
+
+def _inside(path):
+    """Refuses a path that leads out of the bundle."""
+    parts = pathlib.PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path:
+        raise BundleError(f"the manifest names {path!r}, which is outside the bundle: do not trust this bundle.")
