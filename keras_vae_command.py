@@ -4,6 +4,7 @@ It is a module of its own because Keras reads KERAS_BACKEND when it is imported,
 time code inside the package runs, the choice has been made.
 """
 
+import importlib
 import importlib.util
 import json
 import os
@@ -35,7 +36,8 @@ def main():
 
     from keras_vae import cli
 
-    return cli.main(arguments)
+    # Imported where it is wanted: the library and the exporter do not know each other, and the exporter may be missing.
+    return cli.main(arguments, exporter=lambda: importlib.import_module("keras_vae_export"))
 
 
 def _asked_for(arguments):

@@ -36,9 +36,11 @@ def atomic_folder(path, overwrite=False, marker=None):
     path = pathlib.Path(path).resolve()
     if path.exists():
         if not overwrite:
-            raise FileExistsError(f"{path} exists already: choose another output, or pass --overwrite to replace it.")
+            raise FileExistsError(
+                f"{path} exists already: choose another output, or pass overwrite=True (--overwrite) to replace it."
+            )
         if not path.is_dir() or (any(path.iterdir()) and marker and not (path / marker).is_file()):
-            raise FileExistsError(f"{path} was not written by this command and is left alone: choose another output.")
+            raise FileExistsError(f"{path} was not written by us and is left alone: choose another output.")
         if path in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents):
             raise FileExistsError(f"{path} is the folder you are in, or above it: choose another output.")
     path.parent.mkdir(parents=True, exist_ok=True)

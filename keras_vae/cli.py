@@ -1,6 +1,7 @@
-"""The commands behind `keras-vae`: quickstart, train, evaluate, sample.
+"""The commands behind `keras-vae`: quickstart, train, evaluate, sample, export.
 
-`keras_vae_command.py` has chosen the backend before this file is imported. A user's mistake ends in one sentence on
+`keras_vae_command.py` has chosen the backend before this file is imported, and hands in what the library itself does
+not know: how to import the exporter. A user's mistake ends in one sentence on
 standard error and exit code 1 (2 for a wrong command line), never in a traceback; an output folder appears whole or
 not at all.
 """
@@ -13,6 +14,7 @@ import pathlib
 import signal
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -35,10 +37,16 @@ QUICKSTART = {
 }
 
 
-def main(arguments=None):
-    """Runs a command line and returns its exit code."""
+def main(arguments=None, exporter=None):
+    """Runs a command line and returns its exit code.
+
+    Args:
+        arguments: The command line, without the program's name.
+        exporter: A function without arguments that imports and returns the package `keras_vae_export`.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
+    options.exporter = exporter or _no_exporter
     if options.backend not in (None, keras.backend.backend()):
         parser.error(
             f"Keras runs on {keras.backend.backend()} already; set KERAS_BACKEND={options.backend} before it starts"
@@ -47,7 +55,7 @@ def main(arguments=None):
         options.run(options)
     except BrokenPipeError:
         return 1  # the reader of our output has gone; there is nobody to tell
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         sys.stdout.flush()
         print(f"keras-vae {options.command}: {_sentence(error)}", file=sys.stderr)
         return 1
@@ -60,7 +68,13 @@ def main(arguments=None):
 def quickstart(options):
     """Trains on the embedded digits with settings known to work."""
     settings = {**QUICKSTART, "epochs": options.epochs or QUICKSTART["epochs"], "seed": options.seed}
-    _train(settings, options.output, options.overwrite)
+    vae, test = _train(settings, options.output, options.overwrite)
+    try:
+        exporter = options.exporter()
+    except ModuleNotFoundError as error:
+        print(f"No ONNX files: {error}")
+    else:
+        _export(exporter, vae, pathlib.Path(options.output) / "bundle", data=test)
     print(f"\nNext: keras-vae sample {options.output}")
     print(f"or, in Python: keras.saving.load_model('{options.output}/model.keras')")
 
@@ -100,6 +114,66 @@ def sample(options):
     print(f"Wrote {options.num} samples to {output}.")
 
 
+def export(options):
+    """Writes a trained model as a bundle of ONNX files that were run and compared with it, or checks a bundle."""
+    if options.check:
+        if options.bundle is not None:
+            raise ValueError("--check takes one folder, the bundle.")
+        differences = options.exporter().check(options.model, options.providers)
+        print(f"{options.model} is whole and runs on {options.providers}. {_differences(differences)}")
+        return
+    if options.bundle is None:
+        raise ValueError("name a model and the folder to write: keras-vae export MODEL BUNDLE")
+    exporter, vae, settings = options.exporter(), _load(options.model), _settings(options.model)
+    name = options.data or settings.get("data")
+    data = None
+    if name is not None:
+        how = options.binarize or (settings.get("binarize") if options.data is None else None)
+        data = _fit_shape(datasets.load(name, how).test, vae.data_shape)
+    _export(
+        exporter,
+        vae,
+        options.bundle,
+        data=data,
+        engine=options.engine,
+        precision=("float32", *options.precision),
+        tolerance=options.tolerance,
+        max_elbo_loss=options.max_elbo_loss,
+        max_batch_size=options.max_batch_size,
+        simplify=options.simplify,
+        overwrite=options.overwrite,
+    )
+
+
+def _export(exporter, vae, output, **settings):
+    started = time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        manifest = exporter.export(vae, output, **settings)
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            print(f"Note: {warning.message}")
+    print(f"Wrote {', '.join(manifest.graphs)} as ONNX to {output}, verified, in {time.monotonic() - started:.0f} s.")
+    exact = {name: graph.parity for name, graph in manifest.graphs.items() if graph.precision == "float32"}
+    batches = ", ".join(str(batch) for batch in exact["encoder"]["batches"])
+    print(
+        f"{_differences({name: parity['max_abs_diff'] for name, parity in exact.items()})}, at batch {batches} on "
+        f"{', '.join(exact['encoder']['inputs'])} inputs."
+    )
+    for graph in manifest.graphs.values():
+        if graph.name == f"elbo_{graph.precision}":
+            print(f"{graph.precision} changes the bound by {graph.parity['elbo_change']:+.4f} nats per example.")
+
+
+def _differences(by_graph):
+    figures = ", ".join(f"{name} {max(outputs.values()):.1e}" for name, outputs in by_graph.items())
+    return f"Largest difference from the model: {figures}"
+
+
+def _no_exporter():
+    raise ModuleNotFoundError('keras_vae_export is not installed: pip install "keras-vae[export]".')
+
+
 def _train(settings, output, overwrite):
     started = time.monotonic()
     with _files.atomic_folder(output, overwrite, marker="summary.json") as folder:
@@ -133,6 +207,7 @@ def _train(settings, output, overwrite):
         files = sorted(file.name for file in folder.iterdir())
     print(f"held out  {_in_words(summary['held_out'])}")
     print(f"Wrote {', '.join(files)} to {output} in {time.monotonic() - started:.0f} s.")
+    return vae, test
 
 
 def _model(settings, train):
@@ -270,7 +345,7 @@ def _sentence(error):
 def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-vae",
-        description="Train, evaluate and sample variational autoencoders. All losses are in nats per example.",
+        description="Train, evaluate, sample and export variational autoencoders. All losses are in nats per example.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"keras-vae {__version__}")
@@ -307,6 +382,30 @@ def _parser():
     _add_model(command)
     command.add_argument("--num", type=_count, default=100, help="how many (default 100)")
     command.add_argument("--output", default="samples.png", help="a .png picture or a .npy array (default samples.png)")
+
+    command = _command(commands, "export", export)
+    _add_model(command)
+    command.add_argument("bundle", nargs="?", help="the folder to write")
+    command.add_argument("--check", action="store_true", help="verify the bundle that is named instead of a model")
+    command.add_argument("--providers", default="cpu", choices=("auto", "cpu", "cuda"), help="of --check (default cpu)")
+    command.add_argument("--data", help="held-out data, as for train (default: what the model was trained on)")
+    command.add_argument("--binarize", choices=("threshold", "sample"))
+    command.add_argument(
+        "--precision",
+        nargs="+",
+        default=(),
+        choices=("float32", "float16", "int8"),
+        metavar="P",
+        help="float16, int8 or both: smaller variants, written beside float32",
+    )
+    command.add_argument("--engine", default="auto", choices=("auto", "tensorflow", "torch"), help="(default auto)")
+    command.add_argument("--tolerance", type=_positive, default=1e-4, help="difference allowed (default 1e-4)")
+    command.add_argument(
+        "--max-elbo-loss", type=_positive, default=0.5, help="nats that a smaller variant may lose (default 0.5)"
+    )
+    command.add_argument("--max-batch-size", type=_count, default=64, help="for Triton (default 64)")
+    command.add_argument("--simplify", action="store_true", help="run onnxslim over the graphs")
+    command.add_argument("--overwrite", action="store_true", help="replace the bundle if it exists")
     return parser
 
 

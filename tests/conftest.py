@@ -38,6 +38,20 @@ def make_vae():
     return make
 
 
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """A bundle, to read only: a small convolutional model of the digits, one epoch old, and its int8 variant."""
+    keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
+    keras.utils.set_random_seed(3)
+    data = keras_vae.datasets.load("digits", binarize="threshold")
+    vae = keras_vae.VAE(*keras_vae.networks.conv((8, 8, 1), 3, filters=(4,), hidden=(16,), activation="gelu"), seed=0)
+    vae.compile("adam")
+    vae.fit(data.train, batch_size=128, verbose=0)
+    folder = tmp_path_factory.mktemp("bundles") / "digits"
+    keras_vae_export.export(vae, folder, data=data.test, precision="int8")
+    return folder
+
+
 @pytest.fixture
 def real_data():
     """The folder of real data sets, for tests that want more than the embedded digits."""

@@ -4,14 +4,7 @@
 `converters/`, how it is compared in `parity.py`.
 """
 
-import importlib.util
-
-for _package in ("onnx", "onnxruntime", "cloudpickle"):
-    if importlib.util.find_spec(_package) is None:
-        raise ModuleNotFoundError(
-            f'keras_vae_export needs {_package}: pip install "keras-vae[export]".', name=_package
-        )
-
+from keras_vae_export import _requirements as _requirements  # first: says what is missing
 from keras_vae_export.bundle import check as check
 from keras_vae_export.bundle import export as export
 from keras_vae_export.errors import AccuracyError as AccuracyError

@@ -12,8 +12,8 @@ import zipfile
 
 import cloudpickle
 import keras
-from keras_vae import VAE, likelihoods
 
+from keras_vae import VAE, likelihoods
 from keras_vae_export.errors import ExportError
 from keras_vae_export.graphs import Pair
 

@@ -10,12 +10,11 @@ from numbers import Integral, Real
 
 import keras
 import numpy as np
-from keras_vae import VAE, _files
-from keras_vae_serving import Manifest, manifest
 
+from keras_vae import VAE, _files
 from keras_vae_export import archive, converters, graphs, parity, quantization
 from keras_vae_export.converters import tidy
-from keras_vae_export.errors import ExportError
+from keras_vae_serving import Manifest, manifest
 
 TOLERANCE = 1e-4
 MAX_BATCH_SIZE = 64
@@ -46,7 +45,7 @@ def export(
     dimension "batch", opset 18, without randomness.
 
         encoder   x -> z_mean, z_log_var             q(z|x), both (batch, latent_dim)
-        decoder   z -> x_mean[, x_scale]             mean of p(x|z), and its standard deviation if the likelihood has one
+        decoder   z -> x_mean[, x_scale]             mean of p(x|z), and its standard deviation where it has one
         elbo      x, epsilon -> reconstruction, kl   (batch,), nats per example; epsilon ~ N(0, I) is
                                                      (batch, num_samples, latent_dim), averaged over
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras_vae import VAE, _checks, likelihoods
-from keras_vae_serving.manifest import BATCH, Tensor
 
+from keras_vae import VAE, _checks, likelihoods
 from keras_vae_export.errors import ExportError
+from keras_vae_serving.manifest import BATCH, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +102,7 @@ def _of_pair(pair):
     z_log_var = Tensor("z_log_var", "float32", _shape(log_var.shape, "z_log_var"))
     return (
         Graph("encoder", encoder, _inputs_of(pair.encoder, "x"), (z_mean, z_log_var), pair.encoder),
-        Graph(
-            "decoder", decoder, _inputs_of(pair.decoder, "z"), _described_as(pair.likelihood, x_mean), pair.decoder
-        ),
+        Graph("decoder", decoder, _inputs_of(pair.decoder, "z"), _described_as(pair.likelihood, x_mean), pair.decoder),
     )
 
 

@@ -8,10 +8,10 @@ that the caller gives, and their latents).
 
 import keras
 import numpy as np
-from keras_vae import _train_step
-from keras_vae_serving import Session
 
+from keras_vae import _train_step
 from keras_vae_export.errors import ExportError, ParityError
+from keras_vae_serving import Session
 
 BATCHES = (1, 2, 7, 64)
 _ROWS = max(BATCHES)
@@ -128,9 +128,9 @@ def _hold(graph, probe, batch, name, found, difference, tolerance):
     ]
     hint = f" The file's {name} holds the values of {others[0]}: the outputs are swapped." if others else ""
     raise ParityError(
-        f"{graph.name}: {name}{list(index)} is {value[index]:.7g} in the file and {expected[index]:.7g} in the model on "
-        f"{keras.backend.backend()}, where they may differ by {np.broadcast_to(allowed, value.shape)[index]:.3g}; at "
-        f"batch {batch} on {probe.kind} inputs.{hint}",
+        f"{graph.name}: {name}{list(index)} is {value[index]:.7g} in the file and {expected[index]:.7g} in the model "
+        f"on {keras.backend.backend()}, where they may differ by "
+        f"{np.broadcast_to(allowed, value.shape)[index]:.3g}; at batch {batch} on {probe.kind} inputs.{hint}",
         graph.name,
         name,
         index,

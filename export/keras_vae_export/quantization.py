@@ -17,12 +17,12 @@ import tempfile
 
 import numpy as np
 import onnx
-from keras_vae import VAE
-from keras_vae_serving import Session
 
+from keras_vae import VAE
 from keras_vae_export import parity
 from keras_vae_export.converters import tidy
 from keras_vae_export.errors import AccuracyError, ExportError
+from keras_vae_serving import Session
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _EXAMPLES = 1000  # at most, to measure on

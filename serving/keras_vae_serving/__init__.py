@@ -3,13 +3,7 @@
 `Manifest` says what is in a bundle, `Session` runs one of its graphs.
 """
 
-import importlib.util
-
-if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnxruntime.capi") is None:
-    raise ModuleNotFoundError(
-        'keras_vae_serving needs onnxruntime: pip install "keras-vae[serving]".', name="onnxruntime"
-    )
-
+from keras_vae_serving import _requirements as _requirements  # first: says what is missing
 from keras_vae_serving.manifest import BundleError as BundleError
 from keras_vae_serving.manifest import Graph as Graph
 from keras_vae_serving.manifest import Manifest as Manifest

@@ -100,17 +100,22 @@ class Manifest:
     export: dict[str, Any]
     files: dict[str, dict[str, Any]]
 
+    def __post_init__(self):
+        object.__setattr__(self, "data_shape", tuple(self.data_shape))
+        object.__setattr__(self, "data_range", None if self.data_range is None else tuple(self.data_range))
+
     def to_json(self):
         """The text of `manifest.json`."""
         fields = dataclasses.asdict(self)
-        fields["graphs"] = {name: {k: v for k, v in graph.items() if k != "name"} for name, graph in _items(fields)}
+        for graph in fields["graphs"].values():
+            del graph["name"]  # it is the key
         return json.dumps({"schema_version": SCHEMA_VERSION, **fields}, indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text, where=FILE_NAME):
         """Reads the text of a manifest; `where` is what to call it in an error."""
         try:
-            fields = json.loads(text)
+            fields: dict[str, Any] = json.loads(text)
             version = fields.pop("schema_version")
             if version != SCHEMA_VERSION:
                 raise BundleError(
@@ -118,7 +123,7 @@ class Manifest:
                     "Update keras-vae, or export the model again."
                 )
             graphs = {name: _graph(name, **graph) for name, graph in fields.pop("graphs").items()}
-            manifest = cls(graphs=graphs, **{key: _tuples(value, key) for key, value in fields.items()})
+            manifest = cls(graphs=graphs, **fields)
             for path in (*manifest.files, *(graph.file for graph in graphs.values())):
                 _inside(path)
         except BundleError:
@@ -168,10 +173,6 @@ def file_hash(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _items(fields):
-    return fields["graphs"].items()
-
-
 def _graph(name, *, inputs, outputs, **fields):
     return Graph(
         name=name,
@@ -179,10 +180,6 @@ def _graph(name, *, inputs, outputs, **fields):
         outputs=tuple(Tensor(**tensor) for tensor in outputs),
         **fields,
     )
-
-
-def _tuples(value, key):
-    return tuple(value) if key in ("data_shape", "data_range") and value is not None else value
 
 
 def _inside(path):

@@ -46,7 +46,9 @@ def resolve(providers="auto"):
             raise ProviderError(f'CUDA cannot be used: {reason}. Use providers="cpu", or "auto" to take what there is.')
         if name not in onnxruntime.get_available_providers():
             have = ", ".join(onnxruntime.get_available_providers())
-            raise ProviderError(f'onnxruntime has no provider {name!r} here; it has {have}. Use "cpu", "cuda" or "auto".')
+            raise ProviderError(
+                f'onnxruntime has no provider {name!r} here; it has {have}. Use "cpu", "cuda" or "auto".'
+            )
         chosen.append(name if options is None else (name, options))
     if not chosen:
         raise ValueError('providers is empty: use "cpu", "cuda" or "auto".')
@@ -80,7 +82,7 @@ def why_no_cuda():
         return "the NVIDIA driver finds no GPU"
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # from the nvidia-* wheels, where they are installed
-    library = pathlib.Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    library = pathlib.Path(str(onnxruntime.__file__)).parent / "capi" / "libonnxruntime_providers_cuda.so"
     try:
         ctypes.CDLL(str(library))
     except OSError as error:

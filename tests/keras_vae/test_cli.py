@@ -135,7 +135,7 @@ def test_an_existing_folder_is_kept_unless_told(trained, tmp_path, capsys):
     (old / "mine.txt").write_text("x")
     again = ("train", "--data", "digits", "--binarize", "threshold", *QUICK, "--output", old, "--overwrite")
     assert run(*again) == 1  # somebody else's files are never replaced
-    assert "was not written by this command" in capsys.readouterr().err
+    assert "was not written by us" in capsys.readouterr().err
     assert (old / "mine.txt").exists()
     (old / "summary.json").write_text("{}")
     assert run(*again) == 0

@@ -8,10 +8,10 @@ Reference: Tipping & Bishop 1999; Lucas et al. 2019, Don't Blame the ELBO!, arXi
 
 import keras
 import numpy as np
-import oracles
 import pytest
 from keras import layers, ops
 
+import oracles
 from keras_vae import VAE, Bernoulli, Gaussian, networks
 
 

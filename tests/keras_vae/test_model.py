@@ -2,10 +2,10 @@
 
 import keras
 import numpy as np
-import oracles
 import pytest
 from keras import layers, ops
 
+import oracles
 from keras_vae import ELBO, VAE, Bernoulli, DiagonalNormal, Gaussian, networks, schedules
 
 

@@ -36,10 +36,10 @@ def _explained(error, engine, stage):
     what = "loaded" if stage == "load" else "traced"
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not _is_library(frame.filename)]
-    where = f" in {theirs[-1].name}(), line {theirs[-1].lineno}: {theirs[-1].line or '(source not shown)'}" if theirs else ""
-    message = " ".join(str(error).split())
+    where = f" in {theirs[-1].name}(), line {theirs[-1].lineno}: {theirs[-1].line}" if theirs else ""
+    message = " ".join(str(error).split())[:1000]
     return (
-        f"The model cannot be {what} on {engine}{where}: {type(error).__name__}: {message[:1000]} Write custom layers in "
+        f"The model cannot be {what} on {engine}{where}: {type(error).__name__}: {message} Write custom layers in "
         "keras.ops, which runs on every backend, or export with the engine of the framework they are written in."
     )
 

@@ -54,7 +54,7 @@ def _refuse_unconverted(model, graph):
         if node.domain == "" and not onnx.defs.has(node.op_type):
             raise ConversionError(
                 f"The {graph.name} uses the TensorFlow operator {node.op_type}, in {node.name}, which has no ONNX "
-                "counterpart here. Build that layer from other keras.ops, or try engine=\"torch\"."
+                'counterpart here. Build that layer from other keras.ops, or try engine="torch".'
             )
 
 

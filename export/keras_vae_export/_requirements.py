@@ -1,0 +1,7 @@
+"""Imported before everything else, so that a missing package is a sentence and not a traceback from the depths."""
+
+import importlib.util
+
+for _package in ("onnx", "onnxruntime", "cloudpickle"):
+    if importlib.util.find_spec(_package) is None:
+        raise ModuleNotFoundError(f'keras_vae_export needs {_package}: pip install "keras-vae[export]".', name=_package)
