@@ -12,6 +12,13 @@ import keras_vae
 
 FAMILIES = {}
 
+# All that Keras knows by name, but for `linear`, for `threshold`, which takes arguments, and for `glu`, which halves.
+ACTIVATIONS = (
+    *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_tanh"),
+    *("leaky_relu", "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink"),
+    *("softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "squareplus", "tanh", "tanh_shrink"),
+)
+
 
 def family(build):
     FAMILIES[build.__name__] = build
@@ -111,7 +118,7 @@ def other_norms():
 @family
 def upsampling():
     x, z = keras.Input((8, 8, 1)), keras.Input((3,))
-    h = layers.AveragePooling2D()(layers.Conv2D(3, 3, padding="same", activation="relu")(x))
+    h = layers.AveragePooling2D(2)(layers.Conv2D(3, 3, padding="same", activation="relu")(x))
     g = layers.Reshape((2, 2, 3))(layers.Dense(12)(z))
     g = layers.Conv2D(3, 3, padding="same")(layers.UpSampling2D(interpolation="nearest")(g))
     return vae(x, h, z, layers.Conv2D(1, 3, padding="same")(layers.UpSampling2D(interpolation="bilinear")(g)))
@@ -119,38 +126,8 @@ def upsampling():
 
 @family
 def activations():
-    names = [
-        "celu",
-        "elu",
-        "exponential",
-        "gelu",
-        "glu",
-        "hard_shrink",
-        "hard_sigmoid",
-        "hard_silu",
-        "hard_tanh",
-        "leaky_relu",
-        "log_sigmoid",
-        "log_softmax",
-        "mish",
-        "relu",
-        "relu6",
-        "selu",
-        "sigmoid",
-        "silu",
-        "soft_shrink",
-        "softmax",
-        "softplus",
-        "softsign",
-        "sparse_plus",
-        "sparse_sigmoid",
-        "squareplus",
-        "tanh",
-        "tanh_shrink",
-        "threshold",
-    ]
     x, z = keras.Input((6,)), keras.Input((3,))
-    h = layers.Concatenate()([layers.Activation(name)(layers.Dense(4)(x)) for name in names])
+    h = layers.Concatenate()([layers.Activation(name)(layers.Dense(4)(x)) for name in ACTIVATIONS])
     g = layers.Concatenate()([layers.Dense(4, activation="gelu")(z), layers.PReLU()(layers.Dense(4)(z))])
     return vae(x, h, z, layers.Dense(6)(g))
 
@@ -202,7 +179,7 @@ def conv_1d():
 @family
 def conv_3d():
     x, z = keras.Input((4, 4, 4, 1)), keras.Input((3,))
-    h = layers.MaxPooling3D()(layers.Conv3D(3, 3, padding="same", activation="relu")(x))
+    h = layers.MaxPooling3D(2)(layers.Conv3D(3, 3, padding="same", activation="relu")(x))
     g = layers.Reshape((2, 2, 2, 2))(layers.Dense(16)(z))
     return vae(x, h, z, layers.Conv3DTranspose(1, 3, strides=2, padding="same")(g))
 
@@ -210,7 +187,7 @@ def conv_3d():
 @family
 def separable():
     x, z = keras.Input((8, 8, 2)), keras.Input((3,))
-    h = layers.MaxPooling2D()(layers.SeparableConv2D(4, 3, padding="same", activation="relu")(x))
+    h = layers.MaxPooling2D(2)(layers.SeparableConv2D(4, 3, padding="same", activation="relu")(x))
     h = layers.GlobalMaxPooling2D()(layers.DepthwiseConv2D(3, depth_multiplier=2)(h))
     g = layers.UpSampling2D(4)(layers.Reshape((2, 2, 3))(layers.Dense(12)(z)))
     return vae(x, h, z, layers.SeparableConv2D(2, 3, padding="same")(g))

@@ -108,14 +108,14 @@ def _pickled(classes):
 
 def _importable(module):
     """Whether a fresh process with our `sys.path` would find the same file under the module's name."""
-    search = None
-    parts = module.__name__.split(".")
-    for i in range(len(parts)):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: i + 1]), search)
+    spec, search, name = None, None, ""
+    for part in module.__name__.split("."):
+        name = f"{name}.{part}" if name else part
+        spec = importlib.machinery.PathFinder.find_spec(name, search)
         if spec is None:
             return False
         search = spec.submodule_search_locations
-    return spec.origin == getattr(module, "__file__", None)
+    return spec is not None and spec.origin == getattr(module, "__file__", None)
 
 
 def _root(value):

@@ -105,13 +105,7 @@ def export(
                 tidy.tidy(path, graph)
             tidy.check(path, graph)
             entry = manifest.Graph(graph.name, _file(graph.name), "float32", graph.inputs, graph.outputs, {})
-            differences = parity.measure(folder, entry, probes[graph.name], tolerance)
-            entry.parity.update(
-                max_abs_diff=differences,
-                tolerance=tolerance,
-                batches=list(parity.BATCHES),
-                inputs=[probe.kind for probe in probes[graph.name]],
-            )
+            entry.parity.update(parity.measure(folder, entry, probes[graph.name], tolerance))
             if half:
                 entry.parity["rounding_of_policy"] = _rounding(graph, probes[graph.name])
             written[graph.name] = entry
@@ -151,9 +145,8 @@ def check(directory, providers="cpu", tolerance=None):
             tidy.check(directory / graph.file, graph)
         allowed = (tolerance or graph.parity["tolerance"]) if full else math.inf
         batches = [batch for batch in parity.BATCHES if batch <= _PROBE_ROWS]
-        found[graph.name] = parity.measure(
-            directory, graph, probes[graph.name.removesuffix(f"_{graph.precision}")], allowed, batches, providers
-        )
+        recorded = probes[graph.name.removesuffix(f"_{graph.precision}")]
+        found[graph.name] = parity.measure(directory, graph, recorded, allowed, batches, providers)["max_abs_diff"]
     return found
 
 
@@ -204,7 +197,7 @@ def _check_options(engine, tolerance, max_elbo_loss, max_batch_size):
     if engine not in ("auto", *converters.ENGINES):
         raise ValueError(f'engine must be "auto", "tensorflow" or "torch"; got {engine!r}.')
     for name, value in (("tolerance", tolerance), ("max_elbo_loss", max_elbo_loss)):
-        if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
+        if not isinstance(value, Real) or not 0.0 < float(value) < math.inf:
             raise ValueError(f"{name} must be a positive number; got {value!r}.")
     if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, Integral) or max_batch_size < 1:
         raise ValueError(f"max_batch_size must be a whole number of at least 1; got {max_batch_size!r}.")

@@ -73,26 +73,37 @@ def measure(directory, graph, probes, tolerance=1e-4, batches=BATCHES, providers
         probes: What the model gives.
         tolerance: The largest difference allowed. It is absolute up to 1, and relative to the largest value of the
             same example and tensor above: float32 has no absolute digits in a sum of a thousand nats.
-        batches: Batch sizes to run at; None runs each probe whole.
+        batches: Batch sizes to run at.
         providers: Of the session.
 
     Returns:
-        The largest absolute difference found in each output, by name.
+        What the manifest says of it: `max_abs_diff` by output, on ordinary and held-out inputs; `max_scaled_diff`, on
+        extreme ones too, which is held to `tolerance`; the batch sizes and the kinds of inputs.
 
     Raises:
         ParityError: If a difference is larger than allowed, or the file does not run.
     """
     session = Session(directory, graph, providers=providers)
-    largest = {tensor.name: 0.0 for tensor in graph.outputs}
+    absolute = {tensor.name: 0.0 for tensor in graph.outputs}
+    scaled = dict(absolute)
     for probe in probes:
-        for batch in batches or (len(next(iter(probe.inputs.values()))),):
+        for batch in batches:
             part = probe.head(batch)
             found = _run(session, graph, part, batch)
             for name, expected in part.outputs.items():
                 difference = _difference(found[name], expected)
-                largest[name] = max(largest[name], float(difference.max(initial=0.0)))
                 _hold(graph, part, batch, name, found, difference, tolerance)
-    return largest
+                relative = difference / _magnitude(expected)
+                scaled[name] = max(scaled[name], float(np.max(relative, initial=0.0)))
+                if probe.kind != "extreme":
+                    absolute[name] = max(absolute[name], float(np.max(difference, initial=0.0)))
+    return {
+        "max_abs_diff": absolute,
+        "max_scaled_diff": scaled,
+        "tolerance": tolerance,
+        "batches": list(batches),
+        "inputs": [probe.kind for probe in probes],
+    }
 
 
 def _run(session, graph, probe, batch):

@@ -104,8 +104,8 @@ def _variant(folder, graph, precision, samples):
     tidy.check(path, variant)
     outputs = Session(folder, graph, providers="cpu").run(samples)
     probe = parity.Probe("held-out", samples, outputs)
-    differences = parity.measure(folder, variant, [probe], math.inf)
-    variant.parity.update(method=method, max_abs_diff_from_float32=differences, batches=list(parity.BATCHES))
+    measured = parity.measure(folder, variant, [probe], math.inf)
+    variant.parity.update(method=method, max_abs_diff=measured["max_abs_diff"], batches=measured["batches"])
     return variant
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import re
 import sys
 import traceback
 
@@ -37,7 +38,7 @@ def _explained(error, engine, stage):
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not _is_library(frame.filename)]
     where = f" in {theirs[-1].name}(), line {theirs[-1].lineno}: {theirs[-1].line}" if theirs else ""
-    message = " ".join(str(error).split())[:1000]
+    message = " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(error)).split())[:1000]  # Keras writes in bold
     return (
         f"The model cannot be {what} on {engine}{where}: {type(error).__name__}: {message} Write custom layers in "
         "keras.ops, which runs on every backend, or export with the engine of the framework they are written in."

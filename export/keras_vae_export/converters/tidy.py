@@ -20,6 +20,7 @@ def tidy(path, graph):
     model = onnx.load(path, load_external_data=False)
     _name_outputs(model, graph)
     _describe(model, graph)
+    _mend_padding(model.graph)
     _strip(model.graph)
     for function in model.functions:
         _strip(function)
@@ -91,6 +92,19 @@ def _describe(model, graph):
         for value, tensor in zip(values, tensors, strict=True):
             element = value.type.tensor_type.elem_type
             value.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, element, tensor.shape))
+
+
+def _mend_padding(graph):
+    """Negative padding of a transposed convolution, which tf2onnx writes for `output_padding`, is not valid ONNX."""
+    for node in nodes(graph):
+        if node.op_type != "ConvTranspose":
+            continue
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        pads = list(attributes["pads"].ints) if "pads" in attributes else []
+        after = pads[len(pads) // 2 :]
+        if any(pad < 0 for pad in after) and "output_padding" not in attributes:
+            attributes["pads"].ints[:] = pads[: len(pads) // 2] + [max(pad, 0) for pad in after]
+            node.attribute.append(onnx.helper.make_attribute("output_padding", [max(-pad, 0) for pad in after]))
 
 
 def _strip(graph):

@@ -37,7 +37,9 @@ def convert(graph, path):
             f"torch.onnx cannot convert the {graph.name}: {_reason(error)} Build that layer from other operations, or "
             'try engine="tensorflow".'
         ) from None
-    large = sum(value.const_value.nbytes for value in program.model.graph.initializers.values()) > _PROTOBUF_LIMIT
+    assert program is not None  # as it is, by torch's types, only without dynamo
+    weights = (value.const_value for value in program.model.graph.initializers.values())
+    large = sum(weight.nbytes for weight in weights if weight is not None) > _PROTOBUF_LIMIT
     program.save(str(path), external_data=large)
     if large:  # one name for the file of weights, whatever torch calls it
         _check_external(path)

@@ -1,0 +1,181 @@
+"""A bundle in runtimes that cannot be installed beside this package: an old onnxruntime, Triton's schema, a browser's.
+
+`nox -- all_backends` makes the three environments and names them in the variables that are read here.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+bundles = pytest.importorskip("keras_vae_export.bundle", reason="the export extra is not installed")
+serving = pytest.importorskip("keras_vae_serving", reason="the serving extra is not installed")
+
+pytestmark = pytest.mark.all_backends
+
+HERE = pathlib.Path(__file__).parent
+SERVING = HERE.parents[1] / "serving"
+
+OLD_PYTHON = os.environ.get("KERAS_VAE_OLD_RUNTIME_PYTHON")
+TRITON_PYTHON = os.environ.get("KERAS_VAE_TRITON_PYTHON")
+NODE_MODULES = os.environ.get("KERAS_VAE_NODE_MODULES")
+
+BATCHES = (1, 7)
+# int8 rounds: in another runtime a value may fall on the other side of a step.
+TOLERANCES = {"float32": 1e-4, "int8": 2e-2}
+
+
+def needs(value, variable, what):
+    return pytest.mark.skipif(
+        not value, reason=f"{variable} is not set: `nox -- all_backends` does it, or set it to {what}"
+    )
+
+
+def run(*command, pythonpath=""):
+    """The standard output of a program that must not find the packages of this process."""
+    environment = {**os.environ, "PYTHONPATH": str(pythonpath)}
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def cases(bundle):
+    """Every graph at every batch size, with inputs and the outputs to expect: of the model, or of int8 as run here."""
+    with np.load(bundle / "probe.npz") as probe:
+        arrays = {tuple(key.split("/", 2)): array for key, array in probe.items()}
+    graphs = serving.Manifest.load(bundle).graphs.values()
+    assert {graph.precision for graph in graphs} == set(TOLERANCES)
+    for graph in graphs:
+        recorded = graph.name.removesuffix(f"_{graph.precision}")
+        for batch in BATCHES:
+            inputs = {tensor.name: arrays[recorded, "inputs", tensor.name][:batch] for tensor in graph.inputs}
+            outputs = {tensor.name: arrays[recorded, "outputs", tensor.name][:batch] for tensor in graph.outputs}
+            assert {len(array) for array in (*inputs.values(), *outputs.values())} == {batch}
+            if graph.precision != "float32":
+                outputs = serving.Session(bundle, graph, providers="cpu").run(inputs)
+            yield graph, batch, inputs, outputs
+
+
+def assert_close(found, expected, graph, batch):
+    """Differences are absolute up to 1, and relative to the largest value of the example beyond, as at export."""
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        where = f"{graph.name}: {name} at batch {batch}"
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape), where
+        rows = array.reshape(batch, -1)
+        allowed = TOLERANCES[graph.precision] * np.maximum(1.0, np.abs(rows).max(axis=1, keepdims=True))
+        difference = np.abs(found[name].reshape(batch, -1) - rows)
+        assert (difference <= allowed).all(), f"{where} differs by {difference.max():.3g}"
+
+
+@needs(
+    OLD_PYTHON,
+    "KERAS_VAE_OLD_RUNTIME_PYTHON",
+    "the python of an environment made by `pip install onnxruntime==1.18.1 'numpy<2'`",
+)
+def test_the_oldest_onnxruntime_serves_every_graph_with_numpy_1_and_no_framework(bundle, tmp_path):
+    report = json.loads(run(OLD_PYTHON, HERE / "old_runtime.py", bundle, tmp_path / "found.npz", pythonpath=SERVING))
+    assert report["onnxruntime"].startswith("1.18.")
+    assert report["numpy"].startswith("1.")
+    imported = set(report["imported"])
+    assert {"keras_vae_serving", "onnxruntime"} <= imported
+    assert not imported & {"keras", "tensorflow", "jax", "torch", "onnx", "keras_vae", "keras_vae_export"}
+    with np.load(tmp_path / "found.npz") as arrays:
+        for graph, batch, _, expected in cases(bundle):
+            found = {name: arrays[f"{graph.name}/{batch}/{name}"] for name in expected}
+            assert_close(found, expected, graph, batch)
+
+
+needs_triton = needs(
+    TRITON_PYTHON,
+    "KERAS_VAE_TRITON_PYTHON",
+    "the python of an environment made by `pip install 'tritonclient[grpc]'`",
+)
+
+TRITON_TYPES = {
+    "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
+    "int8": "TYPE_INT8",
+    "int16": "TYPE_INT16",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "uint8": "TYPE_UINT8",
+    "bool": "TYPE_BOOL",
+}
+
+
+def triton_reads(*paths):
+    return json.loads(run(TRITON_PYTHON, HERE / "triton_config.py", *paths))
+
+
+def expected_config(graph, max_batch_size):
+    def tensor(described):
+        dims = [-1 if isinstance(size, str) else size for size in described.shape[1:]]
+        # Triton wants a dimension besides the batch: a tensor of shape (batch,) has one of 1, reshaped away.
+        return [described.name, TRITON_TYPES[described.dtype], dims or [1], None if dims else []]
+
+    return {
+        "name": graph.name,
+        "backend": "onnxruntime",
+        "max_batch_size": max_batch_size,
+        "dynamic_batching": True,
+        "inputs": [tensor(each) for each in graph.inputs],
+        "outputs": [tensor(each) for each in graph.outputs],
+    }
+
+
+@needs_triton
+def test_triton_reads_what_the_manifest_says(bundle):
+    graphs = serving.Manifest.load(bundle).graphs
+    configs = triton_reads(*(bundle / name / "config.pbtxt" for name in graphs))
+    assert configs == [expected_config(graph, bundles.MAX_BATCH_SIZE) for graph in graphs.values()]
+    # The two cases that need care are in the bundle.
+    elbo = expected_config(graphs["elbo"], 64)
+    assert ["epsilon", "TYPE_FP32", [-1, 3], None] in elbo["inputs"]
+    assert ["kl", "TYPE_FP32", [1], []] in elbo["outputs"]
+
+
+@needs_triton
+def test_triton_knows_every_data_type(tmp_path):
+    tensors = tuple(serving.Tensor(f"of_{dtype}", dtype, ("batch", "length", 2)) for dtype in TRITON_TYPES)
+    graph = serving.Graph("types", "types/1/model.onnx", "float32", tensors, tensors[::-1], {})
+    path = tmp_path / "config.pbtxt"
+    path.write_text(bundles.triton_config(graph, 8), encoding="utf-8")
+    assert triton_reads(path) == [expected_config(graph, 8)]
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("dynamic_batching", "dynamic_batchin"), ("data_type", "datatype"), ("TYPE_FP32", "TYPE_FLOAT32")],
+)
+def test_triton_refuses_a_misspelt_config(bundle, tmp_path, right, wrong):
+    text = (bundle / "encoder" / "config.pbtxt").read_text(encoding="utf-8")
+    assert right in text
+    path = tmp_path / "config.pbtxt"
+    path.write_text(text.replace(right, wrong), encoding="utf-8")
+    [refused] = triton_reads(path)
+    assert wrong in refused["error"]
+
+
+@needs(NODE_MODULES, "KERAS_VAE_NODE_MODULES", "the folder node_modules that `npm install onnxruntime-web` makes")
+@pytest.mark.skipif(not shutil.which("node"), reason="node is not on the PATH")
+def test_onnxruntime_web_runs_every_graph(bundle, tmp_path):
+    tried = list(cases(bundle))
+    jobs = [
+        {
+            "file": str(bundle / graph.file),
+            "inputs": {name: {"dims": array.shape, "data": array.ravel().tolist()} for name, array in inputs.items()},
+        }
+        for graph, _, inputs, _ in tried
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    run("node", HERE / "web_runtime.mjs", NODE_MODULES, tmp_path / "jobs.json", tmp_path / "found.json")
+    results = json.loads((tmp_path / "found.json").read_text())
+    for (graph, batch, _, expected), outputs in zip(tried, results, strict=True):
+        found = {name: np.array(each["data"], each["type"]).reshape(each["dims"]) for name, each in outputs.items()}
+        assert_close(found, expected, graph, batch)
