@@ -20,7 +20,7 @@ import onnx
 
 from keras_vae import VAE
 from keras_vae_export import parity
-from keras_vae_export.converters import tidy
+from keras_vae_export.converters import canonical, tidy
 from keras_vae_export.errors import AccuracyError, ExportError
 from keras_vae_serving import Session
 
@@ -138,7 +138,7 @@ def _int8(source, path, samples):
     from onnxruntime import quantization as ort
 
     model = onnx.load(source)
-    if not any(node.op_type in _CONVOLUTIONS for node in tidy.nodes(model.graph)):
+    if not any(node.op_type in _CONVOLUTIONS for node in canonical.nodes(model.graph)):
         ort.quantize_dynamic(model, path, weight_type=ort.QuantType.QInt8)
         return "dynamic: int8 weights, activations scaled at run time"
     with tempfile.TemporaryDirectory(prefix="keras_vae_export-") as folder:

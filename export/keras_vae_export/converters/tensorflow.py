@@ -10,7 +10,8 @@ import tensorflow as tf
 import tf2onnx
 from onnx import TensorProto
 
-from keras_vae_export.converters.tidy import OPSET, nodes
+from keras_vae_export.converters.canonical import nodes
+from keras_vae_export.converters.tidy import OPSET
 from keras_vae_export.errors import ConversionError
 
 

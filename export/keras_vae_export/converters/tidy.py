@@ -1,13 +1,15 @@
 """What an engine wrote, brought into the one form that every bundle has, and checked against it.
 
 After `tidy` a file has opset 18 and IR version 8, the names and the order of its `graphs.Graph`, a first dimension
-called "batch", inferred shapes, and nothing of the machine that wrote it: the torch exporter leaves the absolute paths
-of the user's source in every node. `check` holds any file to the same promises, and is what `--check` runs too.
+called "batch", inferred shapes, canonical names inside, and nothing of the machine that wrote it: the torch exporter
+leaves the absolute paths of the user's source in every node. `check` holds any file to the same promises, and is what
+`--check` runs too.
 """
 
 import onnx
 from onnx import TensorProto
 
+from keras_vae_export.converters.canonical import canonical, nodes
 from keras_vae_export.errors import StructureError
 
 OPSET = 18  # the highest that tf2onnx writes, and low enough for every onnxruntime and Triton in use
@@ -20,6 +22,7 @@ def tidy(path, graph):
     model = onnx.load(path, load_external_data=False)
     _name_outputs(model, graph)
     _describe(model, graph)
+    canonical(model.graph)
     _mend_padding(model.graph)
     _strip(model.graph)
     for function in model.functions:
@@ -29,7 +32,9 @@ def tidy(path, graph):
     del model.opset_import[:]
     model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in opsets)
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "keras_vae_export", ""
-    model.doc_string, model.graph.name, model.graph.doc_string = "", graph.name, ""
+    model.graph.name = graph.name
+    model.ClearField("doc_string")
+    model.graph.ClearField("doc_string")
     del model.metadata_props[:]
     onnx.save(_with_shapes(model), path)
 
@@ -63,15 +68,6 @@ def check(path, graph):
         raise StructureError(
             f"{graph.name} has opset {opset} and IR version {model.ir_version}, not {OPSET} and {IR_VERSION}."
         )
-
-
-def nodes(graph):
-    """All nodes of a graph, those inside loops and conditions too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from nodes(inner)
 
 
 def _name_outputs(model, graph):
@@ -109,7 +105,9 @@ def _mend_padding(graph):
 
 def _strip(graph):
     for node in nodes(graph):
-        node.doc_string = ""
+        node.ClearField("doc_string")
+        if not node.domain:
+            node.ClearField("domain")  # an empty one that is set differs in the file from one that is not
         del node.metadata_props[:]
     for field in ("value_info", "metadata_props", "quantization_annotation"):
         if hasattr(graph, field):

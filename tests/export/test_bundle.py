@@ -1,0 +1,352 @@
+"""The folder: whole or absent, as the manifest says, the same each time; and every planted fault is caught by name."""
+
+import importlib.util
+import json
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import keras_vae
+import keras_vae_export
+from keras_vae_export import ConversionError, ParityError, StructureError, bundle, converters
+from keras_vae_serving import BundleError, Manifest
+
+
+@pytest.fixture(scope="module")
+def vae():
+    keras.utils.set_random_seed(11)
+    network = keras_vae.networks.mlp((4, 3), 2, hidden=(6,), activation="tanh")
+    return keras_vae.VAE(*network, seed=0)
+
+
+@pytest.fixture(scope="module")
+def exported(vae, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    return folder, keras_vae_export.export(vae, folder)
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    return shutil.copytree(exported[0], tmp_path / "copy")
+
+
+@pytest.fixture
+def tampered(exported, monkeypatch):
+    """Puts the files of a finished export in place of a conversion, with a change."""
+
+    def plant(change):
+        def run(archive, engine, folder):
+            for graph in ("encoder", "decoder", "elbo"):
+                shutil.copytree(exported[0] / graph / "1", folder / graph / "1")
+            change(folder)
+
+        monkeypatch.setattr(converters, "run", run)
+
+    return plant
+
+
+def edit(path, change):
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+
+
+# What is written
+
+
+def test_the_layout(exported):
+    folder, manifest = exported
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    graphs = ("decoder", "elbo", "encoder")
+    expected = [f"{name}/{file}" for name in graphs for file in ("1/model.onnx", "config.pbtxt")]
+    assert files == [*expected, "manifest.json", "probe.npz"]
+    assert sorted(manifest.files) == [*expected, "probe.npz"]
+    assert Manifest.load(folder) == manifest
+
+
+def test_the_graphs_are_as_promised(exported):
+    folder, _ = exported
+    signatures = {
+        "encoder": (["x"], ["z_mean", "z_log_var"]),
+        "decoder": (["z"], ["x_mean"]),
+        "elbo": (["x", "epsilon"], ["reconstruction", "kl"]),
+    }
+    for name, (inputs, outputs) in signatures.items():
+        model = onnx.load(folder / name / "1" / "model.onnx")
+        assert [value.name for value in model.graph.input] == inputs
+        assert [value.name for value in model.graph.output] == outputs
+        assert model.ir_version == 8
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+        for value in (*model.graph.input, *model.graph.output):
+            assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+            assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_the_manifest_tells_what_a_client_needs(exported, vae):
+    _, manifest = exported
+    assert manifest.latent_dim == 2
+    assert manifest.data_shape == (4, 3)
+    assert manifest.data_range == (0.0, 1.0)
+    assert manifest.likelihood == {"name": "Bernoulli", "from_logits": True}
+    assert manifest.prior == {"name": "DiagonalNormal", "mean": [0.0, 0.0], "log_var": [0.0, 0.0]}
+    assert manifest.export["backend"] == keras.backend.backend()
+    assert manifest.export["versions"]["keras"] == keras.__version__
+    assert manifest.graphs["elbo"].parity["batches"] == [1, 2, 7, 64]
+    assert manifest.graphs["elbo"].parity["inputs"] == ["ordinary", "extreme"]
+
+
+def test_nothing_of_this_machine_is_in_the_files(exported):
+    for path in exported[0].rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert str(pathlib.Path.home()).encode() not in content
+            assert str(pathlib.Path(__file__).parent.parent).encode() not in content
+            assert b"site-packages" not in content
+
+
+def test_the_same_model_gives_the_same_bytes(exported, vae, tmp_path):
+    keras_vae_export.export(vae, tmp_path / "again")
+    for graph in ("encoder", "decoder", "elbo"):
+        file = f"{graph}/1/model.onnx"
+        assert (tmp_path / "again" / file).read_bytes() == (exported[0] / file).read_bytes()
+
+
+def test_exporting_leaves_the_model_as_it_was(vae, tmp_path):
+    x = np.ones((3, 4, 3), "float32")
+    weights, elbo = vae.get_weights(), vae.elbo(x, seed=1)
+    keras_vae_export.export(vae, tmp_path / "bundle", data=x)
+    assert all(np.array_equal(a, b) for a, b in zip(weights, vae.get_weights(), strict=True))
+    np.testing.assert_array_equal(vae.elbo(x, seed=1), elbo)
+
+
+def test_held_out_data_are_compared_on(exported, vae, tmp_path, tampered):
+    tampered(lambda folder: None)
+    manifest = keras_vae_export.export(vae, tmp_path / "bundle", data=np.ones((70, 4, 3), "float32"))
+    assert [graph.parity["inputs"][-1] for graph in manifest.graphs.values()] == ["held-out"] * 3
+    assert keras_vae_export.check(tmp_path / "bundle")["encoder"]["z_mean"] < 1e-5
+
+
+def test_an_existing_folder_is_replaced_only_on_request(exported, vae, tmp_path, tampered):
+    tampered(lambda folder: None)
+    target = tmp_path / "bundle"
+    keras_vae_export.export(vae, target, max_batch_size=3)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        keras_vae_export.export(vae, target)
+    assert "max_batch_size: 3" in (target / "encoder/config.pbtxt").read_text()
+    keras_vae_export.export(vae, target, max_batch_size=5, overwrite=True)
+    assert "max_batch_size: 5" in (target / "encoder/config.pbtxt").read_text()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(FileExistsError, match="left alone"):
+        keras_vae_export.export(vae, tmp_path / "photos", overwrite=True)
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+# Planted faults: in the conversion
+
+
+def perturb_a_weight(folder):
+    def change(model):
+        weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        values = numpy_helper.to_array(weights).copy()
+        values.flat[0] += 0.01
+        weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+
+    edit(folder / "decoder/1/model.onnx", change)
+
+
+def swap_the_outputs(folder):
+    def change(model):
+        for node in model.graph.node:
+            for i, name in enumerate(node.output):
+                node.output[i] = {"z_mean": "z_log_var", "z_log_var": "z_mean"}.get(name, name)
+
+    edit(folder / "encoder/1/model.onnx", change)
+
+
+def order_the_outputs_otherwise(folder):
+    def change(model):
+        outputs = list(model.graph.output)[::-1]
+        del model.graph.output[:]
+        model.graph.output.extend(outputs)
+
+    edit(folder / "encoder/1/model.onnx", change)
+
+
+def declare_a_fixed_batch(folder):
+    def change(model):
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 64
+
+    edit(folder / "encoder/1/model.onnx", change)
+
+
+def bake_in_the_batch(folder):
+    """What an exporter writes that traced a reshape at batch 64: the signature says "batch", the graph says 64."""
+
+    def change(model):
+        shape = numpy_helper.from_array(np.array([64, 2]), "baked")
+        model.graph.initializer.append(shape)
+        for node in model.graph.node:
+            for i, name in enumerate(node.input):
+                if name == "z":
+                    node.input[i] = "reshaped"
+        model.graph.node.insert(0, onnx.helper.make_node("Reshape", ["z", "baked"], ["reshaped"]))
+
+    edit(folder / "decoder/1/model.onnx", change)
+
+
+def draw_at_random(folder):
+    def change(model):
+        node = next(node for node in model.graph.node if "x_mean" in node.output)
+        node.output[0] = "exact"
+        noise = onnx.helper.make_node("RandomNormalLike", ["exact"], ["noise"], scale=1e-6)
+        model.graph.node.extend([noise, onnx.helper.make_node("Add", ["exact", "noise"], ["x_mean"])])
+
+    edit(folder / "decoder/1/model.onnx", change)
+
+
+def truncate(folder):
+    path = folder / "elbo/1/model.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def use_an_unknown_operator(folder):
+    def change(model):
+        model.graph.node[-1].op_type = "Erfc"
+
+    edit(folder / "decoder/1/model.onnx", change)
+
+
+FAULTS = {
+    perturb_a_weight: (ParityError, r"decoder: x_mean\[\d+, \d, \d\] is .* in the file and .* in the model on"),
+    swap_the_outputs: (ParityError, "encoder: z_mean.* holds the values of z_log_var: the outputs are swapped"),
+    order_the_outputs_otherwise: (StructureError, "outputs of encoder are .*'z_log_var'.* must be .*'z_mean'"),
+    declare_a_fixed_batch: (StructureError, "inputs of encoder are .*64.* must be .*'batch'"),
+    bake_in_the_batch: (ParityError, "decoder does not run at batch 1 on ordinary inputs; a size is fixed"),
+    draw_at_random: (StructureError, "decoder draws random numbers: RandomNormalLike"),
+    truncate: (StructureError, "elbo/1/model.onnx is not valid ONNX"),
+    use_an_unknown_operator: (StructureError, "decoder/1/model.onnx is not valid ONNX: .*Erfc"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_named_and_leaves_nothing(fault, vae, tmp_path, tampered):
+    tampered(fault)
+    error, message = FAULTS[fault]
+    with pytest.raises(error, match=message):
+        keras_vae_export.export(vae, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parity_error_carries_the_values(vae, tmp_path, tampered):
+    tampered(perturb_a_weight)
+    with pytest.raises(ParityError) as caught:
+        keras_vae_export.export(vae, tmp_path / "bundle")
+    error = caught.value
+    assert (error.graph, error.tensor, len(error.index)) == ("decoder", "x_mean", 3)
+    assert abs(error.expected - error.found) > 1e-4
+
+
+def test_a_tolerance_can_be_chosen(vae, tmp_path, tampered):
+    tampered(perturb_a_weight)
+    manifest = keras_vae_export.export(vae, tmp_path / "bundle", tolerance=0.5)
+    assert manifest.graphs["decoder"].parity["tolerance"] == 0.5
+    assert 1e-4 < manifest.graphs["decoder"].parity["max_abs_diff"]["x_mean"] < 0.5
+
+
+# Planted faults: in a bundle that has travelled
+
+
+def test_check_accepts_what_export_wrote(exported):
+    differences = keras_vae_export.check(exported[0])
+    assert set(differences) == {"encoder", "decoder", "elbo"}
+    assert max(max(graph.values()) for graph in differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: truncate(folder), "elbo/1/model.onnx is truncated: it has .* bytes, not"),
+        (
+            lambda folder: flip_a_byte(folder / "decoder/1/model.onnx"),
+            "decoder/1/model.onnx has been changed",
+        ),
+        (lambda folder: (folder / "encoder/config.pbtxt").unlink(), "encoder/config.pbtxt is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "is not a bundle: it has no manifest.json"),
+    ],
+    ids=["truncated", "changed", "missing", "no manifest"],
+)
+def test_check_names_the_damaged_file(copy, damage, message):
+    damage(copy)
+    with pytest.raises(BundleError, match=message):
+        keras_vae_export.check(copy)
+
+
+def test_check_compares_numbers_not_only_hashes(copy):
+    """A file and its hash changed together: only running it can tell."""
+    perturb_a_weight(copy)
+    path = copy / "decoder/1/model.onnx"
+    fields = json.loads((copy / "manifest.json").read_text())
+    from keras_vae_serving.manifest import file_hash
+
+    fields["files"]["decoder/1/model.onnx"] = {"sha256": file_hash(path), "bytes": path.stat().st_size}
+    (copy / "manifest.json").write_text(json.dumps(fields))
+    with pytest.raises(ParityError, match="decoder: x_mean"):
+        keras_vae_export.check(copy)
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+# Bad input
+
+
+def test_what_is_no_model_is_refused(vae, tmp_path):
+    with pytest.raises(TypeError, match=r"a keras_vae.VAE or a pair .* got a Functional"):
+        keras_vae_export.export(vae.encoder, tmp_path / "bundle")
+    with pytest.raises(ValueError, match="not built yet"):
+        keras_vae_export.export(keras_vae.VAE(keras.Sequential(), keras.Sequential()), tmp_path / "bundle")
+    with pytest.raises(ValueError, match="likelihood is for a pair"):
+        keras_vae_export.export(vae, tmp_path / "bundle", likelihood="mse")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "jax"}, 'engine must be "auto", "tensorflow" or "torch"'),
+        ({"tolerance": 0}, "tolerance must be a positive number"),
+        ({"max_batch_size": 0}, "max_batch_size must be a whole number"),
+        ({"precision": "float8"}, 'precision must be "float32", "float16", "int8"'),
+        ({"precision": "int8"}, "give held-out ones with data="),
+        ({"data": np.ones((2, 5, 3), "float32")}, r"x must have shape \(batch, 4, 3\); got \(2, 5, 3\)"),
+        ({"data": np.ones((0, 4, 3), "float32")}, "data holds no examples"),
+        ({"data": {"image": np.ones((2, 4, 3))}}, r"the encoder's inputs \['x'\]; got \['image'\]"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(vae, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        keras_vae_export.export(vae, tmp_path / "bundle", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_its_extra(vae, tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(bundle.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else found(name))
+    with pytest.raises(ModuleNotFoundError, match=r'needs tf2onnx: pip install "keras-vae\[export\]"'):
+        keras_vae_export.export(vae, tmp_path / "bundle")
+
+
+def test_a_converter_that_dies_is_reported(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(converters.sys, "executable", "/bin/false")
+    with pytest.raises(ConversionError, match="ended with code 1 and no result"):
+        keras_vae_export.export(vae, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []

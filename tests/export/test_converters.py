@@ -1,0 +1,180 @@
+"""The engines: operators of our own against float64, the second engine, and the ways to it."""
+
+import importlib.util
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from keras import layers
+
+import families
+import keras_vae
+import keras_vae_export
+from keras_vae_export import ConversionError, bundle
+from keras_vae_export.converters import tidy
+
+needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+
+OPERATORS = """
+import sys, numpy as np, onnxruntime, scipy.special as sp, tensorflow as tf
+from keras_vae_export.converters import tensorflow as engine
+from keras_vae_export.graphs import Graph
+from keras_vae_serving.manifest import Tensor
+
+x = np.concatenate([np.linspace(-6, 6, 4001), np.geomspace(1e-7, 1, 200), -np.geomspace(1e-7, 0.99, 200)])
+cases = {
+    "Erfc": (tf.math.erfc, sp.erfc, x, 3e-7),
+    "Expm1": (tf.math.expm1, np.expm1, x, None),
+    "Log1p": (tf.math.log1p, np.log1p, np.concatenate([x[x > -1], [0.0, 1e30]]), None),
+    "Xlogy": (lambda x: tf.math.xlogy(tf.round(x), x), lambda x: sp.xlogy(np.round(x), x), np.linspace(0, 9, 91), 3e-6),
+    "Xlog1py": (lambda x: tf.math.xlog1py(x, x), lambda x: sp.xlog1py(x, x), np.linspace(0, 9, 91), 3e-6),
+    "Xdivy": (lambda x: tf.math.xdivy(x, x), lambda x: np.where(x == 0, 0.0, 1.0), np.linspace(0, 9, 91), 1e-6),
+}
+for name, (function, exact, x, absolute) in cases.items():
+    x = x.astype("float32")[:, None]
+    tensor = Tensor("x", "float32", ("batch", 1))
+    graph = Graph(name, lambda x: {"y": function(x)}, (tensor,), (Tensor("y", "float32", ("batch", 1)),), None)
+    engine.convert(graph, "graph.onnx")
+    found = onnxruntime.InferenceSession("graph.onnx").run(None, {"x": x})[0].astype("float64")
+    expected = exact(x.astype("float64"))
+    error = np.abs(found - expected)
+    worst = float(error.max()) if absolute else float((error / np.maximum(np.abs(expected), 1e-30)).max())
+    print(name, worst)
+    assert worst < (absolute or 6e-7), (name, worst, x[np.argmax(error)])
+"""
+
+
+@pytest.mark.all_backends
+def test_operators_that_tf2onnx_lacks_match_float64(tmp_path):
+    """Relative error for expm1 and log1p, near 0 too: an absolute one would let the KL of a collapsed unit vanish."""
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("scipy")
+    done = subprocess.run(
+        [sys.executable, "-c", OPERATORS], cwd=tmp_path, capture_output=True, text=True, env=environment("tensorflow")
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+
+
+def environment(backend):
+    from keras_vae_export import converters
+
+    return converters._environment(backend)
+
+
+def test_the_kl_of_a_collapsed_unit_survives(tmp_path):
+    """log_var = 1e-4: the KL is 2.5e-9 nats, which the textbook form rounds to 0 in float32."""
+    x, z = keras.Input((2,)), keras.Input((1,))
+    heads = {
+        "z_mean": layers.Dense(1, kernel_initializer="zeros")(x),
+        "z_log_var": layers.Dense(1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(1e-4))(x),
+    }
+    vae = keras_vae.VAE(keras.Model(x, heads), keras.Model(z, layers.Dense(2)(z)))
+    keras_vae_export.export(vae, tmp_path / "bundle")
+    session = onnxruntime.InferenceSession(tmp_path / "bundle/elbo/1/model.onnx")
+    (kl,) = session.run(["kl"], {"x": np.ones((1, 2), "float32"), "epsilon": np.zeros((1, 1, 1), "float32")})
+    assert kl[0] == pytest.approx(2.5e-9, rel=0.01)
+
+
+# The second engine
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["dense", "gru", "conv_same", "conditional"])
+def test_the_torch_engine_gives_the_same_bundle(name, tmp_path):
+    manifest = keras_vae_export.export(families.make(name), tmp_path / "bundle", engine="torch")
+    assert manifest.export["engine"] == "torch"
+    for graph in manifest.graphs.values():
+        assert max(graph.parity["max_scaled_diff"].values()) < 1e-4
+        content = (tmp_path / "bundle" / graph.file).read_bytes()
+        assert b"site-packages" not in content
+        assert b"stack_trace" not in content
+
+
+class InTorch(keras.layers.Layer):
+    """A layer that only runs on torch."""
+
+    def call(self, x):
+        import torch
+
+        return torch.nn.functional.softsign(x)
+
+
+class InNumPy(keras.layers.Layer):
+    """A layer that no engine can trace."""
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            return x
+        return keras.ops.convert_to_tensor(np.sort(keras.ops.convert_to_numpy(x)))
+
+
+def with_layer(layer):
+    x, z = keras.Input((6,)), keras.Input((3,))
+    return families.vae(x, layer(layers.Dense(8)(x)), z, layers.Dense(6)(z))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the layer is written in torch")
+def test_layers_written_in_torch_take_the_torch_engine_by_themselves(tmp_path):
+    vae = with_layer(InTorch())
+    with pytest.warns(UserWarning, match=r"cannot be loaded on tensorflow.*Exporting with PyTorch instead"):
+        manifest = keras_vae_export.export(vae, tmp_path / "bundle")
+    assert manifest.export["engine"] == "torch"
+    with pytest.raises(ConversionError, match="cannot be loaded on tensorflow.*torch.nn.functional.softsign"):
+        keras_vae_export.export(vae, tmp_path / "again", engine="tensorflow")
+
+
+@needs_torch
+def test_a_model_too_large_for_tensorflow_takes_the_torch_engine(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundle, "_TENSORFLOW_LIMIT", 100)
+    with pytest.warns(UserWarning, match="too much for TensorFlow's converter"):
+        manifest = keras_vae_export.export(families.make("dense"), tmp_path / "bundle")
+    assert manifest.export["engine"] == "torch"
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="the layer cannot run under jit")
+def test_a_layer_that_cannot_be_converted_is_named(tmp_path):
+    vae = with_layer(InNumPy())
+    with pytest.raises(ConversionError, match=r"cannot be traced on tensorflow in call\(\), line .*InNumPy.call"):
+        keras_vae_export.export(vae, tmp_path / "bundle", engine="tensorflow")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_without_counterpart_is_named_with_its_layer(tmp_path):
+    class Special(keras.layers.Layer):
+        def call(self, x):
+            return keras.ops.cast(keras.ops.argmax(keras.ops.fft2((x, x))[0], axis=-1), "float32")[:, None] + x
+
+    x, z = keras.Input((6,)), keras.Input((3,))
+    h = layers.Reshape((2, 4))(layers.Dense(8)(x))
+    h = layers.Lambda(lambda h: keras.ops.fft2((h, h))[0], output_shape=(2, 4), name="spectrum")(h)
+    vae = families.vae(x, h, z, layers.Dense(6)(z))
+    with pytest.raises(ConversionError, match=r"encoder uses the TensorFlow operator \w+, in .*spectrum"):
+        keras_vae_export.export(vae, tmp_path / "bundle", engine="tensorflow")
+
+
+def test_an_encoder_that_samples_is_refused(tmp_path):
+    class Sampling(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.generator = keras.random.SeedGenerator(1)
+
+        def call(self, x):
+            return x + keras.random.normal(keras.ops.shape(x), seed=self.generator)
+
+    with pytest.raises(ConversionError, match="encoder draws random numbers"):
+        keras_vae_export.export(with_layer(Sampling()), tmp_path / "bundle", engine="tensorflow")
+
+
+# Tidying
+
+
+def test_negative_padding_becomes_output_padding():
+    node = onnx.helper.make_node("ConvTranspose", ["x", "w"], ["y"], pads=[0, 0, -1, -1], strides=[2, 2])
+    graph = onnx.helper.make_graph([node], "g", [], [])
+    tidy._mend_padding(graph)
+    attributes = {attribute.name: list(attribute.ints) for attribute in graph.node[0].attribute}
+    assert attributes == {"pads": [0, 0, 0, 0], "strides": [2, 2], "output_padding": [1, 1]}

@@ -1,0 +1,113 @@
+"""Every family of networks, exported from the backend of this run and compared with Keras by a second route."""
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import families
+import keras_vae
+import keras_vae_export
+
+
+def run(folder, graph, **inputs):
+    """Bare onnxruntime: what is checked here must not rest on our own session."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(folder / graph / "1" / "model.onnx", options).run(None, inputs)
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_the_files_compute_what_the_model_computes(name, tmp_path):
+    model = families.make(name)
+    manifest = keras_vae_export.export(model, tmp_path / "bundle")
+    assert manifest.export["engine"] == "tensorflow"
+    assert [graph.name for graph in manifest.graphs.values()] == (
+        ["encoder", "decoder", "elbo"] if isinstance(model, keras_vae.VAE) else ["encoder", "decoder"]
+    )
+    for graph in manifest.graphs.values():
+        assert max(graph.parity["max_scaled_diff"].values()) < 1e-4
+    if isinstance(model, keras_vae.VAE):
+        tolerance = {"mixed_float16": 1e-2, "mixed_bfloat16": 5e-2}.get(name, 1e-4)
+        assert_same(model, tmp_path / "bundle", tolerance)
+
+
+def assert_same(vae, folder, tolerance):
+    """The bundle at a batch of 5 against the model's own verbs."""
+    rng = np.random.default_rng(1)
+    encoder = onnx.load(folder / "encoder" / "1" / "model.onnx")
+    integer = encoder.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT32
+    x = rng.integers(0, 2, (5, *vae.data_shape)).astype("int32" if integer else "float32")
+    posterior = vae.encode(x)
+    z_mean, z_log_var = run(folder, "encoder", x=x)
+    np.testing.assert_allclose(z_mean, posterior.mean, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(z_log_var, posterior.log_var, rtol=tolerance, atol=tolerance)
+    x_mean, *x_scale = run(folder, "decoder", z=posterior.mean)
+    np.testing.assert_allclose(x_mean, vae.decode(posterior.mean), rtol=tolerance, atol=tolerance)
+    assert bool(x_scale) == isinstance(vae.likelihood, keras_vae.Gaussian)
+    if x_scale:
+        np.testing.assert_array_equal(x_scale[0], np.full_like(x_mean, vae.likelihood.scale))
+    # `elbo` draws its noise as (examples, samples, latents) from NumPy: the same noise through the graph.
+    epsilon = np.random.default_rng(4).standard_normal((5, 3, vae.latent_dim), dtype="float32")
+    reconstruction, kl = run(folder, "elbo", x=x, epsilon=epsilon)
+    assert reconstruction.shape == kl.shape == (5,)
+    np.testing.assert_allclose(-(reconstruction + kl), vae.elbo(x, 3, seed=4), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(kl, posterior.kl_divergence(vae.prior), rtol=tolerance, atol=tolerance)
+
+
+def test_conditional_models_keep_their_input_names(tmp_path):
+    encoder, decoder = families.make("conditional")
+    manifest = keras_vae_export.export((encoder, decoder), tmp_path / "bundle")
+    signature = {
+        name: [(tensor.name, tensor.dtype) for tensor in (*graph.inputs, *graph.outputs)]
+        for name, graph in manifest.graphs.items()
+    }
+    named = [tensor.name for tensor in encoder.inputs]
+    assert sorted(named) == ["image", "label"]
+    types = {"image": "float32", "label": "int32"}
+    assert signature["encoder"] == [
+        *((name, types[name]) for name in named),
+        ("z_mean", "float32"),
+        ("z_log_var", "float32"),
+    ]
+    assert signature["decoder"] == [("z", "float32"), ("label", "int32"), ("x_mean", "float32")]
+
+    image, label = (
+        np.random.default_rng(2).normal(size=(4, 6)).astype("float32"),
+        np.array([[0], [1], [2], [3]], "int32"),
+    )
+    z_mean, z_log_var = run(tmp_path / "bundle", "encoder", image=image, label=label)
+    expected = encoder.predict({"image": image, "label": label}, verbose=0)
+    np.testing.assert_allclose(z_mean, expected["z_mean"], atol=1e-5)
+    np.testing.assert_allclose(z_log_var, expected["z_log_var"], atol=1e-5)
+    (x_mean,) = run(tmp_path / "bundle", "decoder", z=z_mean, label=label)
+    np.testing.assert_allclose(x_mean, decoder.predict([z_mean, label], verbose=0), atol=1e-5)
+
+
+def test_a_likelihood_can_be_given_for_a_pair(tmp_path):
+    encoder, decoder = families.make("conditional")
+    keras_vae_export.export((encoder, decoder), tmp_path / "bundle", likelihood="bce")
+    z, label = np.ones((2, 3), "float32"), np.zeros((2, 1), "int32")
+    (x_mean,) = run(tmp_path / "bundle", "decoder", z=z, label=label)
+    logits = decoder.predict([z, label], verbose=0)
+    np.testing.assert_allclose(x_mean, 1.0 / (1.0 + np.exp(-logits)), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(6, 10), (31, 17)])
+def test_free_height_and_width_are_free(size, tmp_path):
+    encoder, _ = families.make("fully_convolutional")
+    keras_vae_export.export(families.make("fully_convolutional"), tmp_path / "bundle")
+    image = np.random.default_rng(3).normal(size=(2, *size, 1)).astype("float32")
+    z_mean, _ = run(tmp_path / "bundle", "encoder", x=image)
+    np.testing.assert_allclose(z_mean, keras.ops.convert_to_numpy(encoder(image)[0]), atol=1e-5)
+
+
+def test_a_half_precision_model_is_exported_in_float32_and_its_rounding_told(tmp_path):
+    manifest = keras_vae_export.export(families.make("mixed_bfloat16"), tmp_path / "bundle")
+    assert manifest.export["policies"] == ["mixed_bfloat16"]
+    encoder = manifest.graphs["encoder"].parity
+    assert max(encoder["max_scaled_diff"].values()) < 1e-5
+    assert 1e-5 < encoder["rounding_of_policy"]["z_mean"] < 0.05
+    weights = {tensor.data_type for tensor in onnx.load(tmp_path / "bundle/encoder/1/model.onnx").graph.initializer}
+    assert weights <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.INT32}
