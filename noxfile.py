@@ -1,12 +1,21 @@
 """All checks in one environment: `nox`; a part of them: `nox -- lint`, `nox -- jax`, `nox -- all_backends`.
 
 One environment for everything, because installing three frameworks takes longer than testing on one, and because the
-tests that compare backends need all three side by side.
+tests that compare backends need all three side by side. Runtimes that cannot be installed beside them get environments
+of their own, for `tests/export/test_other_runtimes.py`.
 """
+
+import pathlib
+import shutil
+import sys
 
 import nox
 
 BACKENDS = ("jax", "tensorflow", "torch")
+
+OLD_RUNTIME = ("onnxruntime==1.18.1", "numpy==1.26.4")
+TRITON = ("tritonclient[grpc]==2.73.0", "protobuf==6.33.6")
+WEB = "onnxruntime-web@1.30.0"
 
 nox.options.reuse_existing_virtualenvs = True
 
@@ -14,7 +23,7 @@ nox.options.reuse_existing_virtualenvs = True
 @nox.session
 def checks(session):
     """Format, lint, types and import contracts; the tests on each backend; the tests that compare backends."""
-    session.install("-q", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,dev]")
+    session.install("-q", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,export,serving,dev]")
     parts = session.posargs or ("lint", *BACKENDS, "all_backends")
     for part in parts:
         if part == "lint":
@@ -25,9 +34,37 @@ def checks(session):
         elif part in BACKENDS:
             _pytest(session, part, "-m", "not all_backends")
         elif part == "all_backends":
+            session.env.update(_other_runtimes(session))
             _pytest(session, "jax", "-m", "all_backends")
         else:
             session.error(f"there is no part {part!r}: choose from lint, {', '.join(BACKENDS)}, all_backends")
+
+
+def _other_runtimes(session):
+    """Environments of the runtimes that clash with the session's: the variables by which their tests find them."""
+    folder = pathlib.Path(session.virtualenv.location) / "other_runtimes"
+    found = {"KERAS_VAE_TRITON_PYTHON": _environment(session, folder / "triton", TRITON)}
+    if sys.version_info < (3, 13):
+        found["KERAS_VAE_OLD_RUNTIME_PYTHON"] = _environment(session, folder / "old_runtime", OLD_RUNTIME)
+    else:
+        session.warn(f"{OLD_RUNTIME[0]} has no wheel for this Python: its test is skipped")
+    if shutil.which("npm"):
+        # No scripts: the only one is of a dependency and prints a message.
+        npm = ("npm", "install", "--silent", "--ignore-scripts", "--prefer-offline", "--prefix", str(folder / "web"))
+        session.run(*npm, WEB, external=True)
+        found["KERAS_VAE_NODE_MODULES"] = str(folder / "web" / "node_modules")
+    else:
+        session.warn("npm is not on the PATH: the test in onnxruntime-web is skipped")
+    return found
+
+
+def _environment(session, folder, packages):
+    """The Python of an environment that has these packages; made once, as pip finds them there the next time."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        session.run("python", "-m", "venv", str(folder))
+    session.run(str(python), "-m", "pip", "install", "-q", *packages, external=True)
+    return str(python)
 
 
 def _pytest(session, backend, *arguments):

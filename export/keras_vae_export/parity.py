@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from keras_vae import _train_step
-from keras_vae_export.errors import ExportError, ParityError
-from keras_vae_serving import Session
+from keras_vae_export.errors import ExportError, ParityError, StructureError
+from keras_vae_serving import BundleError, Session
 
 BATCHES = (1, 2, 7, 64)
 _ROWS = max(BATCHES)
@@ -81,9 +81,13 @@ def measure(directory, graph, probes, tolerance=1e-4, batches=BATCHES, providers
         extreme ones too, which is held to `tolerance`; the batch sizes and the kinds of inputs.
 
     Raises:
+        StructureError: If the file cannot be opened, or has another signature.
         ParityError: If a difference is larger than allowed, or the file does not run.
     """
-    session = Session(directory, graph, providers=providers)
+    try:
+        session = Session(directory, graph, providers=providers)
+    except BundleError as error:
+        raise StructureError(f"{graph.name}: {error}") from None
     absolute = {tensor.name: 0.0 for tensor in graph.outputs}
     scaled = dict(absolute)
     for probe in probes:

@@ -1,4 +1,4 @@
-"""Runs every graph of a bundle on the inputs it travels with; test_other_runtimes.py starts this in another environment.
+"""Runs every graph of a bundle on the inputs recorded in it; test_other_runtimes.py starts this elsewhere.
 
 What that environment lacks must not be needed, so this prints the packages that were imported.
 """

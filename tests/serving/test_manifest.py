@@ -1,0 +1,76 @@
+"""The bundle's schema: what is written is read back, and what is not a bundle is refused with a sentence."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from keras_vae_serving import BundleError, Graph, Manifest, Tensor
+
+
+@pytest.fixture
+def manifest():
+    x = Tensor("x", "float32", ("batch", 4, "x_2"))
+    return Manifest(
+        graphs={"encoder": Graph("encoder", "encoder/1/model.onnx", "float32", (x,), (x,), {"tolerance": 1e-4})},
+        latent_dim=2,
+        data_shape=(4, "x_2"),
+        data_range=(0.0, 1.0),
+        likelihood={"name": "Bernoulli", "from_logits": True},
+        prior={"name": "DiagonalNormal", "mean": [0.0, 0.0], "log_var": [0.0, 0.0]},
+        export={"engine": "tensorflow"},
+        files={"encoder/1/model.onnx": {"sha256": "0" * 64, "bytes": 3}},
+    )
+
+
+def test_a_manifest_survives_the_way_through_json(manifest):
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    empty = dataclasses.replace(manifest, latent_dim=None, data_range=None, likelihood=None, prior=None)
+    assert Manifest.from_json(empty.to_json()) == empty
+
+
+def changed(manifest, change):
+    fields = json.loads(manifest.to_json())
+    change(fields)
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda fields: fields.update(schema_version=2), "schema version 2; this keras_vae_serving reads version 1"),
+        (lambda fields: fields.pop("schema_version"), "is not a bundle's manifest .*schema_version"),
+        (lambda fields: fields.pop("prior"), "is not a bundle's manifest .*prior"),
+        (lambda fields: fields.update(extra=1), "is not a bundle's manifest .*extra"),
+        (lambda fields: fields["graphs"]["encoder"].pop("inputs"), "is not a bundle's manifest .*inputs"),
+        (lambda fields: fields["graphs"]["encoder"]["inputs"][0].update(shape=[1, 4]), "starts with 'batch'"),
+        (lambda fields: fields["files"].update({"../x": {}}), "'../x', which is outside the bundle"),
+        (lambda fields: fields["graphs"]["encoder"].update(file="/etc/passwd"), "outside the bundle"),
+        (lambda fields: fields["files"].clear(), "gives no hash of encoder/1/model.onnx"),
+    ],
+)
+def test_a_changed_manifest_is_refused(manifest, change, message):
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_json(changed(manifest, change))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])
+def test_what_is_no_json_object_is_refused(text):
+    with pytest.raises(BundleError, match="is not a bundle's manifest"):
+        Manifest.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 4, 9), "float64"), "x must be float32; got float64"),
+        (np.zeros((2, 5, 9), "float32"), r"x must have shape \(batch, 4, x_2\); got \(2, 5, 9\)"),
+        (np.zeros((2, 4), "float32"), r"x must have shape \(batch, 4, x_2\); got \(2, 4\)"),
+    ],
+)
+def test_an_array_is_held_to_its_tensor(array, message):
+    tensor = Tensor("x", "float32", ("batch", 4, "x_2"))
+    tensor.check(np.zeros((7, 4, 30), "float32"))
+    with pytest.raises(ValueError, match=message):
+        tensor.check(array)
