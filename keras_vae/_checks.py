@@ -6,6 +6,7 @@ Structure is checked when the model is built. Data are checked on the first batc
 
 import itertools
 import warnings
+from numbers import Integral
 
 import keras
 import numpy as np
@@ -171,6 +172,13 @@ class FirstBatchCheck:
             raise
         setattr(self.model, self.name, self.function)
         return logs
+
+
+def whole_number(name, value, least=1):
+    """`value` as an int of at least `least`; NumPy's integers too, but no bool."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+    return int(value)
 
 
 def is_array(value):

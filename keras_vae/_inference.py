@@ -5,8 +5,6 @@ encoding, decoding and scoring take several arrays and return several, so a smal
 them all. Every draw comes from NumPy's generator: the same seed gives the same latents on every backend.
 """
 
-from numbers import Integral
-
 import numpy as np
 from keras import ops
 
@@ -33,8 +31,7 @@ class Inference:
     def decode(self, z, batch_size=256):
         """The mean of p(x|z): `(n, latent_dim)` to `(n, ...)`, NumPy."""
         z = _checks.to_numpy(z).astype("float32", copy=False)
-        if not self.built:
-            raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
+        self._require_built()
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z must have shape (n, {self.latent_dim}); got {z.shape}.")
         return self._in_batches(self._decode, z, batch_size=batch_size)
@@ -60,9 +57,8 @@ class Inference:
         The same seed draws the same z on every backend. For draws of x itself give the decoder's parameters to
         `vae.likelihood.sample`.
         """
-        if not self.built:
-            raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
-        return self.decode(self.prior.sample(_positive("n", n), seed), batch_size)
+        self._require_built()
+        return self.decode(self.prior.sample(_checks.whole_number("n", n), seed), batch_size)
 
     def interpolate(self, a, b, steps=10, path="linear"):
         """Data between two examples: the decoded path between their posterior means.
@@ -99,10 +95,10 @@ class Inference:
         """
         x = self._checked(x)
         self.likelihood.validate(x)
-        _positive("num_samples", num_samples)
+        _checks.whole_number("num_samples", num_samples)
         # As many images are decoded at a time as for one sample, and the noise is drawn as it is needed: the generator
         # gives the same numbers in one piece or in many.
-        step = max(1, _positive("batch_size", batch_size) // num_samples)
+        step = max(1, _checks.whole_number("batch_size", batch_size) // num_samples)
         generator = np.random.default_rng(seed)
         elbos = []
         for start in range(0, len(x), step):
@@ -110,6 +106,10 @@ class Inference:
             epsilon = generator.standard_normal((len(part), num_samples, self.latent_dim), dtype="float32")
             elbos.append(self._in_batches(self._elbo, part, epsilon, batch_size=step))
         return np.concatenate(elbos)
+
+    def _require_built(self):
+        if not self.built:
+            raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
 
     def _checked(self, x):
         x = _checks.to_numpy(x)
@@ -153,7 +153,7 @@ class BatchedFunctions:
         if function.__name__ not in self._compiled:
             self._compiled[function.__name__] = _train_step.compiled(self._model, function)
         run = self._compiled[function.__name__]
-        _positive("batch_size", batch_size)
+        _checks.whole_number("batch_size", batch_size)
         # At least one pass, so that no data give empty arrays of the right shape.
         starts = range(0, max(len(arrays[0]), 1), batch_size)
         batches = [run(*(array[start : start + batch_size] for array in arrays)) for start in starts]
@@ -162,16 +162,9 @@ class BatchedFunctions:
         return tuple(np.concatenate([_checks.to_numpy(part) for part in parts]) for parts in zip(*batches, strict=True))
 
 
-def _positive(name, value):
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
-    return int(value)
-
-
 def latent_path(start, end, steps, path="linear"):
     """`(steps, latent_dim)` points from start to end, both `(latent_dim,)`; see `VAE.interpolate`."""
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 2:
-        raise ValueError(f"steps counts both ends and must be a whole number of at least 2; got {steps!r}.")
+    steps = _checks.whole_number("steps, which counts both ends,", steps, least=2)
     t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
     if path == "linear":
         return (1.0 - t) * start + t * end

@@ -8,6 +8,7 @@ not at all.
 
 import argparse
 import csv
+import errno
 import json
 import math
 import pathlib
@@ -57,7 +58,9 @@ def main(arguments=None, exporter=None):
         return 1  # the reader of our output has gone; there is nobody to tell
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         sys.stdout.flush()
-        print(f"keras-vae {options.command}: {_sentence(error)}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        words = "the disk is full: free some space, or choose another output" if full else _sentence(error)
+        print(f"keras-vae {options.command}: {words}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was written.", file=sys.stderr)

@@ -6,13 +6,12 @@ An objective sees the numbers, not the networks: the log-likelihood of the data 
 the posterior and the prior. Add one by subclassing `Objective`.
 """
 
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_vae import schedules
+from keras_vae import _checks, schedules
 
 
 class Terms(NamedTuple):
@@ -76,12 +75,10 @@ class ELBO(Objective):
     """
 
     def __init__(self, beta=1.0, num_samples=1, kl="analytic"):
-        if isinstance(num_samples, bool) or not isinstance(num_samples, Integral) or num_samples < 1:
-            raise ValueError(f"num_samples must be a whole number of at least 1; got {num_samples!r}.")
         if kl not in ("analytic", "monte_carlo"):
             raise ValueError(f'kl must be "analytic" or "monte_carlo"; got {kl!r}.')
         self.beta = schedules.get(beta)
-        self.num_samples = int(num_samples)
+        self.num_samples = _checks.whole_number("num_samples", num_samples)
         self.kl = kl
 
     def __call__(self, log_likelihood, z, posterior, prior, step):

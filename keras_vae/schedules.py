@@ -4,10 +4,12 @@ Pure, because a schedule that lives in a callback is frozen at its first value b
 resumes. The step is a weight of the model: it is traced, saved and restored like any other.
 """
 
-from numbers import Integral, Real
+from numbers import Real
 
 import keras
 from keras import ops
+
+from keras_vae import _checks
 
 
 class Schedule:
@@ -55,7 +57,7 @@ class Linear(Schedule):
     """
 
     def __init__(self, steps, start=0.0, end=1.0):
-        self.steps = _positive_integer("steps", steps)
+        self.steps = _checks.whole_number("steps, in training batches,", steps)
         self.start = _non_negative("start", start)
         self.end = _non_negative("end", end)
 
@@ -78,11 +80,11 @@ class Cyclical(Schedule):
     """
 
     def __init__(self, period, ramp=0.5, cycles=None, start=0.0, end=1.0):
-        self.period = _positive_integer("period", period)
+        self.period = _checks.whole_number("period", period)
         if not 0.0 < ramp <= 1.0:
             raise ValueError(f"ramp is a fraction of the cycle and must be in (0, 1]; got {ramp!r}.")
         self.ramp = float(ramp)
-        self.cycles = None if cycles is None else _positive_integer("cycles", cycles)
+        self.cycles = None if cycles is None else _checks.whole_number("cycles", cycles)
         self.start = _non_negative("start", start)
         self.end = _non_negative("end", end)
 
@@ -109,9 +111,3 @@ def _non_negative(name, value):
     if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < float("inf"):
         raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
     return float(value)
-
-
-def _positive_integer(name, value):
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} counts training batches and must be a whole number of at least 1; got {value!r}.")
-    return int(value)

@@ -35,6 +35,7 @@ def test_the_commands_run_in_order(folder):
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert (folder / "quickstart" / "manifold.png").exists()
+    assert (folder / "quickstart" / "bundle" / "manifest.json").exists()
 
 
 def test_the_python_blocks_run_in_order(folder):

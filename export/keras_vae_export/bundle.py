@@ -6,12 +6,12 @@ import math
 import pathlib
 import tempfile
 import warnings
-from numbers import Integral, Real
+from numbers import Real
 
 import keras
 import numpy as np
 
-from keras_vae import VAE, _files
+from keras_vae import VAE, _checks, _files
 from keras_vae_export import archive, converters, graphs, parity, quantization
 from keras_vae_export.converters import tidy
 from keras_vae_serving import Manifest, manifest
@@ -199,8 +199,7 @@ def _check_options(engine, tolerance, max_elbo_loss, max_batch_size):
     for name, value in (("tolerance", tolerance), ("max_elbo_loss", max_elbo_loss)):
         if not isinstance(value, Real) or not 0.0 < float(value) < math.inf:
             raise ValueError(f"{name} must be a positive number; got {value!r}.")
-    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, Integral) or max_batch_size < 1:
-        raise ValueError(f"max_batch_size must be a whole number of at least 1; got {max_batch_size!r}.")
+    _checks.whole_number("max_batch_size", max_batch_size)
 
 
 def _checked_data(data, encoder):

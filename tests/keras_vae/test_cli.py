@@ -1,6 +1,7 @@
 """The command line: what it writes, its exit codes, and that a mistake is one sentence and leaves nothing."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -68,6 +69,27 @@ def test_quickstart_draws_the_manifold_and_says_the_bound(tmp_path, capsys):
     assert "1,497 examples of 8x8x1 to train on, 300 held out" in out
     assert "nats per example" in out
     assert "bits per dimension" in out
+
+
+def test_quickstart_without_the_exporter_says_what_is_missing(tmp_path, capsys):
+    assert run("quickstart", "--epochs", 1, "--output", tmp_path / "q") == 0
+    assert (
+        'No ONNX files: keras_vae_export is not installed: pip install "keras-vae[export]".' in capsys.readouterr().out
+    )
+    assert run("export", tmp_path / "q", tmp_path / "bundle") == 1
+    assert missing in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_sentence(trained, tmp_path, capsys, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert run("sample", trained, "--num", 2, "--output", tmp_path / "s.npy") == 1
+    assert capsys.readouterr().err == (
+        "keras-vae sample: the disk is full: free some space, or choose another output\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_conv_and_mse_and_files(tmp_path):

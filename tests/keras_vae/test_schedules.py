@@ -48,7 +48,7 @@ def test_get_takes_numbers_and_refuses_nonsense():
     for bad in (-1.0, float("nan"), "linear", True, None):
         with pytest.raises(ValueError, match="finite number"):
             schedules.get(bad)
-    with pytest.raises(ValueError, match="steps counts training batches"):
+    with pytest.raises(ValueError, match="steps, in training batches, must be a whole number of at least 1"):
         schedules.Linear(0)
     with pytest.raises(ValueError, match="ramp is a fraction"):
         schedules.Cyclical(10, ramp=0.0)

@@ -1,0 +1,73 @@
+"""`keras-vae export`, with the exporter that the command hands in."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import keras_vae_export
+from keras_vae import cli
+from keras_vae_serving import Manifest
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments], exporter=lambda: keras_vae_export)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An output folder of `quickstart`."""
+    folder = tmp_path_factory.mktemp("cli") / "out"
+    assert run("quickstart", "--epochs", 2, "--output", folder) == 0
+    return folder
+
+
+def test_quickstart_ends_with_a_verified_bundle_and_says_so(tmp_path, capsys):
+    assert run("quickstart", "--epochs", 1, "--output", tmp_path / "q") == 0
+    out = capsys.readouterr().out
+    assert f"Wrote encoder, decoder, elbo as ONNX to {tmp_path}/q/bundle, verified, in" in out
+    assert "at batch 1, 2, 7, 64 on ordinary, extreme, held-out inputs." in out
+    assert Manifest.load(tmp_path / "q" / "bundle").latent_dim == 2
+
+
+def test_export_and_check(trained, tmp_path, capsys):
+    assert run("export", trained, tmp_path / "b", "--precision", "int8", "--max-batch-size", 9, "--simplify") == 0
+    out = capsys.readouterr().out
+    assert "Wrote encoder, decoder, elbo, encoder_int8, decoder_int8, elbo_int8 as ONNX to" in out
+    assert "Largest difference from the model: encoder " in out
+    assert "int8 changes the bound by" in out
+    assert "max_batch_size: 9" in (tmp_path / "b" / "decoder" / "config.pbtxt").read_text()
+    assert run("export", "--check", tmp_path / "b") == 0
+    assert f"{tmp_path}/b is whole and runs on cpu. Largest difference" in capsys.readouterr().out
+
+
+def test_data_can_be_named(trained, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.ones((40, 8, 8), "float32"))
+    shutil.copy(trained / "model.keras", tmp_path)
+    assert run("export", tmp_path / "model.keras", tmp_path / "b") == 0
+    assert "on ordinary, extreme inputs." in capsys.readouterr().out  # no summary beside the model, no data
+    again = ("export", tmp_path / "model.keras", tmp_path / "b", "--data", tmp_path / "x.npy")
+    assert run(*again) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert run(*again, "--overwrite") == 0
+    assert "on ordinary, extreme, held-out inputs." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "{trained}"], "name a model and the folder to write"),
+        (["export", "nowhere", "b"], "no model nowhere"),
+        (["export", "--check", "{trained}"], "is not a bundle: it has no manifest.json"),
+        (["export", "--check", "a", "b"], "--check takes one folder"),
+        (["export", "{trained}", "{trained}"], "exists already"),
+    ],
+)
+def test_mistakes_are_one_sentence(trained, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert run(*(argument.format(trained=trained) for argument in arguments)) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("keras-vae export: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
