@@ -65,7 +65,8 @@ def environment(backend):
     return converters._environment(backend)
 
 
-def test_the_kl_of_a_collapsed_unit_survives(tmp_path):
+@pytest.mark.parametrize("engine", ["tensorflow", pytest.param("torch", marks=needs_torch)])
+def test_the_kl_of_a_collapsed_unit_survives(engine, tmp_path):
     """log_var = 1e-4: the KL is 2.5e-9 nats, which the textbook form rounds to 0 in float32."""
     x, z = keras.Input((2,)), keras.Input((1,))
     heads = {
@@ -73,7 +74,7 @@ def test_the_kl_of_a_collapsed_unit_survives(tmp_path):
         "z_log_var": layers.Dense(1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(1e-4))(x),
     }
     vae = keras_vae.VAE(keras.Model(x, heads), keras.Model(z, layers.Dense(2)(z)))
-    keras_vae_export.export(vae, tmp_path / "bundle")
+    keras_vae_export.export(vae, tmp_path / "bundle", engine=engine)
     session = onnxruntime.InferenceSession(tmp_path / "bundle/elbo/1/model.onnx")
     (kl,) = session.run(["kl"], {"x": np.ones((1, 2), "float32"), "epsilon": np.zeros((1, 1, 1), "float32")})
     assert kl[0] == pytest.approx(2.5e-9, rel=0.01)

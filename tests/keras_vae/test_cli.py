@@ -73,9 +73,8 @@ def test_quickstart_draws_the_manifold_and_says_the_bound(tmp_path, capsys):
 
 def test_quickstart_without_the_exporter_says_what_is_missing(tmp_path, capsys):
     assert run("quickstart", "--epochs", 1, "--output", tmp_path / "q") == 0
-    assert (
-        'No ONNX files: keras_vae_export is not installed: pip install "keras-vae[export]".' in capsys.readouterr().out
-    )
+    missing = 'keras_vae_export is not installed: pip install "keras-vae[export]".'
+    assert f"No ONNX files: {missing}" in capsys.readouterr().out
     assert run("export", tmp_path / "q", tmp_path / "bundle") == 1
     assert missing in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 import onnx
 import torch
+from onnxscript import opset18 as op
 
 from keras_vae_export.converters.tidy import OPSET
 from keras_vae_export.errors import ConversionError
@@ -30,6 +31,7 @@ def convert(graph, path):
                 opset_version=OPSET,
                 input_names=[tensor.name for tensor in graph.inputs],
                 output_names=names,
+                custom_translation_table=_ACCURATE,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
@@ -43,6 +45,20 @@ def convert(graph, path):
     program.save(str(path), external_data=large)
     if large:  # one name for the file of weights, whatever torch calls it
         _check_external(path)
+
+
+def _expm1(x):
+    # torch's own translation, e**x - 1, gives 0 where the KL of a collapsed unit lives; see converters/tensorflow.py.
+    return op.Mul(op.Tanh(op.Mul(x, 0.5)), op.Add(op.Exp(x), 1.0))
+
+
+def _log1p(x):
+    u = op.Add(x, 1.0)
+    exact = op.Or(op.Equal(u, 1.0), op.IsInf(u))
+    return op.Where(exact, x, op.Div(op.Mul(x, op.Log(u)), op.Sub(u, 1.0)))
+
+
+_ACCURATE = {torch.ops.aten.expm1.default: _expm1, torch.ops.aten.log1p.default: _log1p}
 
 
 class _Module(torch.nn.Module):
