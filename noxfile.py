@@ -1,4 +1,4 @@
-"""All checks in one environment: `nox`; a part of them: `nox -- lint`, `nox -- jax`, `nox -- all_backends`.
+"""All checks in one environment: `nox`; a part of them: `nox -- lint`, `nox -- jax`, `nox -- once`.
 
 One environment for everything, because installing three frameworks takes longer than testing on one, and because the
 tests that compare backends need all three side by side. Runtimes that cannot be installed beside them get environments
@@ -24,7 +24,7 @@ nox.options.reuse_existing_virtualenvs = True
 def checks(session):
     """Format, lint, types and import contracts; the tests on each backend; the tests that compare backends."""
     session.install("-q", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,export,serving,dev]")
-    parts = session.posargs or ("lint", *BACKENDS, "all_backends")
+    parts = session.posargs or ("lint", *BACKENDS, "once")
     for part in parts:
         if part == "lint":
             session.run("ruff", "format", "--check")
@@ -32,12 +32,12 @@ def checks(session):
             session.run("lint-imports")
             session.run("pyright")
         elif part in BACKENDS:
-            _pytest(session, part, "-m", "not all_backends")
-        elif part == "all_backends":
+            _pytest(session, part, "-m", "not once")
+        elif part == "once":
             session.env.update(_other_runtimes(session))
-            _pytest(session, "jax", "-m", "all_backends")
+            _pytest(session, "jax", "-m", "once")
         else:
-            session.error(f"there is no part {part!r}: choose from lint, {', '.join(BACKENDS)}, all_backends")
+            session.error(f"there is no part {part!r}: choose from lint, {', '.join(BACKENDS)}, once")
 
 
 def _other_runtimes(session):

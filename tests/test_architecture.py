@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-pytestmark = pytest.mark.all_backends
+pytestmark = pytest.mark.once
 
 
 def python(code, backend):

@@ -13,7 +13,7 @@ INSTALLED = [name for name in ("tensorflow", "jax", "torch") if importlib.util.f
 WORKER = pathlib.Path(__file__).with_name("backend_worker.py")
 
 pytestmark = [
-    pytest.mark.all_backends,
+    pytest.mark.once,
     pytest.mark.skipif(len(INSTALLED) < 2, reason=f"needs two backends to compare; installed: {INSTALLED}"),
 ]
 

@@ -16,6 +16,8 @@ import keras_vae_export
 from keras_vae_export import ConversionError, ParityError, StructureError, bundle, converters
 from keras_vae_serving import BundleError, Manifest
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def vae():

@@ -10,6 +10,8 @@ import keras_vae_export
 from keras_vae_export import AccuracyError, quantization
 from keras_vae_serving import Manifest, Session
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def data():

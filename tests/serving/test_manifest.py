@@ -8,6 +8,8 @@ import pytest
 
 from keras_vae_serving import BundleError, Graph, Manifest, Tensor
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def manifest():

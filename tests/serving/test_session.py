@@ -7,6 +7,8 @@ import pytest
 
 from keras_vae_serving import BundleError, Manifest, ProviderError, Session, Tensor, providers
 
+pytestmark = pytest.mark.once
+
 CUDA = "CUDAExecutionProvider"
 
 
