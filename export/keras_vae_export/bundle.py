@@ -173,6 +173,9 @@ _TRITON_DTYPES = {
     "int32": "TYPE_INT32",
     "int64": "TYPE_INT64",
     "uint8": "TYPE_UINT8",
+    "uint16": "TYPE_UINT16",
+    "uint32": "TYPE_UINT32",
+    "uint64": "TYPE_UINT64",
     "bool": "TYPE_BOOL",
 }
 

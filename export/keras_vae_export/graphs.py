@@ -51,6 +51,9 @@ class Pair:
                     f"The {name} is a {type(network).__name__}, whose inputs are not known: make it functional, with "
                     f"inputs = keras.Input(...) and keras.Model(inputs, {name}(inputs)), or put the two into a VAE."
                 )
+        if not isinstance(decoder.output, keras.KerasTensor):
+            kind = type(decoder.output).__name__
+            raise ExportError(f"The decoder must return one tensor; it returns a {kind} of {len(decoder.outputs)}.")
         self.encoder, self.decoder = encoder, decoder
         self.likelihood = None if likelihood is None else likelihoods.get(likelihood)
 
@@ -95,9 +98,7 @@ def _of_pair(pair):
     def decoder(*tensors):
         return _described(pair.likelihood, ops.cast(_call(pair.decoder, tensors), "float32"))
 
-    if len(pair.decoder.outputs) != 1:
-        raise ExportError(f"The decoder must return one tensor; it returns {len(pair.decoder.outputs)}.")
-    x_mean = Tensor("x_mean", "float32", _shape(pair.decoder.outputs[0].shape, "x_mean"))
+    x_mean = Tensor("x_mean", "float32", _shape(pair.decoder.output.shape, "x_mean"))
     z_mean = Tensor("z_mean", "float32", _shape(mean.shape, "z_mean"))
     z_log_var = Tensor("z_log_var", "float32", _shape(log_var.shape, "z_log_var"))
     return (

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 import keras_vae
 import keras_vae_export
-from keras_vae_export import ConversionError, ParityError, StructureError, bundle, converters
+from keras_vae_export import ConversionError, ExportError, ParityError, StructureError, bundle, converters
 from keras_vae_serving import BundleError, Manifest
 
 pytestmark = pytest.mark.once
@@ -376,3 +376,10 @@ def test_a_converter_that_dies_is_reported(vae, tmp_path, monkeypatch):
     with pytest.raises(ConversionError, match="ended with code 1 and no result"):
         keras_vae_export.export(vae, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_decoder_of_a_pair_gives_one_tensor(tmp_path):
+    encoder, decoder = keras_vae.networks.mlp((6,), 2, hidden=(4,))
+    decoder = keras.Model(decoder.inputs, {"x_mean": decoder.output})
+    with pytest.raises(ExportError, match="must return one tensor; it returns a dict of 1"):
+        keras_vae_export.export((encoder, decoder), tmp_path / "bundle")

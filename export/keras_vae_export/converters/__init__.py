@@ -46,7 +46,8 @@ def run(archive, engine, folder):
     """
     result = pathlib.Path(archive) / RESULT
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "keras_vae_export.converters", str(archive), engine, str(folder)]
+    # -P: what can be imported there is what can be imported here, without the current folder if it is not on our path.
+    command = [sys.executable, "-P", "-m", "keras_vae_export.converters", str(archive), engine, str(folder)]
     done = subprocess.run(command, env=_environment(engine), capture_output=True, text=True, errors="replace")
     outcome = json.loads(result.read_text()) if result.is_file() else None
     if outcome is None:
