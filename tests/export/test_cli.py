@@ -30,6 +30,7 @@ def test_quickstart_ends_with_a_verified_bundle_and_says_so(tmp_path, capsys):
     assert Manifest.load(tmp_path / "q" / "bundle").latent_dim == 2
 
 
+@pytest.mark.once
 def test_export_and_check(trained, tmp_path, capsys):
     assert run("export", trained, tmp_path / "b", "--precision", "int8", "--max-batch-size", 9, "--simplify") == 0
     out = capsys.readouterr().out
@@ -41,6 +42,7 @@ def test_export_and_check(trained, tmp_path, capsys):
     assert f"{tmp_path}/b is whole and runs on cpu. Largest difference" in capsys.readouterr().out
 
 
+@pytest.mark.once
 def test_data_can_be_named(trained, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.ones((40, 8, 8), "float32"))
     shutil.copy(trained / "model.keras", tmp_path)
@@ -53,6 +55,7 @@ def test_data_can_be_named(trained, tmp_path, capsys):
     assert "on ordinary, extreme, held-out inputs." in capsys.readouterr().out
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -65,6 +65,7 @@ def environment(backend):
     return converters._environment(backend)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("engine", ["tensorflow", pytest.param("torch", marks=needs_torch)])
 def test_the_kl_of_a_collapsed_unit_survives(engine, tmp_path):
     """log_var = 1e-4: the KL is 2.5e-9 nats, which the textbook form rounds to 0 in float32."""
@@ -83,6 +84,7 @@ def test_the_kl_of_a_collapsed_unit_survives(engine, tmp_path):
 # The second engine
 
 
+@pytest.mark.once
 @needs_torch
 @pytest.mark.parametrize("name", ["dense", "gru", "conv_same", "conditional"])
 def test_the_torch_engine_gives_the_same_bundle(name, tmp_path):
@@ -128,6 +130,7 @@ def test_layers_written_in_torch_take_the_torch_engine_by_themselves(tmp_path):
         keras_vae_export.export(vae, tmp_path / "again", engine="tensorflow")
 
 
+@pytest.mark.once
 @needs_torch
 def test_a_model_too_large_for_tensorflow_takes_the_torch_engine(monkeypatch, tmp_path):
     monkeypatch.setattr(bundle, "_TENSORFLOW_LIMIT", 100)
@@ -144,6 +147,7 @@ def test_a_layer_that_cannot_be_converted_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.once
 def test_an_operator_without_counterpart_is_named_with_its_layer(tmp_path):
     class Spectrum(keras.layers.Layer):
         def call(self, x):
@@ -156,6 +160,7 @@ def test_an_operator_without_counterpart_is_named_with_its_layer(tmp_path):
         keras_vae_export.export(vae, tmp_path / "bundle", engine="tensorflow")
 
 
+@pytest.mark.once
 def test_an_encoder_that_samples_is_refused(tmp_path):
     class Sampling(keras.layers.Layer):
         def __init__(self, **kwargs):
@@ -172,6 +177,7 @@ def test_an_encoder_that_samples_is_refused(tmp_path):
 # Tidying
 
 
+@pytest.mark.once
 def test_negative_padding_becomes_output_padding():
     node = onnx.helper.make_node("ConvTranspose", ["x", "w"], ["y"], pads=[0, 0, -1, -1], strides=[2, 2])
     graph = onnx.helper.make_graph([node], "g", [], [])

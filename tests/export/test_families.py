@@ -85,6 +85,7 @@ def test_conditional_models_keep_their_input_names(tmp_path):
     np.testing.assert_allclose(x_mean, decoder.predict([z_mean, label], verbose=0), atol=1e-5)
 
 
+@pytest.mark.once
 def test_a_likelihood_can_be_given_for_a_pair(tmp_path):
     encoder, decoder = families.make("conditional")
     keras_vae_export.export((encoder, decoder), tmp_path / "bundle", likelihood="bce")
