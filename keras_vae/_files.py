@@ -22,32 +22,25 @@ def atomic_file(path):
 
 
 @contextlib.contextmanager
-def atomic_folder(path, overwrite=False, marker=None):
+def atomic_folder(path, overwrite=False, is_ours=None):
     """Yields a temporary folder; on leaving without an error it becomes `path`.
 
     Args:
         path: The folder to make.
         overwrite: Whether an existing folder may be replaced; it is gone only once the new one is in its place.
-        marker: A file that a folder must hold to be replaced, so that nobody's other files are.
+        is_ours: Tells of a folder that is not empty whether it may be replaced, so that nobody's other files are.
 
     Raises:
         FileExistsError: If `path` exists and may not be replaced.
     """
     path = pathlib.Path(path).resolve()
-    if path.exists():
-        if not overwrite:
-            raise FileExistsError(
-                f"{path} exists already: choose another output, or pass overwrite=True (--overwrite) to replace it."
-            )
-        if not path.is_dir() or (any(path.iterdir()) and marker and not (path / marker).is_file()):
-            raise FileExistsError(f"{path} was not written by us and is left alone: choose another output.")
-        if path in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents):
-            raise FileExistsError(f"{path} is the folder you are in, or above it: choose another output.")
+    _check_replaceable(path, overwrite, is_ours)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes a private folder; the result is an ordinary one
+        _check_replaceable(path, overwrite, is_ours)  # again: it may have appeared meanwhile
         if path.exists():
             _swap(path, temporary)
         else:
@@ -56,12 +49,25 @@ def atomic_folder(path, overwrite=False, marker=None):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _check_replaceable(path, overwrite, is_ours):
+    if not path.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"{path} exists already: choose another output, or pass overwrite=True (--overwrite) to replace it."
+        )
+    if not path.is_dir() or (any(path.iterdir()) and is_ours and not is_ours(path)):
+        raise FileExistsError(f"{path} was not written by us and is left alone: choose another output.")
+    if path in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents):
+        raise FileExistsError(f"{path} is the folder you are in, or above it: choose another output.")
+
+
 def _swap(path, new):
     old = new.with_suffix(".old")
     os.replace(path, old)
     try:
         os.replace(new, path)
-    except OSError:
+    except BaseException:  # Ctrl-C between the two too
         os.replace(old, path)
         raise
     shutil.rmtree(old)

@@ -63,7 +63,7 @@ def main(arguments=None, exporter=None):
         print(f"keras-vae {options.command}: {words}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        print("\nInterrupted; nothing half-written was left.", file=sys.stderr)
         return 130
     return 0
 
@@ -122,30 +122,42 @@ def export(options):
     if options.check:
         if options.bundle is not None:
             raise ValueError("--check takes one folder, the bundle.")
-        differences = options.exporter().check(options.model, options.providers)
-        print(f"{options.model} is whole and runs on {options.providers}. {_differences(differences)}")
+        differences = options.exporter().check(options.model, options.providers or "cpu", options.tolerance)
+        print(f"{options.model} is whole and runs on {options.providers or 'cpu'}. {_differences(differences)}")
         return
+    if options.providers is not None:
+        raise ValueError("--providers says where --check runs a bundle; an export is always compared on the CPU.")
     if options.bundle is None:
         raise ValueError("name a model and the folder to write: keras-vae export MODEL BUNDLE")
-    exporter, vae, settings = options.exporter(), _load(options.model), _settings(options.model)
-    name = options.data or settings.get("data")
-    data = None
-    if name is not None:
-        how = options.binarize or (settings.get("binarize") if options.data is None else None)
-        data = _fit_shape(datasets.load(name, how).test, vae.data_shape)
+    exporter, vae = options.exporter(), _load(options.model)
+    data = _held_out(options)
     _export(
         exporter,
         vae,
         options.bundle,
-        data=data,
+        data=None if data is None else _fit_shape(data, vae.data_shape),
         engine=options.engine,
-        precision=("float32", *options.precision),
-        tolerance=options.tolerance,
+        precision=options.precision,
+        **({} if options.tolerance is None else {"tolerance": options.tolerance}),
         max_elbo_loss=options.max_elbo_loss,
         max_batch_size=options.max_batch_size,
         simplify=options.simplify,
         overwrite=options.overwrite,
     )
+
+
+def _held_out(options):
+    """The data named, or those the model was trained on, which may be gone by now: they are welcome, not needed."""
+    if options.data is not None:
+        return datasets.load(options.data, options.binarize).test
+    settings = _settings(options.model)
+    if "data" not in settings:
+        return None
+    try:
+        return datasets.load(settings["data"], options.binarize or settings.get("binarize")).test
+    except (ValueError, OSError) as error:
+        print(f"Note: not compared on the data it was trained on: {_sentence(error)}")
+        return None
 
 
 def _export(exporter, vae, output, **settings):
@@ -179,7 +191,7 @@ def _no_exporter():
 
 def _train(settings, output, overwrite):
     started = time.monotonic()
-    with _files.atomic_folder(output, overwrite, marker="summary.json") as folder:
+    with _files.atomic_folder(output, overwrite, _is_run) as folder:
         keras.utils.set_random_seed(settings["seed"])
         data = datasets.load(settings["data"], settings["binarize"])
         train, test = data.train, data.test
@@ -329,6 +341,14 @@ def _model_file(path):
     return path / "model.keras" if path.is_dir() else path
 
 
+def _is_run(folder):
+    """Whether a folder is the output of a run, and so may be replaced by one."""
+    try:
+        return "held_out" in json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def _fit_shape(x, data_shape):
     return x[..., None] if (*x.shape[1:], 1) == tuple(data_shape) else x
 
@@ -390,19 +410,17 @@ def _parser():
     _add_model(command)
     command.add_argument("bundle", nargs="?", help="the folder to write")
     command.add_argument("--check", action="store_true", help="verify the bundle that is named instead of a model")
-    command.add_argument("--providers", default="cpu", choices=("auto", "cpu", "cuda"), help="of --check (default cpu)")
+    command.add_argument("--providers", choices=("auto", "cpu", "cuda"), help="where --check runs (default cpu)")
     command.add_argument("--data", help="held-out data, as for train (default: what the model was trained on)")
     command.add_argument("--binarize", choices=("threshold", "sample"))
     command.add_argument(
         "--precision",
-        nargs="+",
-        default=(),
-        choices=("float32", "float16", "int8"),
-        metavar="P",
-        help="float16, int8 or both: smaller variants, written beside float32",
+        type=_precisions,
+        default=("float32",),
+        help="float16, int8 or float16,int8: smaller variants, written beside float32",
     )
     command.add_argument("--engine", default="auto", choices=("auto", "tensorflow", "torch"), help="(default auto)")
-    command.add_argument("--tolerance", type=_positive, default=1e-4, help="difference allowed (default 1e-4)")
+    command.add_argument("--tolerance", type=_positive, help="difference allowed (default 1e-4)")
     command.add_argument(
         "--max-elbo-loss", type=_positive, default=0.5, help="nats that a smaller variant may lose (default 0.5)"
     )
@@ -448,6 +466,11 @@ _count = _number(int, lambda value: value >= 1, "a whole number of at least 1")
 _seed = _number(int, lambda value: value >= 0, "a whole number, zero or more")
 _positive = _number(float, lambda value: 0 < value < math.inf, "a positive number")
 _non_negative = _number(float, lambda value: 0 <= value < math.inf, "a number, zero or more")
+_precisions = _number(
+    lambda text: tuple(text.split(",")),
+    lambda names: set(names) <= {"float32", "float16", "int8"},
+    "float32, float16, int8, or several with commas between them",
+)
 _counts = _number(
     lambda text: tuple(int(part) for part in text.split(",")),
     lambda values: all(value >= 1 for value in values),

@@ -1,13 +1,15 @@
 """A model on its way into another process: Keras's own archive, and the classes that Keras cannot import there.
 
 The engines run in fresh processes on a backend of their own, so the model travels as `.keras` files, which any backend
-reads. A class from a notebook, a script or a test cannot be imported elsewhere; such classes are pickled by value.
+reads. Custom classes and functions travel beside them, pickled: by value if they come from a notebook, a script or a
+test, which cannot be imported elsewhere.
 """
 
 import importlib.machinery
 import json
 import pathlib
 import sys
+import types
 import zipfile
 
 import cloudpickle
@@ -17,19 +19,24 @@ from keras_vae import VAE, likelihoods
 from keras_vae_export.errors import ExportError
 from keras_vae_export.graphs import Pair
 
-_OURS = ("keras", "keras_vae", "builtins")
+_OURS = ("keras", "keras_vae", "builtins", "numpy")
+_SETTINGS = ("floatx", "image_data_format", "epsilon")
 
 
 def save(model, folder):
     """Writes a `VAE` or a `Pair` into a folder that `load` reads in any process, on any backend."""
     folder, networks = pathlib.Path(folder), _networks(model)
+    if isinstance(model, VAE):
+        _refuse_shared_layers(model)
     for name, network in networks.items():
         network.save(folder / f"{name}.keras")
     likelihood = getattr(model, "likelihood", None)
     described = None if likelihood is None else keras.saving.serialize_keras_object(likelihood)
     (folder / "likelihood.json").write_text(json.dumps(described))
-    classes = _custom_objects([*networks.values(), likelihood, getattr(model, "objective", None)], folder)
-    (folder / "classes.pickle").write_bytes(_pickled(classes))
+    parts = (likelihood, *(getattr(model, name, None) for name in ("objective", "prior")))
+    (folder / "classes.pickle").write_bytes(_pickled(_custom_objects([*networks.values(), *parts], folder)))
+    settings = {name: getattr(keras.config, name)() for name in _SETTINGS}
+    (folder / "settings.json").write_text(json.dumps(settings))
 
 
 def load(folder):
@@ -47,6 +54,12 @@ def load(folder):
     described = json.loads((folder / "likelihood.json").read_text())
     likelihood = described and likelihoods.get(keras.saving.deserialize_keras_object(described, classes))
     return Pair(networks["encoder"], networks["decoder"], likelihood)
+
+
+def restore_settings(folder):
+    """Sets Keras, in the process of an engine, as it was set in that of the model."""
+    for name, value in json.loads((pathlib.Path(folder) / "settings.json").read_text()).items():
+        getattr(keras.config, f"set_{name}")(value)
 
 
 def weight_bytes(model):
@@ -69,6 +82,18 @@ def _layers(network):
     return network._flatten_layers()  # Keras has no public way to the layers inside a layer
 
 
+def _refuse_shared_layers(vae):
+    """Keras saves a layer that two networks share once, and cannot load it twice."""
+    inside = {id(layer) for layer in _layers(vae.encoder)}
+    shared = [layer.name for layer in _layers(vae.decoder) if id(layer) in inside]
+    if shared:
+        raise ExportError(
+            f"The encoder and the decoder share the layer {shared[0]!r}, which Keras cannot save and load in one "
+            "model. Export them as a pair, export((vae.encoder, vae.decoder), ..., likelihood=vae.likelihood), which "
+            "gives no elbo graph."
+        )
+
+
 def _to_float32(network):
     for layer in _layers(network):
         if getattr(layer, "quantization_mode", None):
@@ -77,37 +102,58 @@ def _to_float32(network):
             layer.dtype_policy = "float32"
 
 
-def _custom_objects(objects, folder):
-    """What the configs name that is neither Keras's nor ours: classes and functions, by both their names."""
+def _custom_objects(parents, folder):
+    """The classes and functions that the configs name and that are not Keras's or ours, by registered name.
+
+    Keras imports nobody's modules when it loads: each has to be handed to it.
+    """
     configs = "".join(zipfile.ZipFile(path).read("config.json").decode() for path in folder.glob("*.keras"))
-    found = {name: value for name, value in keras.saving.get_custom_objects().items() if f'"{name}"' in configs}
-    for parent in objects:
-        for item in [parent, *(_layers(parent) if isinstance(parent, keras.layers.Layer) else ())]:
-            if item is not None:
-                found.setdefault(keras.saving.get_registered_name(type(item)), type(item))
-                found.setdefault(type(item).__name__, type(item))
-    return {name: value for name, value in found.items() if _root(value) not in _OURS}
+    found = {}
+    for item in (keras.saving.get_custom_objects().values(), *map(_parts, parents)):
+        for value in item:
+            name = keras.saving.get_registered_name(value)
+            if f'"{name}"' not in configs and f'"{name}"' not in (folder / "likelihood.json").read_text():
+                continue
+            module = sys.modules.get(getattr(value, "__module__", ""))
+            if module is None or module.__name__.partition(".")[0] in _OURS:
+                continue
+            if found.setdefault(name, value) is not value:
+                raise ExportError(
+                    f"Two custom classes are both called {name!r}: register them under different names, with "
+                    "@keras.saving.register_keras_serializable(name=...)."
+                )
+    return found
 
 
-def _pickled(classes):
-    modules = {sys.modules[value.__module__] for value in classes.values() if value.__module__ in sys.modules}
-    by_value = [module for module in modules if module.__name__ != "__main__" and not _importable(module)]
-    for module in by_value:  # cloudpickle does so with __main__ by itself
+def _parts(parent):
+    """The class of an object, and the classes and functions that it, and each layer in it, holds as attributes."""
+    for item in [parent, *(_layers(parent) if isinstance(parent, keras.layers.Layer) else ())]:
+        for value in (item, *getattr(item, "__dict__", {}).values()):
+            yield value if isinstance(value, types.FunctionType | type) else type(value)
+
+
+def _pickled(objects):
+    """By value where nobody could import them; cloudpickle does so with `__main__` by itself."""
+    modules = {sys.modules[value.__module__] for value in objects.values() if value.__module__ != "__main__"}
+    modules = {module for module in modules if not _importable(module)}
+    for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return cloudpickle.dumps(classes)
+        return cloudpickle.dumps(objects)
     except Exception as error:  # whatever a __reduce__ of the user's raises
         raise ExportError(
-            f"The custom classes {sorted(classes)} cannot be sent to the exporting process ({error}): put them into "
+            f"The custom classes {sorted(objects)} cannot be sent to the exporting process ({error}): put them into "
             "a module that can be imported."
         ) from None
     finally:
-        for module in by_value:
+        for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
 
 
 def _importable(module):
     """Whether a fresh process with our `sys.path` would find the same file under the module's name."""
+    if module.__name__ == "__main__":
+        return False
     spec, search, name = None, None, ""
     for part in module.__name__.split("."):
         name = f"{name}.{part}" if name else part
@@ -116,7 +162,3 @@ def _importable(module):
             return False
         search = spec.submodule_search_locations
     return spec is not None and spec.origin == getattr(module, "__file__", None)
-
-
-def _root(value):
-    return getattr(value, "__module__", "builtins").partition(".")[0]

@@ -11,15 +11,22 @@ from numbers import Real
 import keras
 import numpy as np
 
-from keras_vae import VAE, _checks, _files
-from keras_vae_export import archive, converters, graphs, parity, quantization
+from keras_vae import VAE, _checks, _files, _train_step
+from keras_vae_export import archive, converters, graphs, parity, probes, quantization
 from keras_vae_export.converters import tidy
-from keras_vae_serving import Manifest, manifest
+from keras_vae_export.errors import ParityError
+from keras_vae_serving import BundleError, Manifest, manifest
 
 TOLERANCE = 1e-4
 MAX_BATCH_SIZE = 64
 MAX_ELBO_LOSS = 0.5
-PROBE = "probe.npz"
+MAX_EXAMPLES = 1000  # of the caller's data, to compare and measure on
+RECORDED = "probe.npz"
+_RECORDED_ROWS = 7
+
+# How far a model may be from its float32 self under a half-precision policy, scaled like `tolerance`. The rounding of
+# a few layers is a hundredth of it; this is for a model that is another one in float32.
+POLICY_TOLERANCES = {"float16": 0.05, "bfloat16": 0.2}
 
 # A file of protobuf ends at 2 GiB, and tf2onnx needs ten times a model's memory long before that.
 _TENSORFLOW_LIMIT = 2 * 10**9
@@ -53,15 +60,16 @@ def export(
         model: A built `VAE`; or a pair `(encoder, decoder)` of functional Keras models, which may have several inputs
             (their names are kept) and give no `elbo`.
         directory: The folder to write. It appears whole or not at all.
-        data: Held-out examples `(n, ...)`, or a dict of arrays by the encoder's input names: compared on too, and
-            needed for other precisions than float32.
+        data: Held-out examples `(n, ...)`, or a dict of arrays by the encoder's input names, of which up to 1000 are
+            used: compared on too, and needed for other precisions than float32. None of it is stored.
         likelihood: Of a pair: whose parameters the decoder gives. None: the decoder gives the mean.
         engine: "tensorflow" (tf2onnx), "torch" (torch.onnx), or "auto": TensorFlow, unless the model cannot be loaded
             there or is above 2 GB, which is said.
         precision: "float32", or a sequence of it, "float16" and "int8": smaller variants, written beside the float32
             graphs as `NAME_float16` and `NAME_int8`.
         tolerance: Largest difference between file and model: absolute up to 1, and relative to the largest value of
-            the example beyond.
+            the example beyond. A model under a half-precision policy is compared with its float32 self, which may
+            differ from it by `POLICY_TOLERANCES`.
         max_elbo_loss: Nats per example of `data` that a smaller variant may lose of the bound.
         max_batch_size: For Triton, in each `config.pbtxt`.
         simplify: Whether to run onnxslim over the graphs.
@@ -86,17 +94,15 @@ def export(
     _check_options(engine, tolerance, max_elbo_loss, max_batch_size)
     precisions = quantization.check_precisions(precision, data, model)
     functions = graphs.of(model)
-    held_out = None if data is None else _checked_data(data, functions[0])
-    data_range = getattr(model.likelihood, "data_range", None)
+    held_out = None if data is None else _checked_data(data, model, functions[0])
     with (
-        _files.atomic_folder(directory, overwrite, marker=manifest.FILE_NAME) as folder,
+        _files.atomic_folder(directory, overwrite, _is_bundle) as folder,
         tempfile.TemporaryDirectory(prefix="keras_vae_export-") as source,
     ):
         archive.save(model, source)
         engine = _convert(model, source, engine, folder)
-        half = archive.policies(model)
-        reference = graphs.of(archive.load(source)) if half else functions
-        probes = parity.probes(reference, data_range, held_out)
+        policies = archive.policies(model)
+        tried = probes.of(graphs.of(archive.load(source)) if policies else functions, held_out)
         written = {}
         for graph in functions:
             path = folder / _file(graph.name)
@@ -105,22 +111,26 @@ def export(
                 tidy.tidy(path, graph)
             tidy.check(path, graph)
             entry = manifest.Graph(graph.name, _file(graph.name), "float32", graph.inputs, graph.outputs, {})
-            entry.parity.update(parity.measure(folder, entry, probes[graph.name], tolerance))
-            if half:
-                entry.parity["rounding_of_policy"] = _rounding(graph, probes[graph.name])
+            try:
+                entry.parity.update(parity.measure(folder, entry, tried[graph.name], tolerance))
+                if policies:
+                    entry.parity.update(_rounding(graph, tried[graph.name], policies))
+            except ParityError:
+                _blame_the_archive(graphs.of(archive.load(source)), functions, tried)
+                raise
             written[graph.name] = entry
         for name in precisions:
             written.update(quantization.variants(folder, written, name, held_out, max_elbo_loss))
-        _write_probe(folder / PROBE, probes)
+        _write_recorded(folder / RECORDED, tried)
         for entry in written.values():
             (folder / entry.name / "config.pbtxt").write_text(triton_config(entry, max_batch_size))
-        described = _describe(model, functions, written, engine, half, folder)
+        described = _describe(model, functions, written, engine, policies, folder)
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
     return described
 
 
 def check(directory, providers="cpu", tolerance=None):
-    """Verifies a bundle anew, anywhere: hashes, structure, and the numbers of a few examples that travel with it.
+    """Verifies a bundle anew, anywhere: hashes, structure, and the numbers for a few made inputs that travel with it.
 
     Args:
         directory: The bundle.
@@ -134,19 +144,21 @@ def check(directory, providers="cpu", tolerance=None):
     Raises:
         BundleError, StructureError, ParityError: What is wrong, and in which file.
     """
+    if tolerance is not None:
+        _positive("tolerance", tolerance)
     directory = pathlib.Path(directory)
     described = Manifest.load(directory)
-    with np.load(directory / PROBE) as arrays:
-        probes = _read_probe(arrays)
+    if RECORDED not in described.files:
+        raise BundleError(f"{directory} has no {RECORDED}, so there is nothing to compare its graphs with.")
+    recorded = _read_recorded(directory / RECORDED)
     found = {}
     for graph in described.graphs.values():
-        full = graph.precision == "float32"
-        if full:
+        allowed = math.inf  # the differences of a smaller variant are in the manifest
+        if graph.precision == "float32":
             tidy.check(directory / graph.file, graph)
-        allowed = (tolerance or graph.parity["tolerance"]) if full else math.inf
-        batches = [batch for batch in parity.BATCHES if batch <= _PROBE_ROWS]
-        recorded = probes[graph.name.removesuffix(f"_{graph.precision}")]
-        found[graph.name] = parity.measure(directory, graph, recorded, allowed, batches, providers)["max_abs_diff"]
+            allowed = graph.parity["tolerance"] if tolerance is None else tolerance
+        probe = recorded[graph.name.removesuffix(f"_{graph.precision}")]
+        found[graph.name] = parity.measure(directory, graph, [probe], allowed, providers)["max_abs_diff"]
     return found
 
 
@@ -179,8 +191,6 @@ _TRITON_DTYPES = {
     "bool": "TYPE_BOOL",
 }
 
-_PROBE_ROWS = 7
-
 
 def _checked_model(model, likelihood):
     if isinstance(model, VAE):
@@ -199,25 +209,41 @@ def _checked_model(model, likelihood):
 def _check_options(engine, tolerance, max_elbo_loss, max_batch_size):
     if engine not in ("auto", *converters.ENGINES):
         raise ValueError(f'engine must be "auto", "tensorflow" or "torch"; got {engine!r}.')
-    for name, value in (("tolerance", tolerance), ("max_elbo_loss", max_elbo_loss)):
-        if not isinstance(value, Real) or not 0.0 < float(value) < math.inf:
-            raise ValueError(f"{name} must be a positive number; got {value!r}.")
+    _positive("tolerance", tolerance)
+    _positive("max_elbo_loss", max_elbo_loss)
     _checks.whole_number("max_batch_size", max_batch_size)
 
 
-def _checked_data(data, encoder):
+def _positive(name, value):
+    if not isinstance(value, Real) or not 0.0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be a positive number; got {value!r}.")
+
+
+def _checked_data(data, model, encoder):
+    """The first of the examples given, as NumPy arrays by the encoder's input names."""
     names = [tensor.name for tensor in encoder.inputs]
     data = data if isinstance(data, dict) else {names[0]: data}
     if set(data) != set(names):
         raise ValueError(f"data must have the encoder's inputs {names}; got {sorted(data)}.")
     arrays = {}
     for tensor in encoder.inputs:
-        array = np.asarray(keras.ops.convert_to_numpy(data[tensor.name]))
+        array = np.asarray(keras.ops.convert_to_numpy(data[tensor.name][:MAX_EXAMPLES]))
+        if isinstance(model, VAE) and len(array):
+            model.likelihood.validate(array, "data")
         arrays[tensor.name] = array.astype(tensor.dtype, copy=False)
         tensor.check(arrays[tensor.name])
         if len(array) == 0:
             raise ValueError(f"data holds no examples: {tensor.name} has shape {array.shape}.")
     return arrays
+
+
+def _is_bundle(folder):
+    """Whether a folder is a bundle, and so may be replaced by one."""
+    try:
+        Manifest.load(folder, verify=False)
+    except BundleError:
+        return False
+    return True
 
 
 def _convert(model, source, engine, folder):
@@ -252,34 +278,57 @@ def _require(engine):
             )
 
 
-def _rounding(graph, probes):
+def _rounding(graph, tried, policies):
     """How far the model under its half-precision policy is from its float32 self, which the files compute."""
+    allowed = max(POLICY_TOLERANCES[name.removeprefix("mixed_")] for name in policies)
+    run = _train_step.compiled(graph.network, graph.function)
     largest = {tensor.name: 0.0 for tensor in graph.outputs}
-    for probe in probes:
+    for probe in tried:
         if probe.kind == "extreme":
             continue  # half precision overflows there
-        values = graph.function(*(keras.ops.convert_to_tensor(probe.inputs[t.name]) for t in graph.inputs))
-        for name in largest:
-            found = np.asarray(keras.ops.convert_to_numpy(values[name]))
-            largest[name] = max(largest[name], float(np.nanmax(np.abs(found - probe.outputs[name]))))
-    return largest
+        found = probes.answer(graph, run, probe.kind, probe.inputs).outputs
+        for name, (_, scaled) in parity.compare(graph.name, probe, found, allowed, "half-precision model").items():
+            largest[name] = max(largest[name], scaled)
+    return {"rounding_of_policy": largest, "tolerance_of_policy": allowed}
 
 
-def _describe(model, functions, written, engine, half, folder):
-    latent = functions[1].inputs[0].shape
+def _blame_the_archive(loaded, functions, tried):
+    """Raises an ExportError if the model that Keras saves and loads is not the model: no engine could help that."""
+    for copy, graph in zip(loaded, functions, strict=True):
+        probe = tried[graph.name][0]
+        run = _train_step.compiled(graph.network, graph.function)
+        expected = probes.answer(graph, run, probe.kind, probe.inputs)
+        run = _train_step.compiled(copy.network, copy.function)
+        found = probes.answer(copy, run, probe.kind, probe.inputs).outputs
+        try:
+            parity.compare(graph.name, expected, found, max(POLICY_TOLERANCES.values()), "loaded model")
+        except ParityError as error:
+            raise ParityError(
+                f"The model changes when Keras saves and loads it: {error} The get_config() of a custom layer most "
+                "likely leaves out an argument of its __init__.",
+                error.graph,
+                error.tensor,
+                error.index,
+                error.expected,
+                error.found,
+            ) from None
+
+
+def _describe(model, functions, written, engine, policies, folder):
+    z_mean, likelihood = functions[0].outputs[0], model.likelihood
     prior = getattr(model, "prior", None)
     packages = ("keras-vae", "keras", keras.backend.backend(), "onnx", "onnxruntime", *converters.ENGINES[engine])
     return Manifest(
         graphs=written,
-        latent_dim=latent[1] if len(latent) == 2 else None,
+        latent_dim=z_mean.shape[1] if len(z_mean.shape) == 2 else None,
         data_shape=functions[1].outputs[0].shape[1:],
-        data_range=getattr(model.likelihood, "data_range", None),
-        likelihood=None if model.likelihood is None else _named(model.likelihood, model.likelihood.get_config()),
-        prior=None if prior is None else _named(prior, prior.get_config()),
+        data_range=getattr(likelihood, "data_range", None),
+        likelihood=None if likelihood is None else _named(likelihood),
+        prior=None if prior is None else _named(prior),
         export={
             "engine": engine,
             "backend": keras.backend.backend(),
-            "policies": half,
+            "policies": policies,
             "versions": {name: _version(name) for name in dict.fromkeys(packages)},
         },
         files={
@@ -290,8 +339,8 @@ def _describe(model, functions, written, engine, half, folder):
     )
 
 
-def _named(thing, config):
-    return {"name": type(thing).__name__, **config}
+def _named(thing):
+    return {"name": type(thing).__name__, "config": thing.get_config()}
 
 
 def _version(name):
@@ -304,22 +353,23 @@ def _version(name):
     return None
 
 
-def _write_probe(path, probes):
+def _write_recorded(path, tried):
+    """The first rows of each graph's ordinary inputs, which are made, and of the outputs: no data of the user's."""
     arrays = {}
-    for name, of_graph in probes.items():
-        probe = of_graph[-1] if of_graph[-1].kind == "held-out" else of_graph[0]
-        part = probe.head(_PROBE_ROWS)
-        arrays |= {f"{name}/inputs/{key}": value for key, value in part.inputs.items()}
-        arrays |= {f"{name}/outputs/{key}": value for key, value in part.outputs.items()}
+    for graph, (ordinary, *_) in tried.items():
+        part = ordinary.head(_RECORDED_ROWS)
+        arrays |= {f"{graph}/inputs/{name}": value for name, value in part.inputs.items()}
+        arrays |= {f"{graph}/outputs/{name}": value for name, value in part.outputs.items()}
     np.savez(path, **arrays)
 
 
-def _read_probe(arrays):
+def _read_recorded(path):
     found = {}
-    for key in arrays.files:
-        graph, kind, name = key.split("/", 2)
-        found.setdefault(graph, {"inputs": {}, "outputs": {}})[kind][name] = arrays[key]
-    return {graph: [parity.Probe("recorded", **parts)] for graph, parts in found.items()}
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            graph, kind, name = key.split("/", 2)
+            found.setdefault(graph, {"inputs": {}, "outputs": {}})[kind][name] = arrays[key]
+    return {graph: probes.Probe("recorded", **parts) for graph, parts in found.items()}
 
 
 def _file(name):

@@ -1,4 +1,4 @@
-"""What can go wrong in an export. Nothing is left on disk after any of these."""
+"""What can go wrong in an export, or show in a check. An export that fails leaves no bundle and no part of one."""
 
 
 class ExportError(ValueError):

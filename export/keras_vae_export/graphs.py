@@ -26,6 +26,8 @@ class Graph:
         function: From tensors, in the order of `inputs`, to a dict of tensors by output name.
         inputs, outputs: Names, dtypes and shapes, in the order that the file will have.
         network: The Keras model whose weights it reads.
+        ranges: The least and the greatest value of those inputs for which they are known, either end open.
+        latents: The name of the input that holds the latents, or None.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Graph:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     network: keras.Model
+    ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    latents: str | None = None
 
 
 class Pair:
@@ -69,6 +73,7 @@ def _of_vae(vae):
     known = getattr(vae.encoder, "inputs", None)
     x = Tensor("x", _standard_dtype(known[0].dtype) if known else "float32", _shape((None, *vae.data_shape), "x"))
     x_mean = dataclasses.replace(x, name="x_mean", dtype="float32")
+    ranges = _ranges(vae.encoder, (x,)) | ({"x": vae.likelihood.data_range} if vae.likelihood.data_range else {})
 
     def encoder(x):
         posterior = vae.posterior(x)
@@ -82,9 +87,9 @@ def _of_vae(vae):
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
     return (
-        Graph("encoder", encoder, (x,), _like(latents, "z_mean", "z_log_var"), vae),
-        Graph("decoder", decoder, (latents,), _described_as(vae.likelihood, x_mean), vae),
-        Graph("elbo", elbo, (x, epsilon), _per_example("reconstruction", "kl"), vae),
+        Graph("encoder", encoder, (x,), _like(latents, "z_mean", "z_log_var"), vae, ranges),
+        Graph("decoder", decoder, (latents,), _described_as(vae.likelihood, x_mean), vae, latents="z"),
+        Graph("elbo", elbo, (x, epsilon), _per_example("reconstruction", "kl"), vae, ranges),
     )
 
 
@@ -98,13 +103,47 @@ def _of_pair(pair):
     def decoder(*tensors):
         return _described(pair.likelihood, ops.cast(_call(pair.decoder, tensors), "float32"))
 
-    x_mean = Tensor("x_mean", "float32", _shape(pair.decoder.output.shape, "x_mean"))
+    *sizes, channels = pair.decoder.output.shape
+    if channels is not None and pair.likelihood is not None:
+        channels //= pair.likelihood.num_parameters
+    x_mean = Tensor("x_mean", "float32", _shape((*sizes, channels), "x_mean"))
     z_mean = Tensor("z_mean", "float32", _shape(mean.shape, "z_mean"))
     z_log_var = Tensor("z_log_var", "float32", _shape(log_var.shape, "z_log_var"))
+    given, taken = _inputs_of(pair.encoder, "x"), _inputs_of(pair.decoder, "z")
+    described = _described_as(pair.likelihood, x_mean)
+    of_encoder, of_decoder = _ranges(pair.encoder, given), _ranges(pair.decoder, taken)
+    if pair.likelihood is not None and pair.likelihood.data_range and len(given) == 1:
+        of_encoder["x"] = pair.likelihood.data_range
     return (
-        Graph("encoder", encoder, _inputs_of(pair.encoder, "x"), (z_mean, z_log_var), pair.encoder),
-        Graph("decoder", decoder, _inputs_of(pair.decoder, "z"), _described_as(pair.likelihood, x_mean), pair.decoder),
+        Graph("encoder", encoder, given, (z_mean, z_log_var), pair.encoder, of_encoder),
+        Graph("decoder", decoder, taken, described, pair.decoder, of_decoder, _latents(given, taken, z_mean)),
     )
+
+
+def _latents(given, taken, z_mean):
+    """The decoder's input that holds what the encoder makes: of its shape, and none of the encoder's own inputs."""
+    names = {tensor.name for tensor in given}
+    found = [t.name for t in taken if t.name not in names and "float" in t.dtype and len(t.shape) == len(z_mean.shape)]
+    same = [t.name for t in taken if t.name in found and t.shape[1:] == z_mean.shape[1:]]
+    if len(same or found) != 1:
+        inputs = ", ".join(f"{tensor.name} {tensor.shape_text}" for tensor in taken)
+        raise ExportError(
+            f"Which of the decoder's inputs ({inputs}) holds the latents, of shape {z_mean.shape_text}, cannot be "
+            "told: give the others the names that they have in the encoder."
+        )
+    return (same or found)[0]
+
+
+def _ranges(network, tensors):
+    """What an integer input may hold where it goes into an embedding."""
+    ranges = {}
+    for operation in getattr(network, "operations", ()):
+        if isinstance(operation, keras.layers.Embedding):
+            read = [tensor for node in operation._inbound_nodes for tensor in node.input_tensors]
+            for tensor, symbolic in zip(tensors, network.inputs, strict=True):
+                if any(each is symbolic for each in read):
+                    ranges[tensor.name] = (0, operation.input_dim - 1)
+    return ranges
 
 
 def _described(likelihood, parameters):
@@ -124,6 +163,9 @@ def _described_as(likelihood, x_mean):
 def _inputs_of(network, only):
     """The inputs of a functional network: under its own names, or under `only` if there is but one."""
     names = [tensor.name for tensor in network.inputs] if len(network.inputs) > 1 else [only]
+    reserved = {"z_mean", "z_log_var", "x_mean", "x_scale"} & set(names)
+    if reserved or len(set(names)) < len(names):
+        raise ExportError(f"The inputs {names} need names of their own, other than those of the outputs.")
     return tuple(
         Tensor(name, _standard_dtype(tensor.dtype), _shape(tensor.shape, name))
         for name, tensor in zip(names, network.inputs, strict=True)

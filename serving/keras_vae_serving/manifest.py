@@ -8,6 +8,7 @@ repository (`NAME/1/model.onnx` beside `NAME/config.pbtxt`); Triton does not loo
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -84,9 +85,9 @@ class Manifest:
         graphs: By name.
         latent_dim: Latent dimensions, or None where a latent is not a vector.
         data_shape: Of one example of x; names stand for free sizes.
-        data_range: `(low, high)` that x must lie in, or None.
-        likelihood: `{"name": ..., "config": ...}`, or None where the decoder came without one.
-        prior: `{"name": "DiagonalNormal", "mean": [...], "log_var": [...]}`, or None.
+        data_range: `(low, high)` that x must lie in, either may be infinite; or None.
+        likelihood: `{"name": "Bernoulli", "config": {...}}`, or None where the decoder came without one.
+        prior: `{"name": "DiagonalNormal", "config": {"mean": [...], "log_var": [...]}}`, or None.
         export: Engine, backend, versions and tolerance of the export.
         files: sha256 and number of bytes of every file but the manifest itself, by path inside the bundle.
     """
@@ -102,13 +103,18 @@ class Manifest:
 
     def __post_init__(self):
         object.__setattr__(self, "data_shape", tuple(self.data_shape))
-        object.__setattr__(self, "data_range", None if self.data_range is None else tuple(self.data_range))
+        if self.data_range is not None:
+            low, high = self.data_range
+            ends = (-math.inf if low is None else low, math.inf if high is None else high)
+            object.__setattr__(self, "data_range", ends)
 
     def to_json(self):
         """The text of `manifest.json`."""
         fields = dataclasses.asdict(self)
         for graph in fields["graphs"].values():
             del graph["name"]  # it is the key
+        if self.data_range is not None:  # JSON has no infinity: an open end is null
+            fields["data_range"] = [end if math.isfinite(end) else None for end in self.data_range]
         return json.dumps({"schema_version": SCHEMA_VERSION, **fields}, indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -152,7 +158,7 @@ class Manifest:
         return manifest
 
     def verify(self, directory):
-        """Raises a BundleError that names the first file which is missing, cut short or changed."""
+        """Raises a BundleError that names the first file which is missing, cut short, changed, or none of ours."""
         for name, expected in self.files.items():
             path = pathlib.Path(directory) / name
             if not path.is_file():
@@ -165,6 +171,10 @@ class Manifest:
                 )
             if file_hash(path) != expected["sha256"]:
                 raise BundleError(f"{path} has been changed: its sha256 is not the manifest's. Copy the bundle again.")
+        for path in sorted(pathlib.Path(directory).glob("*/**/*")):
+            # Triton serves the highest version it finds: decoder/2/model.onnx would be run in place of the one checked.
+            if path.is_file() and path.relative_to(directory).as_posix() not in self.files:
+                raise BundleError(f"{path} is not part of the bundle: remove it, or export the model again.")
 
 
 def file_hash(path):

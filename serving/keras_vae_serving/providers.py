@@ -8,6 +8,7 @@ GPU needs is looked for first, and a session's providers are compared with those
 import ctypes
 import functools
 import pathlib
+import sys
 import warnings
 
 import onnxruntime
@@ -55,11 +56,13 @@ def resolve(providers="auto"):
     return chosen
 
 
-def check(session, asked):
-    """Raises a ProviderError if a session dropped one of the providers it was asked to use."""
+def check(session, asked, fall_back=False):
+    """Raises a ProviderError, or says once, that a session dropped one of the providers it was asked to use."""
     names = [provider if isinstance(provider, str) else provider[0] for provider in asked]
     missing = [name for name in names if name not in session.get_providers()]
-    if missing:
+    if missing and fall_back:
+        _say_once(f"onnxruntime dropped {missing[0]}; its reason is on standard error")
+    elif missing:
         raise ProviderError(
             f"onnxruntime dropped {missing[0]} and would run on {session.get_providers()[0]}: it could not set the "
             "provider up; its reason is on standard error."
@@ -71,6 +74,8 @@ def why_no_cuda():
     """None if CUDA can be used, else the reason in words."""
     if _CUDA not in onnxruntime.get_available_providers():
         return "this onnxruntime was built without CUDA (install onnxruntime-gpu in its place)"
+    if sys.platform != "linux":
+        return None  # how the driver is called elsewhere was not tried: `check` will tell
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -58,7 +58,7 @@ class Session:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise BundleError(f"onnxruntime cannot open {path}: {_first_line(error)}") from None
-        _providers.check(self._session, chosen)
+        _providers.check(self._session, chosen, fall_back=providers == "auto")
         self._check_signature(path)
 
     @property

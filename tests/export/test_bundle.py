@@ -11,9 +11,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import families
 import keras_vae
 import keras_vae_export
-from keras_vae_export import ConversionError, ExportError, ParityError, StructureError, bundle, converters
+from keras_vae_export import ConversionError, ExportError, ParityError, StructureError, bundle, converters, graphs
 from keras_vae_serving import BundleError, Manifest
 
 pytestmark = pytest.mark.once
@@ -94,8 +95,8 @@ def test_the_manifest_tells_what_a_client_needs(exported, vae):
     assert manifest.latent_dim == 2
     assert manifest.data_shape == (4, 3)
     assert manifest.data_range == (0.0, 1.0)
-    assert manifest.likelihood == {"name": "Bernoulli", "from_logits": True}
-    assert manifest.prior == {"name": "DiagonalNormal", "mean": [0.0, 0.0], "log_var": [0.0, 0.0]}
+    assert manifest.likelihood == {"name": "Bernoulli", "config": {"from_logits": True}}
+    assert manifest.prior == {"name": "DiagonalNormal", "config": {"mean": [0.0, 0.0], "log_var": [0.0, 0.0]}}
     assert manifest.export["backend"] == keras.backend.backend()
     assert manifest.export["versions"]["keras"] == keras.__version__
     assert manifest.graphs["elbo"].parity["batches"] == [1, 2, 7, 64]
@@ -144,9 +145,138 @@ def test_an_existing_folder_is_replaced_only_on_request(exported, vae, tmp_path,
     assert "max_batch_size: 5" in (target / "encoder/config.pbtxt").read_text()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
+    (tmp_path / "photos" / "manifest.json").write_text('{"name": "a web page has one too"}')
     with pytest.raises(FileExistsError, match="left alone"):
         keras_vae_export.export(vae, tmp_path / "photos", overwrite=True)
     assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+def test_a_folder_that_appears_meanwhile_is_not_replaced(vae, tmp_path, tampered):
+    def somebody_else(folder):
+        (tmp_path / "bundle").mkdir()
+        (tmp_path / "bundle" / "precious").touch()
+
+    tampered(somebody_else)
+    with pytest.raises(FileExistsError, match="exists already"):
+        keras_vae_export.export(vae, tmp_path / "bundle")
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "precious"]
+
+
+def test_no_data_of_the_users_are_stored(vae, tmp_path, tampered):
+    tampered(lambda folder: None)
+    data = np.random.default_rng(1234).random((9, 4, 3)).astype("float32")
+    keras_vae_export.export(vae, tmp_path / "bundle", data=data)
+    for path in (tmp_path / "bundle").rglob("*.npz"):
+        with np.load(path) as arrays:
+            for array in arrays.values():
+                assert not any(np.array_equal(row, example) for row in array for example in data)
+
+
+# The model
+
+
+def test_a_model_of_nan_is_refused(vae, tmp_path, tampered):
+    tampered(lambda folder: None)
+    broken = keras.models.clone_model(vae.encoder)
+    broken.set_weights([np.full_like(weights, np.nan) for weights in vae.encoder.get_weights()])
+    with pytest.raises(ExportError, match="The model's z_mean is not finite on ordinary inputs"):
+        keras_vae_export.export(keras_vae.VAE(broken, vae.decoder), tmp_path / "bundle")
+
+
+class Lossy(keras.layers.Layer):
+    """Its config forgets the factor."""
+
+    def __init__(self, factor=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        return self.factor * x
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_layer_that_loses_an_argument_is_found(policy, tmp_path):
+    encoder, decoder = keras_vae.networks.mlp((5,), 2, hidden=(4,))
+    for network in (encoder, decoder):
+        for layer in network._flatten_layers():
+            layer.dtype_policy = policy
+    decoder = keras.Model(decoder.inputs, Lossy(7.0)(decoder.output))
+    with pytest.raises(ParityError, match=r"changes when Keras saves and loads it.*get_config"):
+        keras_vae_export.export(keras_vae.VAE(encoder, decoder), tmp_path / "bundle")
+
+
+def test_shared_layers_are_named(vae, tmp_path):
+    x, z, shared = keras.Input((2,)), keras.Input((2,)), keras.layers.Dense(2, name="both")
+    model = keras_vae.VAE(keras.Model(x, [shared(x), shared(x)]), keras.Model(z, shared(z)))
+    with pytest.raises(ExportError, match="share the layer 'both'.*Export them as a pair"):
+        keras_vae_export.export(model, tmp_path / "bundle")
+
+
+def test_an_integer_of_unknown_values_needs_examples(tmp_path):
+    x, z = keras.Input((3,), dtype="int32"), keras.Input((2,))
+    h = keras.layers.Dense(2)(keras.ops.cast(x, "float32") / 9.0)
+    pair = keras.Model(x, [h, h]), keras.Model(z, keras.layers.Dense(3)(z))
+    with pytest.raises(ExportError, match="x of the encoder holds int32.*give examples with data="):
+        keras_vae_export.export(pair, tmp_path / "bundle")
+
+
+def test_every_label_is_tried(tmp_path, monkeypatch):
+    """A row of an embedding that no made input asks for could be wrong unseen."""
+    run = converters.run
+
+    def change_a_row(model):
+        table = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [4, 2])
+        values = numpy_helper.to_array(table).copy()
+        values[3] += 0.5
+        table.CopyFrom(numpy_helper.from_array(values, table.name))
+
+    def tamper(archive, engine, folder):
+        run(archive, engine, folder)
+        edit(folder / "decoder/1/model.onnx", change_a_row)
+
+    monkeypatch.setattr(converters, "run", tamper)
+    with pytest.raises(ParityError, match="decoder: x_mean"):
+        keras_vae_export.export(families.make("conditional"), tmp_path / "bundle")
+
+
+class TwoParameters(keras_vae.likelihoods.Likelihood):
+    num_parameters = 2
+    has_stddev = True
+    data_range = (0.0, float("inf"))
+
+    def mean(self, parameters):
+        return keras.ops.split(parameters, 2, axis=-1)[0]
+
+    def stddev(self, parameters):
+        return keras.ops.exp(keras.ops.split(parameters, 2, axis=-1)[1])
+
+
+def test_a_likelihood_with_two_parameters_and_an_open_range(tmp_path):
+    pair = keras_vae.networks.mlp((3,), 2, hidden=(4,), likelihood=TwoParameters())
+    manifest = keras_vae_export.export(pair, tmp_path / "bundle", likelihood=TwoParameters())
+    decoder = manifest.graphs["decoder"]
+    assert [(tensor.name, tensor.shape) for tensor in decoder.outputs] == [
+        ("x_mean", ("batch", 3)),
+        ("x_scale", ("batch", 3)),
+    ]
+    assert Manifest.load(tmp_path / "bundle").data_range == (0.0, float("inf"))
+
+
+def test_the_latents_are_found_among_the_decoders_inputs():
+    x, label = keras.Input((4,), name="x"), keras.Input((3,), name="label")
+    h = keras.layers.Concatenate()([x, label])
+    encoder = keras.Model([x, label], [keras.layers.Dense(2)(h), keras.layers.Dense(2)(h)])
+
+    def pair(name):
+        z, label = keras.Input((2,), name="code"), keras.Input((3 if name == "label" else 2,), name=name)
+        return graphs.Pair(encoder, keras.Model([label, z], keras.layers.Concatenate()([label, z])))
+
+    assert graphs.of(pair("label"))[1].latents == "code"
+    with pytest.raises(ExportError, match="Which of the decoder's inputs .* holds the latents"):
+        graphs.of(pair("other"))
 
 
 # Planted faults: in the conversion
@@ -288,6 +418,11 @@ def test_a_tolerance_can_be_chosen(vae, tmp_path, tampered):
 # Planted faults: in a bundle that has travelled
 
 
+def add_a_version(folder):
+    """What Triton would serve in place of the version that was verified."""
+    shutil.copytree(folder / "encoder" / "1", folder / "decoder" / "2")
+
+
 def test_check_accepts_what_export_wrote(exported):
     differences = keras_vae_export.check(exported[0])
     assert set(differences) == {"encoder", "decoder", "elbo"}
@@ -304,8 +439,9 @@ def test_check_accepts_what_export_wrote(exported):
         ),
         (lambda folder: (folder / "encoder/config.pbtxt").unlink(), "encoder/config.pbtxt is missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "is not a bundle: it has no manifest.json"),
+        (add_a_version, "decoder/2/model.onnx is not part of the bundle"),
     ],
-    ids=["truncated", "changed", "missing", "no manifest"],
+    ids=["truncated", "changed", "missing", "no manifest", "another version"],
 )
 def test_check_names_the_damaged_file(copy, damage, message):
     damage(copy)
@@ -355,6 +491,8 @@ def test_what_is_no_model_is_refused(vae, tmp_path):
         ({"precision": "int8"}, "give held-out ones with data="),
         ({"data": np.ones((2, 5, 3), "float32")}, r"x must have shape \(batch, 4, 3\); got \(2, 5, 3\)"),
         ({"data": np.ones((0, 4, 3), "float32")}, "data holds no examples"),
+        ({"data": np.full((2, 4, 3), 255, "uint8")}, "data ranges from 255 to 255: divide data by 255"),
+        ({"data": np.full((2, 4, 3), np.nan, "float32")}, "data contains NaN"),
         ({"data": {"image": np.ones((2, 4, 3))}}, r"the encoder's inputs \['x'\]; got \['image'\]"),
     ],
 )

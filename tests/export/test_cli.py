@@ -1,5 +1,6 @@
 """`keras-vae export`, with the exporter that the command hands in."""
 
+import json
 import shutil
 
 import numpy as np
@@ -32,7 +33,8 @@ def test_quickstart_ends_with_a_verified_bundle_and_says_so(tmp_path, capsys):
 
 @pytest.mark.once
 def test_export_and_check(trained, tmp_path, capsys):
-    assert run("export", trained, tmp_path / "b", "--precision", "int8", "--max-batch-size", 9, "--simplify") == 0
+    settings = ("--precision", "float32,int8", "--max-batch-size", 9, "--simplify")
+    assert run("export", trained, tmp_path / "b", *settings) == 0
     out = capsys.readouterr().out
     assert "Wrote encoder, decoder, elbo, encoder_int8, decoder_int8, elbo_int8 as ONNX to" in out
     assert "Largest difference from the model: encoder " in out
@@ -40,6 +42,8 @@ def test_export_and_check(trained, tmp_path, capsys):
     assert "max_batch_size: 9" in (tmp_path / "b" / "decoder" / "config.pbtxt").read_text()
     assert run("export", "--check", tmp_path / "b") == 0
     assert f"{tmp_path}/b is whole and runs on cpu. Largest difference" in capsys.readouterr().out
+    assert run("export", "--check", tmp_path / "b", "--tolerance", "1e-30") == 1
+    assert "where they may differ by 1e-30" in capsys.readouterr().err
 
 
 @pytest.mark.once
@@ -56,6 +60,18 @@ def test_data_can_be_named(trained, tmp_path, capsys):
 
 
 @pytest.mark.once
+def test_data_that_have_moved_are_not_needed(trained, tmp_path, capsys):
+    moved = shutil.copytree(trained, tmp_path / "run")
+    summary = json.loads((moved / "summary.json").read_text())
+    summary["settings"]["data"] = str(tmp_path / "gone.npy")
+    (moved / "summary.json").write_text(json.dumps(summary))
+    assert run("export", moved, tmp_path / "b") == 0
+    out = capsys.readouterr().out
+    assert "Note: not compared on the data it was trained on: There is no file" in out
+    assert "on ordinary, extreme inputs." in out
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -64,6 +80,7 @@ def test_data_can_be_named(trained, tmp_path, capsys):
         (["export", "--check", "{trained}"], "is not a bundle: it has no manifest.json"),
         (["export", "--check", "a", "b"], "--check takes one folder"),
         (["export", "{trained}", "{trained}"], "exists already"),
+        (["export", "{trained}", "b", "--providers", "cuda"], "--providers says where --check runs"),
     ],
 )
 def test_mistakes_are_one_sentence(trained, tmp_path, monkeypatch, capsys, arguments, words):

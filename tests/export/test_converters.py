@@ -1,6 +1,8 @@
 """The engines: operators of our own against float64, the second engine, and the ways to it."""
 
+import errno
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ from keras import layers
 import families
 import keras_vae
 import keras_vae_export
-from keras_vae_export import ConversionError, bundle
+from keras_vae_export import ConversionError, ExportError, archive, bundle, converters
 from keras_vae_export.converters import tidy
 
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
@@ -60,8 +62,6 @@ def test_operators_that_tf2onnx_lacks_match_float64(tmp_path):
 
 
 def environment(backend):
-    from keras_vae_export import converters
-
     return converters._environment(backend)
 
 
@@ -172,6 +172,59 @@ def test_an_encoder_that_samples_is_refused(tmp_path):
 
     with pytest.raises(ConversionError, match="encoder draws random numbers"):
         keras_vae_export.export(with_layer(Sampling()), tmp_path / "bundle", engine="tensorflow")
+
+
+# The way into another process
+
+
+def twice(x):
+    return 2.0 * x
+
+
+@pytest.mark.once
+def test_a_function_of_a_script_travels(tmp_path):
+    vae = with_layer(layers.Activation(twice))
+    assert keras_vae_export.export(vae, tmp_path / "bundle").export["engine"] == "tensorflow"
+
+
+@pytest.mark.once
+def test_two_classes_of_one_name_are_refused(tmp_path):
+    def block(factor):
+        class Block(keras.layers.Layer):
+            def call(self, x):
+                return factor * x
+
+        return Block()
+
+    x, z = keras.Input((6,)), keras.Input((3,))
+    vae = families.vae(x, block(2.0)(x), z, block(3.0)(layers.Dense(6)(z)))
+    with pytest.raises(ExportError, match="Two custom classes are both called 'Block'"):
+        archive.save(vae, tmp_path)
+
+
+@pytest.mark.once
+def test_the_settings_of_keras_travel(tmp_path):
+    keras.config.set_epsilon(1e-5)
+    try:
+        archive.save(families.make("dense"), tmp_path)
+    finally:
+        keras.config.set_epsilon(1e-7)
+    archive.restore_settings(tmp_path)
+    assert keras.config.epsilon() == 1e-5
+    keras.config.set_epsilon(1e-7)
+
+
+@pytest.mark.once
+def test_a_disk_that_is_full_in_the_other_process_is_the_same_error_here(tmp_path, monkeypatch):
+    def full(command, **kwargs):
+        result = {"error": "No space left on device", "stage": "system", "errno": errno.ENOSPC}
+        (tmp_path / converters.RESULT).write_text(json.dumps(result))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(converters.subprocess, "run", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        converters.run(tmp_path, "tensorflow", tmp_path)
+    assert caught.value.errno == errno.ENOSPC
 
 
 # Tidying

@@ -75,23 +75,44 @@ def test_the_change_of_the_bound_is_measured(exported, data, precision):
     assert 1e-6 < difference < 0.1
 
 
-def test_a_variant_that_loses_too_much_is_refused_with_the_figure(vae, data, tmp_path, monkeypatch):
-    def coarse(source, path, samples):
-        """A variant with weights rounded to halves."""
-        model = onnx.load(source)
-        for tensor in model.graph.initializer:
-            if tensor.data_type == onnx.TensorProto.FLOAT:
-                values = np.round(2.0 * onnx.numpy_helper.to_array(tensor)) / 2.0
-                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        onnx.save(model, path)
-        return "coarse"
+@pytest.fixture
+def spoiled(monkeypatch):
+    """Makes a variant by adding `amount` to one output of the float32 graph."""
 
-    monkeypatch.setitem(quantization._MAKERS, "int8", coarse)
-    with pytest.raises(AccuracyError, match=r"int8 changes the bound by -\d+\.\d+ nats per example .* at most 0.5 may"):
+    def plant(output, amount):
+        def make(source, path, samples):
+            model = onnx.load(source)
+            for node in model.graph.node:
+                node.output[:] = ["exact" if name == output else name for name in node.output]
+            if any("exact" in node.output for node in model.graph.node):
+                constant = onnx.numpy_helper.from_array(np.array(amount, "float32"), "amount")
+                model.graph.initializer.append(constant)
+                model.graph.node.append(onnx.helper.make_node("Add", ["exact", "amount"], [output]))
+            onnx.save(model, path)
+            return "spoiled"
+
+        monkeypatch.setitem(quantization._MAKERS, "int8", make)
+
+    return plant
+
+
+def test_a_variant_that_loses_too_much_is_refused_with_the_figure(vae, data, tmp_path, spoiled):
+    spoiled("reconstruction", 0.75)
+    with pytest.raises(AccuracyError, match=r"int8 changes the bound by -0.750 nats per example .* at most 0.5 may"):
         keras_vae_export.export(vae, tmp_path / "bundle", data=data, precision="int8")
     assert list(tmp_path.iterdir()) == []
-    manifest = keras_vae_export.export(vae, tmp_path / "bundle", data=data, precision="int8", max_elbo_loss=1000.0)
-    assert manifest.graphs["elbo_int8"].parity["elbo_change"] < -0.5
+    manifest = keras_vae_export.export(vae, tmp_path / "bundle", data=data, precision="int8", max_elbo_loss=0.8)
+    assert manifest.graphs["elbo_int8"].parity["elbo_change"] == pytest.approx(-0.75, abs=1e-4)
+
+
+@pytest.mark.parametrize("amount", [3.0, np.nan])
+def test_an_output_that_is_far_off_is_refused_though_the_bound_is_not(vae, data, tmp_path, spoiled, amount):
+    spoiled("x_mean", amount)
+    with pytest.raises(
+        AccuracyError, match=r"int8 is too far from float32. decoder_int8: x_mean.* Export without int8"
+    ):
+        keras_vae_export.export(vae, tmp_path / "bundle", data=data, precision="int8")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_convolutions_are_calibrated(bundle):

@@ -158,7 +158,9 @@ def test_an_existing_folder_is_kept_unless_told(trained, tmp_path, capsys):
     assert run(*again) == 1  # somebody else's files are never replaced
     assert "was not written by us" in capsys.readouterr().err
     assert (old / "mine.txt").exists()
-    (old / "summary.json").write_text("{}")
+    (old / "summary.json").write_text("{}")  # of some other program's
+    assert run(*again) == 1
+    shutil.copy(trained / "summary.json", old)
     assert run(*again) == 0
     assert sorted(file.name for file in old.iterdir()) == FILES
     assert sorted(file.name for file in tmp_path.iterdir()) == ["old"]

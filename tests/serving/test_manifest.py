@@ -19,8 +19,8 @@ def manifest():
         latent_dim=2,
         data_shape=(4, "x_2"),
         data_range=(0.0, 1.0),
-        likelihood={"name": "Bernoulli", "from_logits": True},
-        prior={"name": "DiagonalNormal", "mean": [0.0, 0.0], "log_var": [0.0, 0.0]},
+        likelihood={"name": "Bernoulli", "config": {"from_logits": True}},
+        prior={"name": "DiagonalNormal", "config": {"mean": [0.0, 0.0], "log_var": [0.0, 0.0]}},
         export={"engine": "tensorflow"},
         files={"encoder/1/model.onnx": {"sha256": "0" * 64, "bytes": 3}},
     )
@@ -30,6 +30,9 @@ def test_a_manifest_survives_the_way_through_json(manifest):
     assert Manifest.from_json(manifest.to_json()) == manifest
     empty = dataclasses.replace(manifest, latent_dim=None, data_range=None, likelihood=None, prior=None)
     assert Manifest.from_json(empty.to_json()) == empty
+    half_open = dataclasses.replace(manifest, data_range=(0.0, float("inf")))
+    assert "Infinity" not in half_open.to_json()
+    assert Manifest.from_json(half_open.to_json()) == half_open
 
 
 def changed(manifest, change):

@@ -56,6 +56,8 @@ def run(archive, engine, folder):
         raise ConversionError(
             f"The {engine} engine ended with code {done.returncode} and no result.{killed} It said last:\n{last}"
         )
+    if outcome["stage"] == "system":
+        raise OSError(outcome["errno"], outcome["error"])
     if outcome["error"] is not None:
         raise {"load": LoadError, "convert": ConversionError}[outcome["stage"]](outcome["error"])
 
@@ -64,7 +66,7 @@ def _environment(engine):
     return {
         **os.environ,
         "KERAS_BACKEND": engine,
-        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path if isinstance(entry, str)),
         "PYTHONHASHSEED": "0",
         "CUDA_VISIBLE_DEVICES": "",  # tracing needs no GPU, and must not take the trainer's memory
         "TF_CPP_MIN_LOG_LEVEL": "3",

@@ -7,6 +7,8 @@ import re
 import sys
 import traceback
 
+import keras
+
 from keras_vae_export import archive, converters, graphs
 from keras_vae_export.converters import tidy
 from keras_vae_export.errors import ExportError
@@ -16,6 +18,7 @@ def main(source, engine, folder):
     """Writes the files, and what happened into the archive: a process may end in ways that no exit code tells."""
     outcome = {"error": None, "stage": "load"}
     try:
+        archive.restore_settings(source)
         functions = graphs.of(archive.load(source))
         convert = importlib.import_module(f"keras_vae_export.converters.{engine}").convert
         outcome["stage"] = "convert"
@@ -26,6 +29,8 @@ def main(source, engine, folder):
             tidy.tidy(path, graph)
     except ExportError as error:
         outcome["error"] = str(error)
+    except OSError as error:
+        outcome.update(error=str(error), stage="system", errno=error.errno)
     except Exception as error:
         outcome["error"] = _explained(error, engine, outcome["stage"])
         traceback.print_exc()
@@ -33,20 +38,32 @@ def main(source, engine, folder):
 
 
 def _explained(error, engine, stage):
-    """One sentence with the layer, which Keras names in its message, and where the user's code stood."""
+    """Where the user's code stood, what went wrong, and what to do."""
     what = "loaded" if stage == "load" else "traced"
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not _is_library(frame.filename)]
+    theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
     where = f" in {theirs[-1].name}(), line {theirs[-1].lineno}: {theirs[-1].line}" if theirs else ""
-    message = " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(error)).split())[:1000]  # Keras writes in bold
-    return (
-        f"The model cannot be {what} on {engine}{where}: {type(error).__name__}: {message} Write custom layers in "
-        "keras.ops, which runs on every backend, or export with the engine of the framework they are written in."
+    advice = (
+        "Write custom layers in keras.ops, which runs on every backend, or export with the engine of the framework "
+        "they are written in."
+        if theirs or stage == "convert"
+        else "If the model has custom classes or functions, decorate each with "
+        "@keras.saving.register_keras_serializable() and let its get_config() return every argument of its __init__."
     )
+    return f"The model cannot be {what} on {engine}{where}: {type(error).__name__}: {_message(error)}. {advice}"
+
+
+def _message(error):
+    """The cause, which Keras puts last, after a page of configuration, and in bold."""
+    text = " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(error)).split())
+    return text.rpartition("Exception encountered: ")[2][:1000].rstrip(".")
 
 
 def _is_library(filename):
-    return "site-packages" in filename or "keras_vae" in filename or filename.startswith("<frozen")
+    return filename.startswith((_LIBRARIES, _OURS, "<frozen"))
+
+
+_LIBRARIES = str(pathlib.Path(str(keras.__file__)).parent.parent)  # site-packages, whatever it is called
+_OURS = str(pathlib.Path(__file__).parent.parent)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""Inputs to try a graph on, with the outputs that the model gives for them.
+
+Three kinds: ordinary (uniform over the range of the data, standard normal where there is none), extreme (the ends of
+the range, ten standard deviations) and held-out (data that the caller gives, and their latents).
+"""
+
+import keras
+import numpy as np
+
+from keras_vae import _train_step
+from keras_vae_export.errors import ExportError
+
+ROWS = 64
+_NUM_SAMPLES = {"ordinary": 3, "extreme": 5, "held-out": 2}
+# Of axes that a graph leaves free: two at a time, exchanged, so that neither a size nor its axis can be baked in. They
+# are multiples of 32, for networks that halve an image up to five times.
+_FREE_SIZES = {"ordinary": (32, 64), "extreme": (64, 32)}
+
+
+class Probe:
+    """Inputs and the outputs to expect.
+
+    Args:
+        kind: What to call them: "ordinary", "extreme", "held-out", or "recorded" in a bundle.
+        inputs, outputs: NumPy arrays by name, all of one length.
+    """
+
+    def __init__(self, kind, inputs, outputs):
+        self.kind, self.inputs, self.outputs = kind, inputs, outputs
+
+    def __len__(self):
+        return len(next(iter(self.inputs.values())))
+
+    def head(self, rows):
+        """The probe's first rows."""
+        return Probe(self.kind, _head(self.inputs, rows), _head(self.outputs, rows))
+
+
+def of(graphs, data=None):
+    """Probes for every graph of a model, by the graph's name.
+
+    Args:
+        graphs: What `graphs.of` returned.
+        data: Held-out examples: NumPy arrays by the name of the encoder's inputs, or None.
+
+    Raises:
+        ExportError: If the model does not run on one of them, or gives NaN.
+    """
+    encoder, decoder, *_ = graphs
+    held_out = {} if data is None else _head(data, ROWS)
+    found = {}
+    for graph in graphs:
+        run = _train_step.compiled(graph.network, graph.function)
+        rng = np.random.default_rng(0)
+        found[graph.name] = [_made(graph, run, "ordinary", _ordinary, held_out, rng)]
+        found[graph.name].append(_made(graph, run, "extreme", _extreme, held_out, rng))
+        if held_out:
+            inputs = _held_out_inputs(graph, held_out, rng)
+            if inputs is not None:
+                found[graph.name].append(answer(graph, run, "held-out", inputs))
+            if graph is encoder:
+                held_out[decoder.latents] = found[graph.name][-1].outputs["z_mean"]
+    return found
+
+
+def answer(graph, run, kind, inputs):
+    """A probe with the outputs that `run`, the model's function, gives for `inputs`."""
+    try:
+        outputs = run(*(inputs[tensor.name] for tensor in graph.inputs))
+    except Exception as error:  # whatever the user's layers raise
+        shapes = ", ".join(f"{name}: {array.shape}" for name, array in inputs.items())
+        raise ExportError(
+            f"The model itself does not run as {graph.name} on {kind} inputs of shape {shapes}: {error}. If it needs "
+            "inputs of another size or kind, give some with data=."
+        ) from error
+    outputs = {t.name: np.asarray(keras.ops.convert_to_numpy(outputs[t.name])) for t in graph.outputs}
+    for name, values in outputs.items():
+        if kind != "extreme" and not np.isfinite(values).all():
+            raise ExportError(
+                f"The model's {name} is not finite on {kind} inputs: there is nothing to compare a file with. Look "
+                "for NaN in its weights (keras_vae.callbacks.NonFiniteGuard stops training before they appear)."
+            )
+    return Probe(kind, inputs, outputs)
+
+
+def _made(graph, run, kind, make, held_out, rng):
+    """A probe with made inputs; at the sizes of the data, if those are given and the model runs at no other."""
+    sizes = {tensor.name: _sizes(tensor, kind) for tensor in graph.inputs}
+    given = {name: array.shape[1:] for name, array in held_out.items() if name in sizes}
+    inputs = {t.name: make(t, (ROWS, *sizes[t.name]), _range(graph, t, held_out), rng) for t in graph.inputs}
+    try:
+        return answer(graph, run, kind, inputs)
+    except ExportError:
+        if all(given.get(name, size) == size for name, size in sizes.items()):
+            raise
+    sizes |= given
+    inputs = {t.name: make(t, (ROWS, *sizes[t.name]), _range(graph, t, held_out), rng) for t in graph.inputs}
+    return answer(graph, run, kind, inputs)
+
+
+def _sizes(tensor, kind):
+    """The sizes after the batch, with a number for each that is free."""
+    free = (_NUM_SAMPLES[kind],) if "num_samples" in tensor.shape else _FREE_SIZES[kind]
+    return tuple(size if isinstance(size, int) else free[i % len(free)] for i, size in enumerate(tensor.shape[1:]))
+
+
+def _range(graph, tensor, held_out):
+    """The least and the greatest value of an input; None if it is real and has no bounds."""
+    if tensor.name in graph.ranges:
+        return graph.ranges[tensor.name]
+    if "float" in tensor.dtype:
+        return None
+    if tensor.name in held_out:
+        return int(held_out[tensor.name].min()), int(held_out[tensor.name].max())
+    if tensor.dtype == "bool":
+        return 0, 1
+    if tensor.dtype in ("uint8", "int8"):
+        return int(np.iinfo(tensor.dtype).min), int(np.iinfo(tensor.dtype).max)
+    raise ExportError(
+        f"The input {tensor.name} of the {graph.name} holds {tensor.dtype}, and nothing says which values it may have: "
+        "give examples with data=."
+    )
+
+
+def _ordinary(tensor, shape, limits, rng):
+    if limits is None:
+        return rng.standard_normal(shape).astype(tensor.dtype)
+    if "float" in tensor.dtype:
+        return rng.uniform(*_finite(limits), shape).astype(tensor.dtype)
+    return rng.integers(*limits, shape, endpoint=True).astype(tensor.dtype)
+
+
+def _extreme(tensor, shape, limits, rng):
+    low, high = _finite(limits or (-np.inf, np.inf))
+    values = rng.choice([low, high], shape)
+    if limits is None:
+        values = np.where(rng.random(shape) < 0.5, values, 10.0 * rng.standard_normal(shape))
+    values[0], values[1], values[2] = low, high, np.clip(0, low, high)
+    return values.astype(tensor.dtype)
+
+
+def _finite(limits):
+    """A range with its open ends ten from the other end, or from 0."""
+    low, high = limits
+    if not np.isfinite(low):
+        low = (high if np.isfinite(high) else 0.0) - 10.0
+    return low, high if np.isfinite(high) else max(low, 0.0) + 10.0
+
+
+def _held_out_inputs(graph, held_out, rng):
+    """The held-out data as inputs of a graph; None if they do not tell all of them."""
+    inputs = {}
+    for tensor in graph.inputs:
+        if tensor.name == "epsilon":
+            rows = len(next(iter(held_out.values())))
+            inputs["epsilon"] = rng.standard_normal((rows, _NUM_SAMPLES["held-out"], tensor.shape[-1]), dtype="float32")
+        elif tensor.name in held_out:
+            inputs[tensor.name] = held_out[tensor.name].astype(tensor.dtype, copy=False)
+        else:
+            return None
+    return inputs
+
+
+def _head(arrays, rows):
+    return {name: array[:rows] for name, array in arrays.items()}
