@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_vae import VAE, _checks, _files, _train_step
-from keras_vae_export import archive, converters, graphs, parity, probes, quantization
+from keras_vae_export import archive, converters, graphs, parity, probes, quantization, triton
 from keras_vae_export.converters import tidy
 from keras_vae_export.errors import ParityError
 from keras_vae_serving import BundleError, Manifest, manifest
@@ -22,7 +22,6 @@ MAX_BATCH_SIZE = 64
 MAX_ELBO_LOSS = 0.5
 MAX_EXAMPLES = 1000  # of the caller's data, to compare and measure on
 RECORDED = "probe.npz"
-_RECORDED_ROWS = 7
 
 # How far a model may be from its float32 self under a half-precision policy, scaled like `tolerance`. The rounding of
 # a few layers is a hundredth of it; this is for a model that is another one in float32.
@@ -121,9 +120,9 @@ def export(
             written[graph.name] = entry
         for name in precisions:
             written.update(quantization.variants(folder, written, name, held_out, max_elbo_loss))
-        _write_recorded(folder / RECORDED, tried)
+        probes.save(folder / RECORDED, tried)
         for entry in written.values():
-            (folder / entry.name / "config.pbtxt").write_text(triton_config(entry, max_batch_size))
+            (folder / entry.name / "config.pbtxt").write_text(triton.config(entry, max_batch_size))
         described = _describe(model, functions, written, engine, policies, folder)
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
     return described
@@ -150,7 +149,7 @@ def check(directory, providers="cpu", tolerance=None):
     described = Manifest.load(directory)
     if RECORDED not in described.files:
         raise BundleError(f"{directory} has no {RECORDED}, so there is nothing to compare its graphs with.")
-    recorded = _read_recorded(directory / RECORDED)
+    recorded = probes.load(directory / RECORDED)
     found = {}
     for graph in described.graphs.values():
         allowed = math.inf  # the differences of a smaller variant are in the manifest
@@ -160,36 +159,6 @@ def check(directory, providers="cpu", tolerance=None):
         probe = recorded[graph.name.removesuffix(f"_{graph.precision}")]
         found[graph.name] = parity.measure(directory, graph, [probe], allowed, providers)["max_abs_diff"]
     return found
-
-
-def triton_config(graph, max_batch_size):
-    """The text of Triton's config.pbtxt for a graph of the manifest."""
-    # A tensor of shape (batch,) has no dimensions left for Triton, which wants one: 1, reshaped away.
-    lines = [f'name: "{graph.name}"', 'backend: "onnxruntime"', f"max_batch_size: {max_batch_size}"]
-    for what, tensors in (("input", graph.inputs), ("output", graph.outputs)):
-        for tensor in tensors:
-            dims = [size if isinstance(size, int) else -1 for size in tensor.shape[1:]]
-            reshape = "" if dims else " reshape { shape: [ ] }"
-            dtype = _TRITON_DTYPES[tensor.dtype]
-            lines.append(f'{what} [ {{ name: "{tensor.name}" data_type: {dtype} dims: {dims or [1]}{reshape} }} ]')
-    # No waiting for more requests: whatever queued while a batch ran forms the next.
-    lines += ["dynamic_batching { }", "instance_group [ { count: 1 kind: KIND_AUTO } ]"]
-    return "\n".join(lines) + "\n"
-
-
-_TRITON_DTYPES = {
-    "float32": "TYPE_FP32",
-    "float64": "TYPE_FP64",
-    "int8": "TYPE_INT8",
-    "int16": "TYPE_INT16",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-    "uint8": "TYPE_UINT8",
-    "uint16": "TYPE_UINT16",
-    "uint32": "TYPE_UINT32",
-    "uint64": "TYPE_UINT64",
-    "bool": "TYPE_BOOL",
-}
 
 
 def _checked_model(model, likelihood):
@@ -351,25 +320,6 @@ def _version(name):
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
-
-
-def _write_recorded(path, tried):
-    """The first rows of each graph's ordinary inputs, which are made, and of the outputs: no data of the user's."""
-    arrays = {}
-    for graph, (ordinary, *_) in tried.items():
-        part = ordinary.head(_RECORDED_ROWS)
-        arrays |= {f"{graph}/inputs/{name}": value for name, value in part.inputs.items()}
-        arrays |= {f"{graph}/outputs/{name}": value for name, value in part.outputs.items()}
-    np.savez(path, **arrays)
-
-
-def _read_recorded(path):
-    found = {}
-    with np.load(path) as arrays:
-        for key in arrays.files:
-            graph, kind, name = key.split("/", 2)
-            found.setdefault(graph, {"inputs": {}, "outputs": {}})[kind][name] = arrays[key]
-    return {graph: probes.Probe("recorded", **parts) for graph, parts in found.items()}
 
 
 def _file(name):

@@ -11,6 +11,7 @@ from keras_vae import _train_step
 from keras_vae_export.errors import ExportError
 
 ROWS = 64
+_SAVED_ROWS = 7
 _NUM_SAMPLES = {"ordinary": 3, "extreme": 5, "held-out": 2}
 # Of axes that a graph leaves free: two at a time, exchanged, so that neither a size nor its axis can be baked in. They
 # are multiples of 32, for networks that halve an image up to five times.
@@ -81,6 +82,26 @@ def answer(graph, run, kind, inputs):
                 "for NaN in its weights (keras_vae.callbacks.NonFiniteGuard stops training before they appear)."
             )
     return Probe(kind, inputs, outputs)
+
+
+def save(path, probes):
+    """Writes the first rows of each graph's ordinary probe, whose inputs are made: no data of the user's."""
+    arrays = {}
+    for graph, (ordinary, *_) in probes.items():
+        part = ordinary.head(_SAVED_ROWS)
+        arrays |= {f"{graph}/inputs/{name}": value for name, value in part.inputs.items()}
+        arrays |= {f"{graph}/outputs/{name}": value for name, value in part.outputs.items()}
+    np.savez(path, **arrays)
+
+
+def load(path):
+    """The probes that `save` wrote, one for each graph, by its name."""
+    found = {}
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            graph, kind, name = key.split("/", 2)
+            found.setdefault(graph, {"inputs": {}, "outputs": {}})[kind][name] = arrays[key]
+    return {graph: Probe("recorded", **parts) for graph, parts in found.items()}
 
 
 def _made(graph, run, kind, make, held_out, rng):

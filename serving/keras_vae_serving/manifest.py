@@ -173,7 +173,8 @@ class Manifest:
                 raise BundleError(f"{path} has been changed: its sha256 is not the manifest's. Copy the bundle again.")
         for path in sorted(pathlib.Path(directory).glob("*/**/*")):
             # Triton serves the highest version it finds: decoder/2/model.onnx would be run in place of the one checked.
-            if path.is_file() and path.relative_to(directory).as_posix() not in self.files:
+            ours = path.relative_to(directory).as_posix() in self.files
+            if path.is_file() and not ours and not path.name.startswith("."):
                 raise BundleError(f"{path} is not part of the bundle: remove it, or export the model again.")
 
 
