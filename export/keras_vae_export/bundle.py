@@ -262,7 +262,7 @@ def _rounding(graph, tried, policies):
 
 
 def _blame_the_archive(loaded, functions, tried):
-    """Raises an ExportError if the model that Keras saves and loads is not the model: no engine could help that."""
+    """Raises a ParityError of its own if what Keras saves and loads is not the model: no engine could help that."""
     for copy, graph in zip(loaded, functions, strict=True):
         probe = tried[graph.name][0]
         run = _train_step.compiled(graph.network, graph.function)
