@@ -32,7 +32,9 @@ def main():
         )
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets with a page of log lines,
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and with this; its sums also differ from machine to machine
+    if arguments[:1] != ["export"]:
+        # and with this. But without it TensorFlow's CPU lacks some convolutions that a model to export may have.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
     from keras_vae import cli
 
