@@ -49,6 +49,7 @@ class Session:
 
     def __init__(self, directory, graph: Graph, providers="auto", threads=0):
         self.graph = graph
+        self.threads = threads
         path = pathlib.Path(directory) / graph.file
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

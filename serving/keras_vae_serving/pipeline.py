@@ -1,0 +1,203 @@
+"""A bundle as five verbs: NumPy in, NumPy out, no transport and no Keras.
+
+The verbs and their arguments are those of `keras_vae.VAE`, and so are the numbers: all noise comes from NumPy's
+generator, drawn in the same order, so that a seed gives here what it gives there.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+
+from keras_vae_serving.manifest import BundleError, Manifest
+from keras_vae_serving.session import Session
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, diag(exp(log_var))): two arrays of shape `(n, latent_dim)`."""
+
+    mean: np.ndarray
+    log_var: np.ndarray
+
+    def sample(self, seed=None):
+        """Draws z, `(n, latent_dim)`."""
+        epsilon = np.random.default_rng(seed).standard_normal(self.mean.shape, dtype="float32")
+        return self.mean + np.exp(0.5 * self.log_var) * epsilon
+
+
+class Pipeline:
+    """Runs the graphs of a bundle.
+
+    Args:
+        manifest: What is in the bundle.
+        sessions: Its graphs by "encoder", "decoder" and, where there is one, "elbo".
+        batch_size: Examples at a time; any number may be passed to the verbs.
+
+    Example:
+
+    >>> pipeline = Pipeline.load("bundle")
+    >>> pipeline.reconstruct(x)  # like x
+    >>> pipeline.score(x)  # nats per example: higher is stranger
+    >>> pipeline.sample(16, seed=0)
+    """
+
+    def __init__(self, manifest, sessions, batch_size=256):
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}.")
+        self.manifest = manifest
+        self.batch_size = batch_size
+        self._sessions = sessions
+
+    @classmethod
+    def load(cls, directory, providers="auto", precision="float32", threads=0, batch_size=256, verify=True):
+        """Opens a bundle.
+
+        Args:
+            directory: The folder.
+            providers: "auto", "cpu", "cuda" or a sequence; see `providers.resolve`.
+            precision: "float32", or "float16" or "int8" where the bundle has those variants.
+            threads: Threads inside an operator; 0 lets onnxruntime choose.
+            batch_size: Examples at a time.
+            verify: Whether the files' hashes are compared with the manifest's.
+
+        Raises:
+            BundleError: If it is not a whole, unchanged bundle, or has no such variant.
+            ProviderError: If a provider that was asked for cannot be used.
+        """
+        manifest = Manifest.load(directory, verify)
+        graphs = {
+            graph.name.removesuffix(f"_{precision}"): graph
+            for graph in manifest.graphs.values()
+            if graph.precision == precision
+        }
+        if not graphs:
+            have = ", ".join(sorted({graph.precision for graph in manifest.graphs.values()}))
+            raise BundleError(f"{directory} has no {precision} graphs; it has {have}. Export it with that precision.")
+        sessions = {name: Session(directory, graph, providers, threads) for name, graph in graphs.items()}
+        return cls(manifest, sessions, batch_size)
+
+    def encode(self, x):
+        """q(z|x): `(n, ...)` data, or a dict of arrays by input name, to a `Posterior`."""
+        outputs = self._run("encoder", self._inputs("encoder", x))
+        return Posterior(outputs["z_mean"], outputs["z_log_var"])
+
+    def decode(self, z):
+        """The mean of p(x|z): `(n, latent_dim)`, or a dict of arrays by input name, to `(n, ...)`."""
+        return self._run("decoder", self._inputs("decoder", z), ["x_mean"])["x_mean"]
+
+    def reconstruct(self, x, sample=False, seed=None):
+        """The mean of p(x|z) at the posterior mean or, if `sample`, at a z drawn from q(z|x)."""
+        posterior = self.encode(x)
+        return self.decode(posterior.sample(seed) if sample else posterior.mean)
+
+    def sample(self, n, seed=None):
+        """The mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`."""
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be a whole number of at least 1; got {n!r}.")
+        prior = self.manifest.prior
+        if prior is None or prior["name"] != "DiagonalNormal":
+            raise BundleError(
+                f"This bundle's prior is {prior and prior['name']}, from which nothing can be drawn here."
+            )
+        mean, log_var = (np.asarray(prior["config"][name], "float32") for name in ("mean", "log_var"))
+        return self.decode(Posterior(*(np.broadcast_to(part, (n, len(part))) for part in (mean, log_var))).sample(seed))
+
+    def interpolate(self, a, b, steps=10):
+        """The decoded straight line between the posterior means of two examples, both ends included: `(steps, ...)`."""
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 2:
+            raise ValueError(f"steps, which counts both ends, must be a whole number of at least 2; got {steps!r}.")
+        a, b = np.asarray(a), np.asarray(b)
+        if a.shape != b.shape:
+            raise ValueError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
+        start, end = self.encode(np.stack([a, b])).mean
+        t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
+        return self.decode((1.0 - t) * start + t * end)
+
+    def score(self, x, num_samples=1, seed=0):
+        """The negative ELBO of each example, `(n,)`, in nats: the anomaly score, an upper bound of -log p(x).
+
+        Args:
+            x: `(n, ...)` data.
+            num_samples: Draws of z that it is averaged over; they count towards `batch_size`.
+            seed: Of the draws; the same seed scores the same data the same.
+        """
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
+            raise ValueError(f"num_samples must be a whole number of at least 1; got {num_samples!r}.")
+        if "elbo" not in self._sessions:
+            raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
+        inputs = self._inputs("elbo", x)
+        rng, scores = np.random.default_rng(seed), []
+        for part in _parts(inputs, max(1, self.batch_size // num_samples)):
+            shape = (len(next(iter(part.values()))), num_samples, self.manifest.latent_dim)
+            part["epsilon"] = rng.standard_normal(shape, dtype="float32")
+            outputs = self._sessions["elbo"].run(part)
+            scores.append(outputs["reconstruction"] + outputs["kl"])
+        return np.concatenate(scores)
+
+    def describe(self):
+        """What runs, and where, as a dict that can be written as JSON."""
+        return {
+            "onnxruntime": onnxruntime.__version__,
+            "batch_size": self.batch_size,
+            "likelihood": self.manifest.likelihood,
+            "latent_dim": self.manifest.latent_dim,
+            "data_shape": list(self.manifest.data_shape),
+            "graphs": {
+                name: {"precision": session.graph.precision, "providers": session.providers, "threads": session.threads}
+                for name, session in self._sessions.items()
+            },
+        }
+
+    def _run(self, name, inputs, outputs=None):
+        """Runs a graph over any number of examples."""
+        session = self._sessions[name]
+        batches = [session.run(part, outputs) for part in _parts(inputs, self.batch_size)]
+        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+    def _inputs(self, name, value):
+        """The caller's array, or dict of arrays, as inputs of a graph: checked, and of its dtypes."""
+        expected = [tensor for tensor in self._sessions[name].graph.inputs if tensor.name != "epsilon"]
+        value = value if isinstance(value, dict) else {expected[0].name: value}
+        names = [tensor.name for tensor in expected]
+        if set(value) != set(names):
+            raise ValueError(f"The {name} takes {names}; got {sorted(value)}. Pass a dict of arrays by these names.")
+        return {tensor.name: self._checked(tensor, value[tensor.name]) for tensor in expected}
+
+    def _checked(self, tensor, value):
+        array = np.asarray(value)
+        if array.dtype.kind not in ("biuf" if "float" in tensor.dtype else "biu"):
+            raise ValueError(f"{tensor.name} must hold {tensor.dtype}; got {array.dtype}.")
+        array = array.astype(tensor.dtype, copy=False)
+        if array.ndim == len(tensor.shape) - 1 and _fits(array.shape, tensor.shape[1:]):
+            raise ValueError(
+                f"{tensor.name} must have shape {tensor.shape_text}; got {array.shape}, which looks like one example: "
+                f"add the batch axis with {tensor.name}[None]."
+            )
+        tensor.check(array)
+        if len(array) == 0:
+            raise ValueError(f"{tensor.name} holds no examples: its shape is {array.shape}.")
+        if array.dtype.kind == "f":
+            self._check_values(tensor.name, array)
+        return array
+
+    def _check_values(self, name, array):
+        low, high = float(array.min()), float(array.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError(f"{name} contains NaN or infinite values: remove or fill in such examples.")
+        limits = self.manifest.data_range if name == "x" else None
+        if limits is not None and not (limits[0] <= low and high <= limits[1]):
+            fix = " Divide it by 255." if limits == (0.0, 1.0) and low >= 0.0 and 1.0 < high <= 255.0 else ""
+            raise ValueError(
+                f"{name} must lie in [{limits[0]:g}, {limits[1]:g}], as the model's likelihood says; it ranges from "
+                f"{low:g} to {high:g}.{fix}"
+            )
+
+
+def _parts(arrays, size):
+    """The arrays, in pieces of up to `size` examples."""
+    for start in range(0, len(next(iter(arrays.values()))), size):
+        yield {name: array[start : start + size] for name, array in arrays.items()}
+
+
+def _fits(shape, expected):
+    return all(isinstance(e, str) or e == got for e, got in zip(expected, shape, strict=True))

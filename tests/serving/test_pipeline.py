@@ -1,0 +1,121 @@
+"""The verbs of a bundle give the numbers of the model that it was exported from, and refuse what makes no sense."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_vae
+import keras_vae_export
+from keras_vae_serving import BundleError, Pipeline
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def x():
+    return keras_vae.datasets.load("digits", binarize="threshold").test[:70]
+
+
+@pytest.fixture(scope="module")
+def vae():
+    """With a prior that is not the standard one."""
+    keras.utils.set_random_seed(2)
+    prior = keras_vae.DiagonalNormal([1.0, -1.0, 0.5], [0.5, 0.0, -1.0])
+    return keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 3, hidden=(16,)), prior=prior, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(vae, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline") / "bundle"
+    keras_vae_export.export(vae, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return Pipeline.load(folder, providers="cpu", batch_size=32)
+
+
+def test_every_verb_gives_the_numbers_of_the_model(vae, pipeline, x):
+    posterior, expected = pipeline.encode(x), vae.encode(x)
+    np.testing.assert_allclose(posterior.mean, expected.mean, atol=1e-5)
+    np.testing.assert_allclose(posterior.log_var, expected.log_var, atol=1e-5)
+    np.testing.assert_allclose(posterior.sample(3), expected.sample(seed=3), atol=1e-5)
+    np.testing.assert_allclose(pipeline.decode(posterior.mean), vae.decode(expected.mean), atol=1e-5)
+    np.testing.assert_allclose(pipeline.reconstruct(x), vae.reconstruct(x), atol=1e-5)
+    np.testing.assert_allclose(pipeline.reconstruct(x, sample=True, seed=4), vae.reconstruct(x, True, 4), atol=1e-5)
+    np.testing.assert_allclose(pipeline.sample(40, seed=5), vae.sample(40, seed=5), atol=1e-5)
+    np.testing.assert_allclose(pipeline.interpolate(x[0], x[1], 7), vae.interpolate(x[0], x[1], 7), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_samples", [1, 5, 100])
+def test_the_score_is_the_negative_elbo_of_the_model(vae, pipeline, x, num_samples):
+    expected = -vae.elbo(x, num_samples, seed=6)
+    np.testing.assert_allclose(pipeline.score(x, num_samples, seed=6), expected, rtol=1e-5)
+    np.testing.assert_array_equal(pipeline.score(x, num_samples), pipeline.score(x, num_samples, seed=0))
+
+
+def test_the_size_of_the_batches_changes_nothing(folder, pipeline, x):
+    whole = Pipeline.load(folder, providers="cpu", batch_size=1000)
+    np.testing.assert_allclose(whole.reconstruct(x), pipeline.reconstruct(x), atol=1e-6)
+    np.testing.assert_allclose(whole.score(x, 3), pipeline.score(x, 3), rtol=1e-5)
+
+
+def test_numbers_of_other_types_are_taken(pipeline, x):
+    expected = pipeline.encode(x).mean
+    for other in (x.astype("float64"), x.astype("uint8"), x.astype(bool), x.tolist()):
+        np.testing.assert_array_equal(pipeline.encode(other).mean, expected)
+
+
+def test_variants_are_chosen_by_precision(bundle):
+    x = keras_vae.datasets.load("digits", binarize="threshold").test
+    exact, rounded = (Pipeline.load(bundle, "cpu", precision).score(x).mean() for precision in ("float32", "int8"))
+    assert 0.0 < abs(exact - rounded) < 0.5
+    with pytest.raises(BundleError, match="has no float16 graphs; it has float32, int8"):
+        Pipeline.load(bundle, precision="float16")
+
+
+def test_it_describes_itself(pipeline):
+    described = json.loads(json.dumps(pipeline.describe()))
+    assert described["graphs"]["decoder"] == {
+        "precision": "float32",
+        "providers": ["CPUExecutionProvider"],
+        "threads": 0,
+    }
+    assert described["data_shape"] == [8, 8, 1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p, x: p.encode(x[0]), r"looks like one example: add the batch axis with x\[None\]"),
+        (lambda p, x: p.encode(x[..., 0]), r"x must have shape \(batch, 8, 8, 1\); got \(70, 8, 8\)"),
+        (lambda p, x: p.encode(255 * x), r"x must lie in \[0, 1\].* ranges from 0 to 255. Divide it by 255"),
+        (lambda p, x: p.encode(x - 0.5), r"x must lie in \[0, 1\].* ranges from -0.5 to 0.5\.$"),
+        (lambda p, x: p.score(np.full_like(x, np.nan)), "x contains NaN"),
+        (lambda p, x: p.encode(x[:0]), "x holds no examples"),
+        (lambda p, x: p.encode(np.array(["a"])), "x must hold float32; got <U1"),
+        (lambda p, x: p.encode({"image": x}), r"encoder takes \['x'\]; got \['image'\]"),
+        (lambda p, x: p.decode(np.zeros((2, 4))), r"z must have shape \(batch, 3\); got \(2, 4\)"),
+        (lambda p, x: p.decode(np.full((2, 3), np.inf)), "z contains NaN or infinite"),
+        (lambda p, x: p.sample(0), "n must be a whole number of at least 1; got 0"),
+        (lambda p, x: p.score(x, num_samples=1.5), "num_samples must be a whole number"),
+        (lambda p, x: p.interpolate(x[0], x[1], 1), "steps, which counts both ends,"),
+        (lambda p, x: p.interpolate(x[0], x[1][0]), "two examples of one shape"),
+    ],
+)
+def test_mistakes_are_sentences(pipeline, x, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(pipeline, x)
+
+
+def test_a_pair_has_no_score_and_no_prior(tmp_path):
+    keras_vae_export.export(keras_vae.networks.mlp((4,), 2, hidden=(3,)), tmp_path / "bundle", likelihood="bce")
+    pipeline = Pipeline.load(tmp_path / "bundle", providers="cpu")
+    assert pipeline.reconstruct(np.zeros((2, 4))).shape == (2, 4)
+    with pytest.raises(BundleError, match="no elbo graph: it was exported from a pair"):
+        pipeline.score(np.zeros((2, 4)))
+    with pytest.raises(BundleError, match="prior is None"):
+        pipeline.sample(2)
