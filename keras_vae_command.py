@@ -12,7 +12,8 @@ import pathlib
 import sys
 from typing import NoReturn
 
-BACKENDS = ("tensorflow", "jax", "torch")
+# In the order of preference where nobody says: TensorFlow last, as it may be there for the exporter only.
+BACKENDS = ("jax", "torch", "tensorflow")
 
 
 def main():

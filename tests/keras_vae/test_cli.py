@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -234,4 +235,14 @@ def test_a_backend_other_than_the_running_one_is_refused(capsys):
 def test_an_unknown_backend_is_a_sentence():
     done = command("quickstart", KERAS_BACKEND="theano")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "no backend 'theano': choose one of tensorflow, jax, torch" in done.stderr
+    assert "no backend 'theano': choose one of jax, torch, tensorflow" in done.stderr
+
+
+@pytest.mark.once
+@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
+def test_tensorflow_may_be_there_for_the_exporter_only(tmp_path):
+    """Who installs [jax,export] gets JAX, though TensorFlow comes along."""
+    done = command(
+        "train", "--data", "digits", *QUICK, "--output", str(tmp_path / "out"), KERAS_HOME=str(tmp_path / "no_settings")
+    )
+    assert " on jax." in done.stdout, done.stderr
