@@ -4,6 +4,7 @@ The verbs and their arguments are those of `keras_vae.VAE`, and so are the numbe
 generator, drawn in the same order, so that a seed gives here what it gives there.
 """
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -42,10 +43,8 @@ class Pipeline:
     """
 
     def __init__(self, manifest, sessions, batch_size=256):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}.")
         self.manifest = manifest
-        self.batch_size = batch_size
+        self.batch_size = _whole_number("batch_size", batch_size)
         self._sessions = sessions
 
     @classmethod
@@ -92,8 +91,7 @@ class Pipeline:
 
     def sample(self, n, seed=None):
         """The mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`."""
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1; got {n!r}.")
+        n = _whole_number("n", n)
         prior = self.manifest.prior
         if prior is None or prior["name"] != "DiagonalNormal":
             raise BundleError(
@@ -104,8 +102,7 @@ class Pipeline:
 
     def interpolate(self, a, b, steps=10):
         """The decoded straight line between the posterior means of two examples, both ends included: `(steps, ...)`."""
-        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 2:
-            raise ValueError(f"steps, which counts both ends, must be a whole number of at least 2; got {steps!r}.")
+        steps = _whole_number("steps, which counts both ends,", steps, least=2)
         a, b = np.asarray(a), np.asarray(b)
         if a.shape != b.shape:
             raise ValueError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
@@ -121,8 +118,7 @@ class Pipeline:
             num_samples: Draws of z that it is averaged over; they count towards `batch_size`.
             seed: Of the draws; the same seed scores the same data the same.
         """
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
-            raise ValueError(f"num_samples must be a whole number of at least 1; got {num_samples!r}.")
+        num_samples = _whole_number("num_samples", num_samples)
         if "elbo" not in self._sessions:
             raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
         inputs = self._inputs("elbo", x)
@@ -191,6 +187,12 @@ class Pipeline:
                 f"{name} must lie in [{limits[0]:g}, {limits[1]:g}], as the model's likelihood says; it ranges from "
                 f"{low:g} to {high:g}.{fix}"
             )
+
+
+def _whole_number(name, value, least=1):
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+    return int(value)
 
 
 def _parts(arrays, size):
