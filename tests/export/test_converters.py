@@ -17,7 +17,7 @@ import families
 import keras_vae
 import keras_vae_export
 from keras_vae_export import ConversionError, ExportError, archive, bundle, converters
-from keras_vae_export.converters import tidy
+from keras_vae_export.converters import canonical, tidy
 
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 
@@ -237,3 +237,22 @@ def test_negative_padding_becomes_output_padding():
     tidy._mend_padding(graph)
     attributes = {attribute.name: list(attribute.ints) for attribute in graph.node[0].attribute}
     assert attributes == {"pads": [0, 0, 0, 0], "strides": [2, 2], "output_padding": [1, 1]}
+
+
+@pytest.mark.once
+def test_which_of_two_equal_outputs_is_the_copy_is_settled():
+    """tf2onnx writes the body of a GRU either way, from run to run."""
+
+    def graph(original, copy):
+        make = onnx.helper.make_node
+        nodes = [make("Relu", ["x"], [original]), make("Identity", [original], [copy])]
+        values = [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch"]) for name in ("a", "b", "x")
+        ]
+        made = onnx.helper.make_graph(nodes, "g", values[2:], values[:2])
+        canonical.canonical(made)
+        onnx.checker.check_model(onnx.helper.make_model(made))
+        return made
+
+    assert graph("a", "b") == graph("b", "a")
+    assert [node.op_type for node in graph("b", "a").node] == ["Relu", "Identity"]

@@ -24,6 +24,7 @@ def nodes(graph):
 def _canonical(graph, outer, own, prefix):
     """Renames a graph, given the new names of what it sees from outside and of its inputs and outputs."""
     names = {**outer, **own}
+    _settle_copies(graph)
     ordered, weights = _in_order_of_need(graph), {tensor.name: tensor for tensor in graph.initializer}
     used = []
     for name in (name for node in ordered for name in _reads(node)):
@@ -47,6 +48,7 @@ def _canonical(graph, outer, own, prefix):
             made |= {value.name for value in body.input}
             renamed = {name: new for name, new in renamed.items() if name in made}
             _canonical(body, names, renamed, inside)
+            body.name = inside.rstrip("/")
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
     for values in (graph.input, graph.output, used):
@@ -54,6 +56,22 @@ def _canonical(graph, outer, own, prefix):
             value.name = names.get(value.name, value.name)
     _replace(graph.node, ordered)
     _replace(graph.initializer, used)
+
+
+def _settle_copies(graph):
+    """Where one output is a copy of another, as in a loop of tf2onnx's, makes the earlier one the original, which all read."""
+    position = {value.name: i for i, value in enumerate(graph.output)}
+    for copy in graph.node:
+        if copy.op_type != "Identity" or copy.input[0] not in position or copy.output[0] not in position:
+            continue
+        source = next((node for node in graph.node if copy.input[0] in node.output), None)
+        if source is None:
+            continue
+        first, second = sorted((copy.input[0], copy.output[0]), key=position.get)
+        source.output[:] = [first if name == copy.input[0] else name for name in source.output]
+        copy.input[:], copy.output[:] = [first], [second]
+        for node in graph.node:
+            node.input[:] = [first if name == second else name for name in node.input]
 
 
 def _in_order_of_need(graph):
