@@ -59,7 +59,7 @@ def _canonical(graph, outer, own, prefix):
 
 
 def _settle_copies(graph):
-    """Where one output is a copy of another, as in a loop of tf2onnx's, makes the earlier one the original, which all read."""
+    """Where one output is a copy of another, as in tf2onnx's loops, makes the earlier the original, which all read."""
     position = {value.name: i for i, value in enumerate(graph.output)}
     for copy in graph.node:
         if copy.op_type != "Identity" or copy.input[0] not in position or copy.output[0] not in position:
@@ -67,7 +67,7 @@ def _settle_copies(graph):
         source = next((node for node in graph.node if copy.input[0] in node.output), None)
         if source is None:
             continue
-        first, second = sorted((copy.input[0], copy.output[0]), key=position.get)
+        first, second = sorted((copy.input[0], copy.output[0]), key=lambda name: position[name])
         source.output[:] = [first if name == copy.input[0] else name for name in source.output]
         copy.input[:], copy.output[:] = [first], [second]
         for node in graph.node:
