@@ -18,6 +18,8 @@ BACKENDS = ("jax", "torch", "tensorflow")
 
 def main():
     arguments = sys.argv[1:]
+    if arguments[:1] == ["serve"]:  # needs no Keras and no backend
+        return _serve(arguments[1:])
     installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
     backend = (
         _asked_for(arguments) or os.environ.get("KERAS_BACKEND") or _configured(installed) or (installed or [None])[0]
@@ -41,6 +43,14 @@ def main():
 
     # Imported where it is wanted: the library and the exporter do not know each other, and the exporter may be missing.
     return cli.main(arguments, exporter=lambda: importlib.import_module("keras_vae_export"))
+
+
+def _serve(arguments):
+    try:
+        server = importlib.import_module("keras_vae_serving.__main__")
+    except ModuleNotFoundError as error:
+        _fail(str(error))
+    return server.main(arguments, prog="keras-vae serve")
 
 
 def _asked_for(arguments):

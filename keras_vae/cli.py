@@ -72,13 +72,15 @@ def quickstart(options):
     """Trains on the embedded digits with settings known to work."""
     settings = {**QUICKSTART, "epochs": options.epochs or QUICKSTART["epochs"], "seed": options.seed}
     vae, test = _train(settings, options.output, options.overwrite)
+    following = [f"keras-vae sample {options.output}"]
     try:
         exporter = options.exporter()
     except ModuleNotFoundError as error:
         print(f"No ONNX files: {error}")
     else:
         _export(exporter, vae, pathlib.Path(options.output) / "bundle", data=test)
-    print(f"\nNext: keras-vae sample {options.output}")
+        following.append(f"keras-vae serve {options.output}/bundle")
+    print(f"\nNext: {', or '.join(following)}")
     print(f"or, in Python: keras.saving.load_model('{options.output}/model.keras')")
 
 
@@ -427,6 +429,9 @@ def _parser():
     command.add_argument("--max-batch-size", type=_count, default=64, help="for Triton (default 64)")
     command.add_argument("--simplify", action="store_true", help="run onnxslim over the graphs")
     command.add_argument("--overwrite", action="store_true", help="replace the bundle if it exists")
+
+    # For the list of commands only: `keras_vae_command.py` has handed it to keras_vae_serving, which knows no Keras.
+    commands.add_parser("serve", help="Serves exported bundles over HTTP, with a page to look at them.")
     return parser
 
 

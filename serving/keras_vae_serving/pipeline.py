@@ -45,7 +45,9 @@ class Pipeline:
     def __init__(self, manifest, sessions, batch_size=256):
         self.manifest = manifest
         self.batch_size = _whole_number("batch_size", batch_size)
-        self._sessions = sessions
+        self.sessions = sessions
+        names = self._input_names("decoder")
+        self.z = "z" if "z" in names else names[0]  # what the decoder calls the latents
 
     @classmethod
     def load(cls, directory, providers="auto", precision="float32", threads=0, batch_size=256, verify=True):
@@ -77,28 +79,25 @@ class Pipeline:
 
     def encode(self, x):
         """q(z|x): `(n, ...)` data, or a dict of arrays by input name, to a `Posterior`."""
-        outputs = self._run("encoder", self._inputs("encoder", x))
+        outputs = self._run("encoder", self.check("encoder", x))
         return Posterior(outputs["z_mean"], outputs["z_log_var"])
 
     def decode(self, z):
         """The mean of p(x|z): `(n, latent_dim)`, or a dict of arrays by input name, to `(n, ...)`."""
-        return self._run("decoder", self._inputs("decoder", z), ["x_mean"])["x_mean"]
+        return self._run("decoder", self.check("decoder", z), ["x_mean"])["x_mean"]
 
     def reconstruct(self, x, sample=False, seed=None):
-        """The mean of p(x|z) at the posterior mean or, if `sample`, at a z drawn from q(z|x)."""
-        posterior = self.encode(x)
-        return self.decode(posterior.sample(seed) if sample else posterior.mean)
+        """The mean of p(x|z) at the posterior mean or, if `sample`, at a z drawn from q(z|x).
+
+        What else the decoder takes beside z, such as a label, is taken from the dict `x`.
+        """
+        encoder, decoder = self.split(x)
+        posterior = self.encode(encoder)
+        return self.decode({self.z: posterior.sample(seed) if sample else posterior.mean, **decoder})
 
     def sample(self, n, seed=None):
         """The mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`."""
-        n = _whole_number("n", n)
-        prior = self.manifest.prior
-        if prior is None or prior["name"] != "DiagonalNormal":
-            raise BundleError(
-                f"This bundle's prior is {prior and prior['name']}, from which nothing can be drawn here."
-            )
-        mean, log_var = (np.asarray(prior["config"][name], "float32") for name in ("mean", "log_var"))
-        return self.decode(Posterior(*(np.broadcast_to(part, (n, len(part))) for part in (mean, log_var))).sample(seed))
+        return self.decode(self.draw(n, seed))
 
     def interpolate(self, a, b, steps=10):
         """The decoded straight line between the posterior means of two examples, both ends included: `(steps, ...)`."""
@@ -119,14 +118,13 @@ class Pipeline:
             seed: Of the draws; the same seed scores the same data the same.
         """
         num_samples = _whole_number("num_samples", num_samples)
-        if "elbo" not in self._sessions:
+        if "elbo" not in self.sessions:
             raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
-        inputs = self._inputs("elbo", x)
+        inputs = self.check("elbo", x)
         rng, scores = np.random.default_rng(seed), []
         for part in _parts(inputs, max(1, self.batch_size // num_samples)):
-            shape = (len(next(iter(part.values()))), num_samples, self.manifest.latent_dim)
-            part["epsilon"] = rng.standard_normal(shape, dtype="float32")
-            outputs = self._sessions["elbo"].run(part)
+            part["epsilon"] = self.noise(len(next(iter(part.values()))), num_samples, rng)
+            outputs = self.sessions["elbo"].run(part)
             scores.append(outputs["reconstruction"] + outputs["kl"])
         return np.concatenate(scores)
 
@@ -140,24 +138,70 @@ class Pipeline:
             "data_shape": list(self.manifest.data_shape),
             "graphs": {
                 name: {"precision": session.graph.precision, "providers": session.providers, "threads": session.threads}
-                for name, session in self._sessions.items()
+                for name, session in self.sessions.items()
             },
         }
 
-    def _run(self, name, inputs, outputs=None):
-        """Runs a graph over any number of examples."""
-        session = self._sessions[name]
-        batches = [session.run(part, outputs) for part in _parts(inputs, self.batch_size)]
-        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    def check(self, name, value):
+        """The array, or dict of arrays, as what a graph takes: of its dtypes, and found to fit it.
 
-    def _inputs(self, name, value):
-        """The caller's array, or dict of arrays, as inputs of a graph: checked, and of its dtypes."""
-        expected = [tensor for tensor in self._sessions[name].graph.inputs if tensor.name != "epsilon"]
+        Raises:
+            ValueError: If it does not; says what is wrong and what to do.
+        """
+        expected = [tensor for tensor in self.sessions[name].graph.inputs if tensor.name != "epsilon"]
         value = value if isinstance(value, dict) else {expected[0].name: value}
         names = [tensor.name for tensor in expected]
         if set(value) != set(names):
             raise ValueError(f"The {name} takes {names}; got {sorted(value)}. Pass a dict of arrays by these names.")
         return {tensor.name: self._checked(tensor, value[tensor.name]) for tensor in expected}
+
+    def split(self, x):
+        """What `reconstruct` is given, as what the encoder takes and what the decoder takes beside z."""
+        if not isinstance(x, dict):
+            return x, {}
+        beside = set(self._input_names("decoder")) - {self.z}
+        decoder_only = beside - set(self._input_names("encoder"))
+        encoder = {name: value for name, value in x.items() if name not in decoder_only}
+        return encoder, {name: value for name, value in x.items() if name in beside}
+
+    def draw(self, n, seed=None):
+        """Draws z from the prior, `(n, latent_dim)`."""
+        n = _whole_number("n", n)
+        prior = self.manifest.prior
+        if prior is None or prior["name"] != "DiagonalNormal":
+            raise BundleError(
+                f"This bundle's prior is {prior and prior['name']}, from which nothing can be drawn here."
+            )
+        mean, log_var = (np.asarray(prior["config"][name], "float32") for name in ("mean", "log_var"))
+        return Posterior(*(np.broadcast_to(part, (n, len(part))) for part in (mean, log_var))).sample(seed)
+
+    def noise(self, n, num_samples, seed):
+        """Draws what the elbo graph calls epsilon, `(n, num_samples, latent_dim)`."""
+        shape = (n, num_samples, self.manifest.latent_dim)
+        return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+
+    def latent_activity(self, draws=16, seed=0):
+        """How much each latent moves what is decoded, `(latent_dim,)`: 0 is a latent that the decoder ignores.
+
+        The root of the mean squared change of p(x|z)'s mean, over the data's dimensions and `draws` values of z from
+        the prior, when that latent alone is drawn anew. It needs no data, unlike the count of active units.
+        """
+        z, anew = np.split(self.draw(2 * _whole_number("draws", draws), seed), 2)
+        before, activity = self.decode(z), []
+        for i in range(z.shape[1]):
+            moved = z.copy()
+            moved[:, i] = anew[:, i]
+            activity.append(np.sqrt(np.mean(np.square(self.decode(moved) - before, dtype="float64"))))
+        return np.array(activity)
+
+    def _run(self, name, inputs, outputs=None):
+        """Runs a graph over any number of examples."""
+        session = self.sessions[name]
+        batches = [session.run(part, outputs) for part in _parts(inputs, self.batch_size)]
+        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+    def _input_names(self, name):
+        return [tensor.name for tensor in self.sessions[name].graph.inputs]
 
     def _checked(self, tensor, value):
         array = np.asarray(value)

@@ -1,0 +1,61 @@
+"""What Prometheus is told: requests, their time and outcome, batch sizes, queues, and the process itself."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The numbers of one server, in a registry of their own."""
+
+    def __init__(self):
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._requests = Counter(
+            "keras_vae_requests", "Requests answered.", ("model", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "keras_vae_request_seconds",
+            "From the head of a request to its answer.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._batches = Histogram(
+            "keras_vae_batch_rows", "Examples in one run of a graph.", ("graph",), buckets=_ROWS, registry=self.registry
+        )
+        self._loads = Counter("keras_vae_loads", "Bundles loaded again.", ("outcome",), registry=self.registry)
+        self._queue = Gauge(
+            "keras_vae_queue_rows", "Examples that wait or run.", ("bundle", "version", "graph"), registry=self.registry
+        )
+        self._bound = {}
+
+    def answered(self, model, status, seconds):
+        """Counts a request; `model` must be the name of a model, or "unknown", as labels are kept for ever."""
+        bound = self._bound.get((model, status))
+        if bound is None:
+            bound = self._bound[model, status] = self._requests.labels(model, status), self._seconds.labels(model)
+        bound[0].inc()
+        bound[1].observe(seconds)
+
+    def ran(self, graph, rows):
+        """Counts a run of a graph."""
+        bound = self._bound.get(graph)
+        if bound is None:
+            bound = self._bound[graph] = self._batches.labels(graph)
+        bound.observe(rows)
+
+    def loaded(self, outcome):
+        """Counts a bundle loaded again: "installed" or "refused"."""
+        self._loads.labels(outcome).inc()
+
+    def text(self, bundles):
+        """The numbers in Prometheus's format."""
+        for bundle in bundles:
+            for graph, batcher in bundle.models.batchers.items():
+                self._queue.labels(bundle.name, bundle.version, graph).set(batcher.waiting)
+        return generate_latest(self.registry)

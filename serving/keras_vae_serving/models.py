@@ -1,0 +1,250 @@
+"""What is served of a bundle: its graphs as they are, and the pipeline's verbs over them.
+
+A graph (`encoder`, `decoder`, `elbo`) takes and gives what it takes and gives on Triton, so that a client moves there
+without change. A verb (`encode`, `decode`, `reconstruct`, `sample`, `score`) is the `Pipeline`'s method of that name:
+the same checks, the same noise, the same numbers, but awaited, as it shares each run of a graph with other callers.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from keras_vae_serving.batching import Batcher
+from keras_vae_serving.manifest import Tensor
+from keras_vae_serving.pipeline import Pipeline, Posterior
+from keras_vae_serving.protocol import ProtocolError, all_finite
+
+MAX_SEED = 2**63
+
+
+@dataclass(frozen=True)
+class Model:
+    """One thing that can be asked for.
+
+    Args:
+        name: As in the URL.
+        description: A sentence.
+        inputs, outputs: With "batch" first; for a verb, inputs of any numeric dtype are converted.
+        run: `await run(inputs, parameters)` gives a dict of arrays by output name.
+        parameters: What each parameter of a request means, by name.
+    """
+
+    name: str
+    description: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    run: Callable[..., Awaitable[dict[str, np.ndarray]]]
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+class Models:
+    """The models of one bundle, and the threads that run them.
+
+    Args:
+        directory: The bundle.
+        max_rows: Examples in one request.
+        providers, precision, threads: As for `Pipeline.load`.
+        max_batch, max_queue: As for `Batcher`.
+        on_batch: Called with the name of the graph and the number of examples of each run.
+
+    Raises:
+        BundleError, ProviderError: If the bundle cannot be run.
+    """
+
+    def __init__(
+        self,
+        directory,
+        max_rows=1024,
+        providers="auto",
+        precision="float32",
+        threads=1,
+        max_batch=64,
+        max_queue=4096,
+        on_batch=lambda graph, rows: None,
+    ):
+        self.pipeline = Pipeline.load(directory, providers, precision, threads, batch_size=max_batch)
+        self.max_rows = max_rows
+        sessions = self.pipeline.sessions
+        self.batchers = {
+            name: Batcher(session, max_batch, max_queue, lambda rows, name=name: on_batch(name, rows))
+            for name, session in sessions.items()
+        }
+        encoder, decoder = sessions["encoder"].graph, sessions["decoder"].graph
+        beside = tuple(tensor for tensor in decoder.inputs if tensor.name not in self._names(encoder.inputs, "z"))
+        models = [self._graph(name) for name in sessions]
+        models += [
+            Model("encode", "q(z|x): its mean and log-variance.", encoder.inputs, encoder.outputs, self._encode),
+            Model("decode", "The mean of p(x|z).", decoder.inputs, decoder.outputs, self._decode),
+            Model(
+                "reconstruct",
+                "The mean of p(x|z), with z from q(z|x).",
+                encoder.inputs + beside,
+                decoder.outputs,
+                self._reconstruct,
+                {
+                    "sample": "Draw z from q(z|x), in place of its mean (false).",
+                    "seed": "Of the draw; without one, it differs each time.",
+                },
+            ),
+        ]
+        if self._can_draw():
+            models.append(
+                Model(
+                    "sample",
+                    "The mean of p(x|z), with z drawn from the prior.",
+                    (),
+                    decoder.outputs,
+                    self._sample,
+                    {"n": "How many (1).", "seed": "Of the draw; without one, it differs each time."},
+                )
+            )
+        if "elbo" in sessions:
+            x = tuple(tensor for tensor in sessions["elbo"].graph.inputs if tensor.name != "epsilon")
+            outputs = tuple(Tensor(name, "float32", ("batch",)) for name in ("negative_elbo", "reconstruction", "kl"))
+            models.append(
+                Model(
+                    "score",
+                    "The negative ELBO of each example and its two terms, in nats: the anomaly score.",
+                    x,
+                    outputs,
+                    self._score,
+                    {"num_samples": "Draws of z that it is averaged over (1).", "seed": "Of the draws (0)."},
+                )
+            )
+        self.by_name = {model.name: model for model in models}
+
+    def close(self):
+        """Runs what is waiting, then ends the threads."""
+        for batcher in self.batchers.values():
+            batcher.close()
+
+    def _graph(self, name):
+        graph, batcher = self.pipeline.sessions[name].graph, self.batchers[name]
+
+        async def run(inputs, parameters):
+            self._check_parameters(name, parameters)
+            self._check_rows(inputs)
+            for key, array in inputs.items():
+                if array.size == 0 or not all_finite(array):
+                    what = "no numbers" if array.size == 0 else "NaN or infinite values"
+                    raise ProtocolError(f"the input {key!r} holds {what}.")
+            scalars = {tensor.name for tensor in graph.inputs if len(tensor.shape) == 1}
+            inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}
+            outputs = await batcher.run(inputs)
+            return {key: array[:, None] if array.ndim == 1 else array for key, array in outputs.items()}
+
+        return Model(
+            name,
+            f"The graph {graph.file}, as Triton serves it.",
+            tuple(_unsqueezed(tensor) for tensor in graph.inputs),
+            tuple(_unsqueezed(tensor) for tensor in graph.outputs),
+            run,
+        )
+
+    async def _encode(self, inputs, parameters):
+        self._check_parameters("encode", parameters)
+        return await self._run("encoder", inputs)
+
+    async def _decode(self, inputs, parameters):
+        self._check_parameters("decode", parameters)
+        return await self._run("decoder", inputs)
+
+    async def _reconstruct(self, inputs, parameters):
+        self._check_parameters("reconstruct", parameters, ("sample", "seed"))
+        self._check_rows(inputs)
+        sample, seed = parameters.get("sample", False), _seed(parameters)
+        if not isinstance(sample, bool):
+            raise ProtocolError(f'the parameter "sample" must be true or false; got {sample!r:.50}.')
+        inputs, beside = self.pipeline.split(inputs)
+        posterior = Posterior(*(await self._run("encoder", inputs)).values())
+        return await self._run(
+            "decoder", {self.pipeline.z: posterior.sample(seed) if sample else posterior.mean, **beside}
+        )
+
+    async def _sample(self, inputs, parameters):
+        self._check_parameters("sample", parameters, ("n", "seed"))
+        if inputs:
+            raise ProtocolError('sample takes no inputs, but the parameters "n" and "seed".')
+        n = self._count("n", parameters)
+        return await self._run("decoder", {self.pipeline.z: self.pipeline.draw(n, _seed(parameters))})
+
+    async def _score(self, inputs, parameters):
+        self._check_parameters("score", parameters, ("num_samples", "seed"))
+        self._check_rows(inputs)
+        num_samples, seed = self._count("num_samples", parameters), _seed(parameters, default=0)
+        arrays = self._checked("elbo", inputs)
+        rows = len(next(iter(arrays.values())))
+        if rows * num_samples > self.max_rows:
+            raise ProtocolError(
+                f"{rows} examples with {num_samples} samples each are more than {self.max_rows} at a time: send fewer.",
+                status=413,
+            )
+        terms = await self.batchers["elbo"].run({**arrays, "epsilon": self.pipeline.noise(rows, num_samples, seed)})
+        return {"negative_elbo": terms["reconstruction"] + terms["kl"], **terms}
+
+    async def _run(self, graph, inputs):
+        self._check_rows(inputs)
+        return await self.batchers[graph].run(self._checked(graph, inputs))
+
+    def _checked(self, graph, inputs):
+        try:
+            arrays = self.pipeline.check(graph, inputs)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        if len({len(array) for array in arrays.values()}) > 1:
+            raise ProtocolError("all inputs must have one number of examples, their first size.")
+        return arrays
+
+    def _check_rows(self, inputs):
+        for name, array in inputs.items():
+            if array.ndim and array.shape[0] > self.max_rows:
+                raise ProtocolError(
+                    f"the input {name!r} holds {array.shape[0]} examples; this server takes up to {self.max_rows} in "
+                    "one request: send them in parts.",
+                    status=413,
+                )
+
+    def _count(self, name, parameters):
+        value = parameters.get(name, 1)
+        if type(value) is not int or value < 1:
+            raise ProtocolError(f'the parameter "{name}" must be a whole number of at least 1; got {value!r:.50}.')
+        if value > self.max_rows:
+            raise ProtocolError(f'the parameter "{name}" may be up to {self.max_rows} here: ask again for more.', 413)
+        return value
+
+    def _can_draw(self):
+        try:
+            self.pipeline.draw(1)
+        except ValueError:
+            return False
+        return len(self.pipeline.sessions["decoder"].graph.inputs) == 1
+
+    @staticmethod
+    def _check_parameters(model, parameters, known=()):
+        unknown = sorted(set(parameters) - set(known))
+        if unknown:
+            takes = f"takes {', '.join(known)}" if known else "takes none"
+            raise ProtocolError(f"there is no parameter {unknown[0]!r:.50}: {model} {takes}.")
+
+    @staticmethod
+    def _names(tensors, *more):
+        return {*more, *(tensor.name for tensor in tensors)}
+
+
+def _seed(parameters, default=None):
+    seed = parameters.get("seed", default)
+    if seed is None:
+        return None
+    if type(seed) is not int or not 0 <= seed < MAX_SEED:
+        raise ProtocolError(f'the parameter "seed" must be a whole number from 0 to 2**63 - 1; got {seed!r:.50}.')
+    return seed
+
+
+def _unsqueezed(tensor):
+    """Triton has no tensors of shape `(batch,)`: they are `(batch, 1)` there."""
+    return Tensor(tensor.name, tensor.dtype, (*tensor.shape, 1)) if len(tensor.shape) == 1 else tensor
+
+
+def _squeezed(array):
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array

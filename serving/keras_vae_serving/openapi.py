@@ -1,0 +1,155 @@
+"""The OpenAPI document of a server: the protocol's paths, with the names of the models that this server has."""
+
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "datatype": {"type": "string", "example": "FP32"},
+        "parameters": {"type": "object"},
+        "data": {"type": "array", "items": {}, "description": "Row after row, flat or nested."},
+    },
+}
+_SCHEMAS = {
+    "Tensor": _TENSOR,
+    "Request": {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": {"type": "string"},
+            "parameters": {"type": "object"},
+            "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
+            "outputs": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
+                },
+            },
+        },
+    },
+    "Answer": {
+        "type": "object",
+        "required": ["model_name", "outputs"],
+        "properties": {
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "id": {"type": "string"},
+            "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
+        },
+    },
+    "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+}
+_ERRORS = {
+    "400": "The request is not one of the protocol, or does not fit the model.",
+    "404": "There is no such model or version.",
+    "408": "The request did not arrive in time.",
+    "413": "Too many bytes, or too many examples, at a time.",
+    "415": "The request is compressed.",
+    "503": "The server is full, or ending: try again after the seconds in the header Retry-After.",
+}
+
+
+def document(repository, version, has_token):
+    """The document.
+
+    Args:
+        repository: The `Repository`.
+        version: Of this software.
+        has_token: Whether clients must send a token.
+    """
+    names = repository.names
+    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": names}}
+    versions = sorted({version for name in names for version in repository.versions(name)}, key=int)
+    number = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": versions}}
+    paths = {
+        "/v2": {"get": _get("Server metadata")},
+        "/v2/health/live": {"get": _get("Whether the server runs", secured=False)},
+        "/v2/health/ready": {"get": _get("Whether the server answers requests", secured=False)},
+        "/v2/repository/index": {"post": _get("All models and versions")},
+        "/v2/repository/models/{model}/load": {
+            "post": _get("Load a bundle again"),
+            "parameters": [model],
+        },
+        "/bundles": {"get": _get("What is served: likelihood, latents, graphs, providers")},
+        "/metrics": {"get": _get("Numbers for Prometheus", content="text/plain")},
+        "/openapi.json": {"get": _get("This document")},
+        "/": {"get": _get("A page to look at the model", content="text/html", secured=False)},
+    }
+    for path, parameters in (
+        ("/v2/models/{model}", [model]),
+        ("/v2/models/{model}/versions/{version}", [model, number]),
+    ):
+        paths[path] = {"get": _get("Model metadata: inputs, outputs, parameters"), "parameters": parameters}
+        paths[f"{path}/ready"] = {"get": _get("Whether a model answers requests"), "parameters": parameters}
+        paths[f"{path}/infer"] = {"post": _infer(repository), "parameters": parameters}
+    components = {"schemas": _SCHEMAS}
+    if has_token:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "keras_vae_serving",
+            "version": version,
+            "description": "A variational autoencoder over the Open Inference Protocol, version 2, with its binary "
+            "tensor extension. All terms of the bound are in nats per example.",
+        },
+        "paths": paths,
+        "components": components,
+        **({"security": [{"token": []}]} if has_token else {}),
+    }
+
+
+def _get(summary, content="application/json", secured=True):
+    schema = {"type": "string"} if content.startswith("text/") else {}
+    return {
+        "summary": summary,
+        "responses": {
+            "200": {"description": "As asked.", "content": {content: {"schema": schema}}},
+            "default": _failed("Why not."),
+        },
+        **({} if secured else {"security": []}),
+    }
+
+
+def _infer(repository):
+    lines = {}
+    for name in repository.names:
+        _, model = repository.find(name)
+        takes = ", ".join(f"{tensor.name} {tensor.shape_text}" for tensor in model.inputs) or "no inputs"
+        gives = ", ".join(f"{tensor.name} {tensor.shape_text}" for tensor in model.outputs)
+        lines[name] = f"- `{name}`: {model.description} Takes {takes}; gives {gives}." + "".join(
+            f" Parameter `{parameter}`: {meaning}" for parameter, meaning in model.parameters.items()
+        )
+    binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    header = {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "schema": {"type": "integer"},
+        "description": "How many bytes of the body are JSON, where raw tensors follow it.",
+    }
+    return {
+        "summary": "Run a model",
+        "description": "\n".join(lines.values()),
+        "parameters": [header],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Request"}}, **binary},
+        },
+        "responses": {
+            "200": {
+                "description": "The outputs.",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Answer"}}, **binary},
+            },
+            **{status: _failed(description) for status, description in _ERRORS.items()},
+        },
+    }
+
+
+def _failed(description):
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
