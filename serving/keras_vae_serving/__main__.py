@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
+import os
 import socket
 import sys
 import warnings
@@ -100,7 +101,8 @@ def _listen(host, port):
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port or --host.") from None
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(f"cannot listen on {host}:{port} ({reason}): choose another --port or --host.") from None
 
 
 def _lacks(name):

@@ -66,6 +66,10 @@ class Batcher:
             Overloaded: If too many examples wait.
             ProtocolError: If the graph cannot run on these inputs; nobody else's request suffers from it.
         """
+        try:
+            self.session.check(inputs)  # now: two wrong requests might fit together
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
         rows = len(next(iter(inputs.values())))
         if self.waiting and self.waiting + rows > self.max_queue:
             raise Overloaded(f"{self.waiting} examples are waiting already: try again in a second.")

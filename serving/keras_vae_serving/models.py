@@ -189,12 +189,9 @@ class Models:
 
     def _checked(self, graph, inputs):
         try:
-            arrays = self.pipeline.check(graph, inputs)
+            return self.pipeline.check(graph, inputs)
         except ValueError as error:
             raise ProtocolError(str(error)) from None
-        if len({len(array) for array in arrays.values()}) > 1:
-            raise ProtocolError("all inputs must have one number of examples, their first size.")
-        return arrays
 
     def _check_rows(self, inputs):
         for name, array in inputs.items():

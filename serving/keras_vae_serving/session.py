@@ -80,6 +80,17 @@ class Session:
         Raises:
             ValueError: If a name, dtype or shape is not the graph's.
         """
+        self.check(inputs)
+        names = [tensor.name for tensor in self.graph.outputs]
+        unknown = set(outputs or ()) - set(names)
+        if unknown:
+            raise ValueError(f"The graph {self.graph.name} gives {names}; it has no output {sorted(unknown)[0]!r}.")
+        names = names if outputs is None else list(outputs)
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        return dict(zip(names, self._session.run(names, arrays), strict=True))
+
+    def check(self, inputs):
+        """Raises a ValueError if these are not a dict of arrays that the graph takes, all of one batch size."""
         expected = [tensor.name for tensor in self.graph.inputs]
         if set(inputs) != set(expected):
             raise ValueError(f"The graph {self.graph.name} takes {expected}; got {sorted(inputs)}.")
@@ -88,13 +99,6 @@ class Session:
         if len({len(array) for array in inputs.values()}) > 1:
             sizes = ", ".join(f"{name}: {len(array)}" for name, array in inputs.items())
             raise ValueError(f"All inputs must have one batch size; got {sizes}.")
-        names = [tensor.name for tensor in self.graph.outputs]
-        unknown = set(outputs or ()) - set(names)
-        if unknown:
-            raise ValueError(f"The graph {self.graph.name} gives {names}; it has no output {sorted(unknown)[0]!r}.")
-        names = names if outputs is None else list(outputs)
-        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        return dict(zip(names, self._session.run(names, arrays), strict=True))
 
     def _check_signature(self, path):
         for what, found, expected in (

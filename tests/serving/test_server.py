@@ -1,0 +1,549 @@
+"""The server, over real sockets: the pipeline's numbers for whoever asks properly, and a sentence for the rest."""
+
+import concurrent.futures
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import numpy as np
+import openapi_spec_validator
+import pytest
+
+import keras_vae
+import keras_vae_export
+import oip
+import server_process
+from keras_vae_serving import Pipeline
+
+pytestmark = pytest.mark.once
+
+ONE_Z = {"z": np.zeros((1, 3), "float32")}
+
+
+@pytest.fixture(scope="module")
+def x():
+    return keras_vae.datasets.load("digits", binarize="threshold").test[:40]
+
+
+@pytest.fixture(scope="module")
+def pipeline(bundle):
+    return Pipeline.load(bundle, providers="cpu")
+
+
+@pytest.fixture(scope="module")
+def server(bundle):
+    with server_process.running(bundle, "--max-rows", 100, "--max-body", 1) as server:
+        yield server
+        assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_every_verb_answers_with_the_numbers_of_the_pipeline(server, pipeline, x, binary):
+    def infer(model, inputs=None, **parameters):
+        return server.infer(model, inputs or {}, binary=binary, binary_output=binary, parameters=parameters)
+
+    def close(found, expected):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+    posterior = pipeline.encode(x)
+    found = infer("encode", {"x": x})
+    assert list(found) == ["z_mean", "z_log_var"]
+    close(found["z_mean"], posterior.mean)
+    close(found["z_log_var"], posterior.log_var)
+    close(infer("decode", {"z": posterior.mean})["x_mean"], pipeline.decode(posterior.mean))
+    close(infer("reconstruct", {"x": x})["x_mean"], pipeline.reconstruct(x))
+    close(infer("reconstruct", {"x": x}, sample=True, seed=4)["x_mean"], pipeline.reconstruct(x, True, 4))
+    close(infer("sample", n=40, seed=5)["x_mean"], pipeline.sample(40, seed=5))
+    found = infer("score", {"x": x}, num_samples=2, seed=6)
+    close(found["negative_elbo"], pipeline.score(x, 2, seed=6))
+    close(found["reconstruction"] + found["kl"], found["negative_elbo"])
+    close(infer("score", {"x": x})["negative_elbo"], pipeline.score(x))
+
+
+def test_without_a_seed_every_sample_is_another(server):
+    draws = [server.infer("sample", {})["x_mean"] for _ in range(2)]
+    assert draws[0].shape == draws[1].shape == (1, 8, 8, 1)
+    assert not np.array_equal(*draws)
+
+
+def test_verbs_take_what_the_pipeline_takes_and_graphs_what_triton_takes(server, pipeline, x):
+    expected = pipeline.encode(x).mean
+    for dtype in ("uint8", "int64", "float64", "bool"):
+        np.testing.assert_allclose(server.infer("encode", {"x": x.astype(dtype)})["z_mean"], expected, atol=1e-6)
+    assert server.error(400, "encoder", {"x": x.astype("float64")}) == "x must be float32; got float64."
+    epsilon = pipeline.noise(len(x), 1, 0)
+    terms = server.infer("elbo", {"x": x, "epsilon": epsilon})
+    # Triton knows no tensors of shape (batch,): there, too, these are (batch, 1).
+    assert {name: term.shape for name, term in terms.items()} == {"reconstruction": (40, 1), "kl": (40, 1)}
+    np.testing.assert_allclose((terms["reconstruction"] + terms["kl"])[:, 0], pipeline.score(x), rtol=1e-5)
+
+
+def test_only_the_outputs_asked_for_are_sent_each_in_its_form(server, x):
+    wanted = [{"name": "z_log_var", "parameters": {"binary_data": True}}, {"name": "z_mean"}]
+    done = server.post("encode", {"x": x}, outputs=wanted, id="abc")
+    head = json.loads(done.content[: int(done.headers[oip.HEADER])])
+    assert head["id"] == "abc"
+    assert [sorted(tensor) for tensor in head["outputs"]] == [
+        ["datatype", "name", "parameters", "shape"],
+        ["data", "datatype", "name", "shape"],
+    ]
+    both = server.infer("encode", {"x": x})
+    for name, array in oip.outputs(done.content, done.headers).items():
+        np.testing.assert_allclose(array, both[name], rtol=1e-6)
+    assert server.error(400, "encode", {"x": x}, outputs=[{"name": "y"}]) == (
+        "encode has no output 'y'; it has z_mean, z_log_var."
+    )
+
+
+def test_metadata_health_index_and_description(server, pipeline):
+    get = server.client.get
+    assert get("/v2/health/live").json() == {"live": True}
+    assert get("/v2/health/ready").json() == {"ready": True}
+    metadata = get("/v2").json()
+    assert (metadata["name"], metadata["extensions"]) == ("keras_vae_serving", ["binary_tensor_data"])
+    names = ["decode", "decoder", "elbo", "encode", "encoder", "reconstruct", "sample", "score"]
+    assert [model["name"] for model in server.client.post("/v2/repository/index").json()] == names
+    for name in names:
+        for path in (f"/v2/models/{name}", f"/v2/models/{name}/versions/1"):
+            model = get(path).json()
+            assert (model["name"], model["versions"]) == (name, ["1"])
+            assert get(f"{path}/ready").status_code == 200
+    score = get("/v2/models/score").json()
+    assert score["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 8, 8, 1]}]
+    assert [output["name"] for output in score["outputs"]] == ["negative_elbo", "reconstruction", "kl"]
+    (described,) = get("/bundles").json()
+    assert described["latent_activity"] == pytest.approx(pipeline.latent_activity(), rel=1e-4)
+    assert described["data_range"] == [0.0, 1.0]
+    document = get("/openapi.json").json()
+    openapi_spec_validator.validate(document)
+    assert document["paths"]["/v2/models/{model}/infer"]["parameters"][0]["schema"]["enum"] == names
+
+
+def test_the_documented_paths_are_the_paths(server):
+    document = server.client.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        path = path.replace("{model}", "decode").replace("{version}", "1")
+        for method in {"get", "post"} & set(methods):
+            assert server.client.request(method.upper(), path).status_code not in (404, 405), (method, path)
+
+
+@pytest.mark.parametrize(
+    ("status", "model", "inputs", "sentence"),
+    [
+        (404, "nope", ONE_Z, "there is no model 'nope'; there are decode, decoder, elbo, encode"),
+        (400, "decode", {}, "The decoder takes ['z']; got []"),
+        (400, "decode", {"y": ONE_Z["z"]}, "The decoder takes ['z']; got ['y']"),
+        (400, "decode", {"z": np.zeros((1, 4), "float32")}, "z must have shape (batch, 3); got (1, 4)"),
+        (400, "decode", {"z": np.zeros((3,), "float32")}, "which looks like one example: add the batch axis"),
+        (400, "decode", {"z": np.zeros((0, 3), "float32")}, "z holds no examples"),
+        (400, "decode", {"z": np.full((1, 3), np.nan, "float32")}, "z contains NaN or infinite values"),
+        (400, "decode", {"z": np.full((1, 3), 1e300)}, "z contains NaN or infinite values"),
+        (400, "decoder", {"z": np.full((1, 3), np.inf, "float32")}, "the input 'z' holds NaN or infinite values"),
+        (400, "decoder", {"z": np.zeros((0, 3), "float32")}, "the input 'z' holds no numbers"),
+        (400, "decoder", {"z": np.float32(0)}, "z must have shape (batch, 3); got ()"),
+        (400, "encode", {"x": np.full((1, 8, 8, 1), 2.0)}, "x must lie in [0, 1]"),
+        (400, "encode", {"x": np.full((1, 8, 8, 1), 255, "uint8")}, "Divide it by 255"),
+        (400, "elbo", {"x": np.zeros((2, 8, 8, 1), "f4"), "epsilon": np.zeros((3, 1, 3), "f4")}, "one batch size"),
+        (413, "decode", {"z": np.zeros((101, 3), "float32")}, "takes up to 100 in one request"),
+        (413, "decoder", {"z": np.zeros((101, 3), "float32")}, "takes up to 100 in one request"),
+        (413, "reconstruct", {"x": np.zeros((101, 8, 8, 1), "uint8")}, "takes up to 100 in one request"),
+        (413, "score", {"x": np.zeros((101, 8, 8, 1), "uint8")}, "takes up to 100 in one request"),
+        (400, "sample", ONE_Z, 'sample takes no inputs, but the parameters "n" and "seed"'),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_sentence(server, status, model, inputs, sentence):
+    inputs = {name: np.asarray(array) for name, array in inputs.items()}
+    assert sentence in server.error(status, model, inputs, binary=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "model", "parameters", "sentence"),
+    [
+        (400, "sample", {"n": 0}, 'the parameter "n" must be a whole number of at least 1; got 0'),
+        (400, "sample", {"n": "4"}, "got '4'"),
+        (400, "sample", {"n": True}, "got True"),
+        (413, "sample", {"n": 101}, 'the parameter "n" may be up to 100 here'),
+        (400, "sample", {"seed": -1}, 'the parameter "seed" must be a whole number from 0 to 2**63 - 1; got -1'),
+        (400, "sample", {"seed": 2**63}, 'the parameter "seed"'),
+        (400, "sample", {"seed": 1.5}, 'the parameter "seed"'),
+        (400, "sample", {"seeds": 1}, "there is no parameter 'seeds': sample takes n, seed."),
+        (400, "decode", {"seed": 1}, "there is no parameter 'seed': decode takes none."),
+        (400, "decoder", {"seed": 1}, "there is no parameter 'seed': decoder takes none."),
+        (400, "reconstruct", {"sample": 1}, 'the parameter "sample" must be true or false; got 1'),
+        (400, "score", {"num_samples": 0}, 'the parameter "num_samples" must be a whole number'),
+        (413, "score", {"num_samples": 51}, "2 examples with 51 samples each are more than 100 at a time"),
+    ],
+)
+def test_parameters_are_checked(server, x, status, model, parameters, sentence):
+    inputs = {"decode": ONE_Z, "decoder": ONE_Z, "sample": {}}.get(model, {"x": x[:2]})
+    assert sentence in server.error(status, model, inputs, parameters=parameters)
+
+
+def test_other_paths_methods_and_versions_are_refused_in_the_protocols_words(server):
+    for method, path, status, sentence in [
+        ("GET", "/nowhere", 404, "there is nothing here: the protocol is under /v2"),
+        ("DELETE", "/v2", 405, "this path does not take DELETE"),
+        ("GET", "/v2/models/decode/infer", 405, "this path does not take GET"),
+        ("GET", "/v2/models/decode/versions/2", 404, "the model decode has no version 2"),
+        ("GET", "/v2/models/" + "a" * 3000, 404, "there is no model 'aaa"),
+        ("POST", "/v2/models/decode/versions/9/infer", 404, "the model decode has no version 9"),
+        ("POST", "/v2/repository/models/decode/load", 403, "send the server the signal SIGHUP instead"),
+    ]:
+        done = server.client.request(method, path)
+        assert done.status_code == status
+        assert sentence in done.json()["error"]
+        assert len(done.text) < 500
+
+
+def test_headers_that_lie_are_refused(server):
+    body, _ = oip.request(ONE_Z, binary=True)
+    for value, sentence in [
+        ("-1", "must be a number of bytes"),
+        ("x", "must be a number of bytes"),
+        ("9" * 30, "must be a number of bytes"),
+        ("9999999", "is said to have 9999999 bytes, but the body has"),
+        ("3", "is not JSON"),
+    ]:
+        done = server.client.post("/v2/models/decode/infer", content=body, headers={oip.HEADER: value})
+        assert (done.status_code, sentence in done.json()["error"]) == (400, True)
+    done = server.client.post("/v2/models/decode/infer", content=b"", headers={"content-encoding": "gzip"})
+    assert (done.status_code, "compressed requests are not read" in done.json()["error"]) == (415, True)
+
+
+def test_a_body_too_large_is_refused_before_it_is_read(server):
+    head = b"POST /v2/models/decode/infer HTTP/1.1\r\nhost: h\r\n"
+    # Nothing of the body is sent: an answer can only come of the header.
+    with server.connect() as connection:
+        connection.sendall(head + b"content-length: 99999999999\r\n\r\n")
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"a request may have up to 1,048,576 bytes here" in answer
+    # Without a length, it ends when the limit is passed.
+    with server.connect() as connection:
+        connection.sendall(head + b"transfer-encoding: chunked\r\n\r\n")
+        for _ in range(17):
+            connection.sendall(b"10000\r\n" + b" " * 2**16 + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_what_is_not_http_gets_an_answer_in_json(server):
+    for garbage in (
+        b"garbage\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST / HTTP/1.1\r\ncontent-length: -4\r\n\r\n",
+    ):
+        answer = server.raw(garbage)
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert answer.endswith(b'{"error":"this is not HTTP that the server understands."}')
+
+
+def test_answers_do_not_go_to_others(server, pipeline):
+    """Each request has latents of its own, and must get what these decode to, whoever it was run with."""
+    z = np.random.default_rng(0).normal(size=(600, 3)).astype("float32")
+    expected = pipeline.decode(z)
+
+    def ask(part):
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            for i in range(part, len(z) - 2, 16):
+                rows = 1 + i % 3
+                binary = bool(i % 2)
+                found = server.infer("decode", {"z": z[i : i + rows]}, client, binary=binary, binary_output=binary)
+                np.testing.assert_allclose(found["x_mean"], expected[i : i + rows], atol=1e-6)
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(ask, range(16)))
+    batches = re.findall(
+        r'keras_vae_batch_rows_(sum|count){graph="decoder"} ([\d.]+)', server.client.get("/metrics").text
+    )
+    rows, runs = float(dict(batches)["sum"]), float(dict(batches)["count"])
+    assert rows > runs  # some did share a run
+
+
+def test_metrics_count_requests_by_model_and_status(server):
+    def count(model, status):
+        pattern = rf'keras_vae_requests_total{{model="{model}",status="{status}"}} ([\d.]+)'
+        found = re.search(pattern, server.client.get("/metrics").text)
+        return float(found[1]) if found else 0.0
+
+    before = count("decode", 200), count("decode", 400), count("unknown", 404)
+    server.infer("decode", ONE_Z)
+    server.error(400, "decode", {})
+    for name in ("nope", "nope2"):
+        server.error(404, name, {})
+    assert (count("decode", 200), count("decode", 400), count("unknown", 404)) == (
+        before[0] + 1,
+        before[1] + 1,
+        before[2] + 2,
+    )
+    text = server.client.get("/metrics").text
+    assert "nope" not in text  # a label for each name that somebody thinks of would fill the memory
+    assert 'keras_vae_queue_rows{bundle="",graph="decoder",version="1"} 0.0' in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_the_page_is_one_file_that_may_ask_only_this_server(server):
+    done = server.client.get("/")
+    assert done.headers["content-type"].startswith("text/html")
+    assert "connect-src 'self'" in done.headers["content-security-policy"]
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", done.text)
+
+
+def test_a_token_is_asked_for_where_one_is_set(bundle):
+    with server_process.running(bundle, environment={"KERAS_VAE_TOKEN": "s3cret"}) as server:
+        for path in ("/", "/v2/health/live", "/v2/health/ready"):
+            assert server.client.get(path).status_code == 200
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "s3cret"},
+            {"authorization": "Bearer é"},
+        ):
+            headers = {name: value.encode("latin-1") for name, value in headers.items()}
+            for method, path in (
+                ("GET", "/v2"),
+                ("GET", "/bundles"),
+                ("GET", "/metrics"),
+                ("GET", "/v2/health/../"),
+                ("POST", "/v2/models/decode/infer"),
+            ):
+                done = server.client.request(method, path, headers=headers)
+                assert done.status_code == 401
+                assert done.json() == {
+                    "error": "this server wants a token: send the header Authorization: Bearer TOKEN."
+                }
+        allowed = httpx.Client(base_url=server.url, headers={"authorization": "Bearer s3cret"})
+        assert server.infer("decode", ONE_Z, allowed)["x_mean"].shape == (1, 8, 8, 1)
+        assert "securitySchemes" in allowed.get("/openapi.json").json()["components"]
+        assert allowed.post("/v2/repository/models/decode/load").json() == {}
+        assert not any("s3cret" in line for line in server.lines)
+
+
+def test_other_sites_may_not_call_the_server_unless_they_are_named(server, bundle):
+    asked = {"origin": "https://example.org", "access-control-request-method": "POST"}
+    assert "access-control-allow-origin" not in server.client.get("/v2", headers=asked).headers
+    environment = {"KERAS_VAE_TOKEN": "s3cret"}
+    with server_process.running(bundle, "--allow-origin", "https://example.org", environment=environment) as open_one:
+        allowed = open_one.client.options("/v2/models/decode/infer", headers=asked)
+        assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+        other = open_one.client.options("/v2", headers={**asked, "origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_full_server_says_when_to_come_back(bundle, tmp_path):
+    # Bodies that have been announced and not sent fill the memory that is set aside: 128 of 1 MiB.
+    with server_process.running(bundle, "--max-body", 1) as server:
+        head = b"POST /v2/models/decode/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 1048576\r\n\r\n"
+        holding = []
+        for _ in range(128):
+            holding.append(server.connect())
+            holding[-1].sendall(head)
+        deadline = time.monotonic() + 30
+        while (done := server.post("decode", ONE_Z)).status_code == 200 and time.monotonic() < deadline:
+            pass  # until the last of them has been seen
+        assert done.status_code == 503
+        assert done.headers["retry-after"] == "1"
+        assert "try again in a second" in done.json()["error"]
+        for connection in holding:
+            connection.close()
+        while (done := server.post("decode", ONE_Z)).status_code == 503 and time.monotonic() < deadline:
+            pass
+        assert done.status_code == 200
+
+
+def test_slow_clients_are_sent_away(bundle):
+    with server_process.running(bundle, "--body-seconds", 1) as server:
+        head = b"POST /v2/models/decode/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\n"
+        with server.connect() as connection:
+            connection.sendall(head + b"{")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+        with server.connect() as connection:
+            connection.sendall(head[:30])
+            answer = server_process.read_all(connection)  # to the end: the server hangs up
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b'{"error":"the request did not arrive in time: send it again."}' in answer
+        with server.connect() as connection:  # one that says nothing at all
+            assert server_process.read_all(connection).startswith(b"HTTP/1.1 408 ")
+        assert server.infer("decode", ONE_Z)["x_mean"].shape == (1, 8, 8, 1)
+
+
+def test_a_client_that_leaves_in_the_middle_does_no_harm(server, x):
+    body, headers = oip.request({"x": x}, binary=True)
+    lengths = f"content-length: {len(body)}\r\n{oip.HEADER}: {headers[oip.HEADER]}"
+    head = f"POST /v2/models/score/infer HTTP/1.1\r\nhost: h\r\n{lengths}\r\n\r\n"
+    for cut in (len(body) // 2, len(body)):
+        for _ in range(20):
+            with server.connect() as connection:
+                connection.sendall(head.encode() + body[:cut])
+    assert server.infer("decode", ONE_Z)["x_mean"].shape == (1, 8, 8, 1)
+
+
+def test_shutdown_answers_what_is_in_hand_and_refuses_what_is_new(bundle, pipeline):
+    with server_process.running(bundle) as server, server.connect() as connection:
+        body, _ = oip.request(ONE_Z)
+        head = f"POST /v2/models/decode/infer HTTP/1.1\r\nhost: h\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        connection.sendall(head + body[:20])
+        assert server.infer("decode", ONE_Z)["x_mean"].shape == (1, 8, 8, 1)  # by now the other has been begun
+        server.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                server.connect().close()
+            except ConnectionError:  # refused, or cut off on its way in
+                break
+        else:
+            pytest.fail("it goes on accepting connections")
+        assert server.process.poll() is None
+        connection.sendall(body[20:])
+        answer = server_process.read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        found = oip.outputs(answer.partition(b"\r\n\r\n")[2], {})["x_mean"]
+        np.testing.assert_allclose(found, pipeline.decode(ONE_Z["z"]), atol=1e-6)
+        assert server.process.wait(30) == -signal.SIGTERM  # as other programs end by it
+        assert not [line for line in server.lines if "Traceback" in line]
+
+
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory):
+    """Two bundles which differ in what they decode."""
+    folder = tmp_path_factory.mktemp("versions")
+    for seed in (1, 2):
+        keras_vae.networks.keras.utils.set_random_seed(seed)
+        vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 3, hidden=(16,)), seed=0)
+        keras_vae_export.export(vae, folder / str(seed))
+    return folder
+
+
+def test_several_bundles_and_versions_are_served_side_by_side(bundle, two_versions):
+    sources = [
+        bundle,
+        f"other:1={two_versions / '1'}",
+        f"other:10={two_versions / '2'}",
+        f"other:9={two_versions / '1'}",
+    ]
+    with server_process.running(*sources) as server:
+        names = {model["name"] for model in server.client.post("/v2/repository/index").json()}
+        assert {"digits.decode", "other.decode", "digits.elbo"} <= names
+        assert "decode" not in names
+        assert server.client.get("/v2/models/other.decode").json()["versions"] == ["1", "9", "10"]
+        z = np.ones((2, 3), "float32")
+        expected = {version: Pipeline.load(two_versions / version, providers="cpu").decode(z) for version in "12"}
+        for version, folder in ((1, "1"), (9, "1"), (10, "2"), (None, "2")):
+            found = server.infer("other.decode", {"z": z}, version=version)["x_mean"]
+            np.testing.assert_allclose(found, expected[folder], atol=1e-6)
+        done = server.post("other.decode", {"z": z}, version=9)
+        assert (done.json()["model_name"], done.json()["model_version"]) == ("other.decode", "9")
+
+
+def test_a_bundle_is_loaded_again_without_dropping_a_request(two_versions, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(two_versions / "1", folder)
+    z = np.ones((1, 3), "float32")
+    old, new = (Pipeline.load(two_versions / version, providers="cpu").decode(z) for version in "12")
+    with server_process.running(folder) as server:
+
+        def ask_until(stop):
+            """What was decoded: of the old bundle at first, then of the new one; an error would be raised."""
+            seen = []
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                while not stop():
+                    found = server.infer("decode", {"z": z}, client)["x_mean"]
+                    distances = [np.abs(found - expected).max() for expected in (old, new)]
+                    assert min(distances) < 1e-6
+                    seen.append(int(np.argmin(distances)))
+            return seen
+
+        def loads(outcome):
+            found = re.search(
+                rf'keras_vae_loads_total{{outcome="{outcome}"}} ([\d.]+)', server.client.get("/metrics").text
+            )
+            return float(found[1]) if found else 0.0
+
+        def wait_for(outcome):
+            deadline = time.monotonic() + 60
+            while not loads(outcome) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert loads(outcome) == 1.0
+
+        # A broken one first: refused, with the reason in the log, while the old one goes on.
+        (folder / "decoder/1/model.onnx").write_bytes(b"not a model")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for("refused")
+        np.testing.assert_allclose(server.infer("decode", {"z": z})["x_mean"], old, atol=1e-6)
+        assert any("the bundle in use goes on serving" in line and "truncated" in line for line in server.lines)
+
+        shutil.rmtree(folder)
+        shutil.copytree(two_versions / "2", folder)
+        finished = []
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask_until, lambda: bool(finished)) for _ in range(4)]
+            server.process.send_signal(signal.SIGHUP)
+            try:
+                wait_for("installed")
+                server.infer("decode", {"z": z})
+            finally:
+                finished.append(True)
+            for seen in asking:
+                assert seen.result() == sorted(seen.result())  # never the old one after the new one
+        np.testing.assert_allclose(server.infer("decode", {"z": z})["x_mean"], new, atol=1e-6)
+
+
+def test_a_refused_bundle_says_so_over_http_without_the_folders_name(bundle, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    with server_process.running(folder, environment={"KERAS_VAE_TOKEN": "t"}) as server:
+        shutil.rmtree(folder)
+        done = server.client.post("/v2/repository/models/decode/load", headers={"authorization": "Bearer t"})
+        assert done.status_code == 409
+        assert "the new bundle was refused, and the one in use goes on serving" in done.json()["error"]
+        assert str(tmp_path) not in done.text
+        assert any(str(folder) in line for line in server.lines)
+
+
+def start(*arguments, **environment):
+    command = [sys.executable, "-m", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(server_process.SERVING), **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_what_cannot_be_served_is_one_sentence_and_exit_code_1(bundle, tmp_path):
+    done = start("keras_vae_serving", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"python -m keras_vae_serving: {tmp_path} is not a bundle: it has no manifest.json. Name the folder export() "
+        "wrote.\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = start("keras_vae_serving", bundle, "--port", port)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use): choose another --port" in done.stderr
+    done = start("keras_vae_serving", f"a={bundle}", f"a={bundle}")
+    assert "two bundles are called 'a', version 1: use NAME:VERSION=PATH" in done.stderr
+    done = start("keras_vae_serving", bundle, "--port", "http")
+    assert (done.returncode, "must be a whole number from 0 to 65535; got 'http'" in done.stderr) == (2, True)
+    done = start("keras_vae_serving", bundle, "--precision", "float16")
+    assert "has no float16 graphs; it has float32, int8" in done.stderr
+
+
+def test_the_command_serves_without_a_backend(bundle):
+    done = start("keras_vae_command", "serve", "--help", KERAS_BACKEND="none")
+    assert done.returncode == 0
+    assert "usage: keras-vae serve" in done.stdout
+    done = start("keras_vae_command", "serve", "nowhere")
+    assert (done.returncode, done.stderr.startswith("keras-vae serve: nowhere is not a bundle")) == (1, True)
+    assert " serve " in start("keras_vae_command", "--help").stdout
+
+
+def test_int8_graphs_are_served_where_they_are_asked_for(bundle, x):
+    with server_process.running(bundle, "--precision", "int8") as server:
+        expected = Pipeline.load(bundle, providers="cpu", precision="int8").encode(x[:8]).mean
+        np.testing.assert_allclose(server.infer("encode", {"x": x[:8]})["z_mean"], expected, atol=1e-5)
