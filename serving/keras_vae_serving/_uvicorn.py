@@ -55,6 +55,13 @@ class Protocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
         self.loop.call_later(READ_SECONDS, self.transport.abort)  # closing waits for the client to read
 
+    def eof_received(self):
+        # A client that has said all it wanted and now only listens gets its answer; uvicorn would hang up.
+        if self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+            return True
+        return None
+
     def connection_lost(self, exc):
         self._head, self._reading = _cancelled(self._head), _cancelled(self._reading)
         super().connection_lost(exc)

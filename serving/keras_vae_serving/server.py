@@ -90,6 +90,7 @@ def create_app(bundles, *, token=None, allow_origins=(), limits=None, **settings
             Exception: _on_bug,
         },
     )
+    app.router.redirect_slashes = False  # to a host that the client names, at that
     app.state.server = server
     return app
 

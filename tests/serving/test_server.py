@@ -245,6 +245,14 @@ def test_what_is_not_http_gets_an_answer_in_json(server):
         assert answer.endswith(b'{"error":"this is not HTTP that the server understands."}')
 
 
+def test_a_client_that_only_listens_gets_its_answer(server, pipeline):
+    body, _ = oip.request(ONE_Z)
+    head = f"POST /v2/models/decode/infer HTTP/1.1\r\nhost: h\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    for _ in range(20):
+        answer = server.raw(head + body)  # which ends its side of the connection at once
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 def test_answers_do_not_go_to_others(server, pipeline):
     """Each request has latents of its own, and must get what these decode to, whoever it was run with."""
     z = np.random.default_rng(0).normal(size=(600, 3)).astype("float32")
