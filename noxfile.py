@@ -14,7 +14,7 @@ import nox
 BACKENDS = ("jax", "tensorflow", "torch")
 
 OLD_RUNTIME = ("onnxruntime==1.18.1", "numpy==1.26.4")
-TRITON = ("tritonclient[grpc]==2.73.0", "protobuf==6.33.6")
+TRITON = ("tritonclient[grpc,http]==2.73.0", "protobuf==6.33.6")
 WEB = "onnxruntime-web@1.30.0"
 
 nox.options.reuse_existing_virtualenvs = True

@@ -14,8 +14,10 @@ def config(graph, max_batch_size):
             reshape = "" if dims else " reshape { shape: [ ] }"
             dtype = _DTYPES[tensor.dtype]
             lines.append(f'{what} [ {{ name: "{tensor.name}" data_type: {dtype} dims: {dims or [1]}{reshape} }} ]')
-    # No waiting for more requests: whatever queued while a batch ran forms the next.
-    lines += ["dynamic_batching { }", "instance_group [ { count: 1 kind: KIND_AUTO } ]"]
+    if graph.precision != "int8":  # whose scale is that of the batch: a request would change its neighbours' numbers
+        # No waiting for more requests: whatever queued while a batch ran forms the next.
+        lines.append("dynamic_batching { }")
+    lines.append("instance_group [ { count: 1 kind: KIND_AUTO } ]")
     return "\n".join(lines) + "\n"
 
 
