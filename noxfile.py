@@ -44,6 +44,7 @@ def _other_runtimes(session):
     """Environments of the runtimes that clash with the session's: the variables by which their tests find them."""
     folder = pathlib.Path(session.virtualenv.location) / "other_runtimes"
     found = {"KERAS_VAE_TRITON_PYTHON": _environment(session, folder / "triton", TRITON)}
+    found["KERAS_VAE_IMAGE_PYTHON"] = _image(session, folder / "image")
     if sys.version_info < (3, 13):
         found["KERAS_VAE_OLD_RUNTIME_PYTHON"] = _environment(session, folder / "old_runtime", OLD_RUNTIME)
     else:
@@ -65,6 +66,16 @@ def _environment(session, folder, packages):
         session.run("python", "-m", "venv", str(folder))
     session.run(str(python), "-m", "pip", "install", "-q", *packages, external=True)
     return str(python)
+
+
+def _image(session, folder):
+    """The Python of what `docker build` would make, without Docker: the commands of the first stage, in a folder."""
+    dockerfile = pathlib.Path("serving/Dockerfile").read_text(encoding="utf-8")
+    for line in dockerfile.split("\nFROM ")[1].splitlines():
+        if line.startswith("RUN "):
+            command = line.removeprefix("RUN ").replace("/venv", str(folder)).replace("${RUNTIME}", "onnxruntime")
+            session.run("sh", "-e", "-c", command, external=True)
+    return str(folder / "bin" / "python")
 
 
 def _pytest(session, backend, *arguments):
