@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+import families
 import keras_vae
 
 
@@ -49,6 +50,15 @@ def bundle(tmp_path_factory):
     vae.fit(data.train, batch_size=128, verbose=0)
     folder = tmp_path_factory.mktemp("bundles") / "digits"
     keras_vae_export.export(vae, folder, data=data.test, precision="int8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def conditional(tmp_path_factory):
+    """A bundle, to read only: a pair of networks with an image and a label, and so without ELBO and prior."""
+    keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
+    folder = tmp_path_factory.mktemp("bundles") / "conditional"
+    keras_vae_export.export(families.make("conditional"), folder)
     return folder
 
 

@@ -55,7 +55,7 @@ class Protocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
         self.loop.call_later(READ_SECONDS, self.transport.abort)  # closing waits for the client to read
 
-    def eof_received(self):
+    def eof_received(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         # A client that has said all it wanted and now only listens gets its answer; uvicorn would hang up.
         if self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete:
             self.cycle.keep_alive = False

@@ -5,6 +5,7 @@ without change. A verb (`encode`, `decode`, `reconstruct`, `sample`, `score`) is
 the same checks, the same noise, the same numbers, but awaited, as it shares each run of a graph with other callers.
 """
 
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -113,6 +114,11 @@ class Models:
                 )
             )
         self.by_name = {model.name: model for model in models}
+
+    @functools.cached_property
+    def latent_activity(self):
+        """The pipeline's, or None where there is no prior; it takes a moment."""
+        return self.pipeline.latent_activity() if "sample" in self.by_name else None
 
     def close(self):
         """Runs what is waiting, then ends the threads."""

@@ -211,20 +211,17 @@ class Server:
         """What the page needs to know: the pipelines' own descriptions, and which latents matter."""
         found = []
         for bundle in self.repository.bundles:
-            pipeline = bundle.models.pipeline
-            activity = None
-            if "sample" in bundle.models.by_name:
-                activity = await asyncio.to_thread(pipeline.latent_activity)
+            models, pipeline = bundle.models, bundle.models.pipeline
             found.append(
                 {
                     "name": bundle.name,
                     "version": bundle.version,
-                    "models": sorted(bundle.full_name(model) for model in bundle.models.by_name),
+                    "models": sorted(bundle.full_name(model) for model in models.by_name),
                     **pipeline.describe(),
                     "data_range": _finite(pipeline.manifest.data_range),
                     "prior": pipeline.manifest.prior,
-                    "latent_activity": activity,
-                    "max_rows": bundle.models.max_rows,
+                    "latent_activity": await asyncio.to_thread(getattr, models, "latent_activity"),
+                    "max_rows": models.max_rows,
                 }
             )
         return _json(found)
@@ -248,7 +245,7 @@ class _Infer:
     async def __call__(self, scope, receive, send):
         started = time.perf_counter()
         server, path = self.server, scope["path_params"]
-        name, status, headers, label, reserved = path["model"], 200, [], "unknown", 0
+        name, status, headers, label, reserved = path["model"], 500, [], "unknown", 0
         try:
             server.repository.find(name, path.get("version"))  # before the body is read
             label = name
@@ -271,6 +268,7 @@ class _Infer:
                         server.memory += len(body) - reserved
                         reserved = len(body)
             content, headers = await self._answer(name, path.get("version"), body, json_length)
+            status = 200
         except TimeoutError:
             status, content = 408, _error("the request did not arrive in time: send it again.")
         except ProtocolError as error:

@@ -119,3 +119,31 @@ def test_a_pair_has_no_score_and_no_prior(tmp_path):
         pipeline.score(np.zeros((2, 4)))
     with pytest.raises(BundleError, match="prior is None"):
         pipeline.sample(2)
+
+
+def test_a_latent_that_the_decoder_ignores_is_not_active(tmp_path):
+    keras.utils.set_random_seed(4)
+    vae = keras_vae.VAE(*keras_vae.networks.mlp((6,), 3, hidden=(8,)), seed=0)
+    kernel = next(weight for weight in vae.decoder.weights if weight.shape[0] == 3)
+    kernel.assign(np.array(kernel) * np.array([[1.0], [0.0], [4.0]]))
+    keras_vae_export.export(vae, tmp_path / "bundle")
+    pipeline = Pipeline.load(tmp_path / "bundle", providers="cpu")
+    first, ignored, strong = pipeline.latent_activity(draws=64)
+    assert ignored == 0.0
+    assert 0.0 < first < strong
+    np.testing.assert_array_equal(pipeline.latent_activity(), pipeline.latent_activity(seed=0))
+
+
+def test_a_label_is_given_to_encoder_and_decoder_by_its_name(conditional):
+    pipeline = Pipeline.load(conditional, providers="cpu")
+    rng = np.random.default_rng(1)
+    image, label = rng.random((5, 6)), np.array([[0], [1], [2], [3], [0]])
+    given = {"image": image, "label": label}
+    found = pipeline.reconstruct(given)
+    np.testing.assert_array_equal(found, pipeline.decode({"z": pipeline.encode(given).mean, "label": label}))
+    other = pipeline.decode({"z": pipeline.encode(given).mean, "label": (label + 1) % 4})
+    assert (np.abs(found - other).max(axis=1) > 1e-3).all()
+    with pytest.raises(ValueError, match=r"encoder takes \['image', 'label'\]; got \['image'\]"):
+        pipeline.reconstruct({"image": image})
+    with pytest.raises(ValueError, match=r"Pass a dict of arrays by these names"):
+        pipeline.reconstruct(image)

@@ -551,6 +551,24 @@ def test_the_command_serves_without_a_backend(bundle):
     assert " serve " in start("keras_vae_command", "--help").stdout
 
 
+def test_a_conditional_pair_is_served_without_what_it_lacks(conditional):
+    pipeline = Pipeline.load(conditional, providers="cpu")
+    image, label = np.random.default_rng(1).random((5, 6)).astype("float32"), np.array([[0], [1], [2], [3], [0]])
+    given = {"image": image, "label": label.astype("int32")}
+    with server_process.running(conditional) as server:
+        names = [model["name"] for model in server.client.post("/v2/repository/index").json()]
+        assert names == ["decode", "decoder", "encode", "encoder", "reconstruct"]
+        found = server.infer("reconstruct", given, binary=True, parameters={"sample": True, "seed": 2})["x_mean"]
+        np.testing.assert_allclose(found, pipeline.reconstruct(given, sample=True, seed=2), atol=1e-6)
+        inputs = server.client.get("/v2/models/reconstruct").json()["inputs"]
+        assert {tensor["name"]: tensor["datatype"] for tensor in inputs} == {"image": "FP32", "label": "INT32"}
+        assert server.client.get("/bundles").json()[0]["latent_activity"] is None
+        # Labels that the embedding does not have are the graph's to refuse; two such requests do not meet.
+        refused = server.error(400, "decoder", {"z": np.zeros((1, 3), "float32"), "label": np.array([[9]], "int32")})
+        assert refused == "the graph decoder cannot run on inputs of these sizes or values."
+        assert server.error(404, "score", given).startswith("there is no model 'score'")
+
+
 def test_int8_graphs_are_served_where_they_are_asked_for(bundle, x):
     with server_process.running(bundle, "--precision", "int8") as server:
         expected = Pipeline.load(bundle, providers="cpu", precision="int8").encode(x[:8]).mean
