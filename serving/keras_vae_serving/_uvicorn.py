@@ -6,6 +6,7 @@ request's body is limited by the application.
 """
 
 import asyncio
+import gc
 import signal
 import socket
 import threading
@@ -117,6 +118,11 @@ def run(app, listener: socket.socket, on_ready, on_hangup, access_log=False, shu
         timeout_graceful_shutdown=shutdown_seconds,
         timeout_keep_alive=75,
     )
+    # Python looks for cycles each time that 700 objects are new, of which a request in JSON has thousands and no cycle:
+    # measured, it tripled the time to read 15 MB of brackets. What has been loaded by now stays, and is not looked at.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
     Server(config, on_ready, on_hangup).run(sockets=[listener])
 
 

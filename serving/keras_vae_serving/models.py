@@ -6,6 +6,7 @@ the same checks, the same noise, the same numbers, but awaited, as it shares eac
 """
 
 import functools
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -37,6 +38,13 @@ class Model:
     outputs: tuple[Tensor, ...]
     run: Callable[..., Awaitable[dict[str, np.ndarray]]]
     parameters: dict[str, str] = field(default_factory=dict)
+
+    def max_numbers(self, rows):
+        """How many numbers one input of so many examples can have; None if a size is free."""
+        sizes = [tensor.shape[1:] for tensor in self.inputs]
+        if any(isinstance(size, str) for shape in sizes for size in shape):
+            return None
+        return rows * max((math.prod(shape) for shape in sizes), default=0)
 
 
 class Models:

@@ -285,8 +285,8 @@ class _Infer:
         await send({"type": "http.response.body", "body": content})
 
     async def _answer(self, name, version, body, json_length):
-        request = protocol.parse(body, json_length)
         bundle, model = self.server.repository.find(name, version)
+        request = protocol.parse(body, json_length, model.max_numbers(bundle.models.max_rows))
         if request.outputs is not None:
             names = [tensor.name for tensor in model.outputs]
             unknown = [output for output in request.outputs if output not in names]
