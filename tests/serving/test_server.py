@@ -1,6 +1,7 @@
 """The server, over real sockets: the pipeline's numbers for whoever asks properly, and a sentence for the rest."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -370,16 +371,23 @@ def test_a_full_server_says_when_to_come_back(bundle, tmp_path):
 def test_slow_clients_are_sent_away(bundle):
     with server_process.running(bundle, "--body-seconds", 1) as server:
         head = b"POST /v2/models/decode/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\n"
-        with server.connect() as connection:
-            connection.sendall(head + b"{")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
-        with server.connect() as connection:
-            connection.sendall(head[:30])
-            answer = server_process.read_all(connection)  # to the end: the server hangs up
-            assert answer.startswith(b"HTTP/1.1 408 ")
-            assert b'{"error":"the request did not arrive in time: send it again."}' in answer
-        with server.connect() as connection:  # one that says nothing at all
-            assert server_process.read_all(connection).startswith(b"HTTP/1.1 408 ")
+        with server.connect() as says_nothing, server.connect() as stops_in_the_head, server.connect() as drips:
+            stops_in_the_head.sendall(head[:30])
+            with server.connect() as stops_in_the_body:
+                stops_in_the_body.sendall(head + b"{")
+                assert stops_in_the_body.recv(65536).startswith(b"HTTP/1.1 408 ")
+            drips.settimeout(0.2)
+            for byte in head:  # takes 18 s, were the clock set back at each byte
+                drips.sendall(bytes([byte]))
+                with contextlib.suppress(TimeoutError):
+                    assert drips.recv(65536).startswith(b"HTTP/1.1 408 ")
+                    break
+            else:
+                pytest.fail("a client that drips is not sent away")
+            for connection in (says_nothing, stops_in_the_head):
+                answer = server_process.read_all(connection)  # to the end: the server hangs up
+                assert answer.startswith(b"HTTP/1.1 408 ")
+                assert b'{"error":"the request did not arrive in time: send it again."}' in answer
         assert server.infer("decode", ONE_Z)["x_mean"].shape == (1, 8, 8, 1)
 
 
