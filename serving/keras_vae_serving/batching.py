@@ -127,7 +127,7 @@ class Batcher:
             if rows > self.max_batch:
                 part = {name: array[start : start + self.max_batch] for name, array in inputs.items()}
             self._on_batch(min(self.max_batch, rows - start))
-            parts.append(self.session.run(part, group[0].outputs))
+            parts.append(self.session.run(part, group[0].outputs, check=False))
         outputs = parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
         if len(group) == 1:
             return [outputs]

@@ -39,12 +39,12 @@ class Model:
     run: Callable[..., Awaitable[dict[str, np.ndarray]]]
     parameters: dict[str, str] = field(default_factory=dict)
 
-    def max_numbers(self, rows):
-        """How many numbers one input of so many examples can have; None if a size is free."""
+    @functools.cached_property
+    def numbers(self):
+        """How many numbers an input has for each example, at most; infinite if a size is free."""
         sizes = [tensor.shape[1:] for tensor in self.inputs]
-        if any(isinstance(size, str) for shape in sizes for size in shape):
-            return None
-        return rows * max((math.prod(shape) for shape in sizes), default=0)
+        free = any(isinstance(size, str) for shape in sizes for size in shape)
+        return math.inf if free else max((math.prod(shape) for shape in sizes), default=0)
 
 
 class Models:
@@ -135,6 +135,7 @@ class Models:
 
     def _graph(self, name):
         graph, batcher = self.pipeline.sessions[name].graph, self.batchers[name]
+        scalars = {tensor.name for tensor in graph.inputs if len(tensor.shape) == 1}
 
         async def run(inputs, parameters):
             self._check_parameters(name, parameters)
@@ -143,8 +144,8 @@ class Models:
                 if array.size == 0 or not all_finite(array):
                     what = "no numbers" if array.size == 0 else "NaN or infinite values"
                     raise ProtocolError(f"the input {key!r} holds {what}.")
-            scalars = {tensor.name for tensor in graph.inputs if len(tensor.shape) == 1}
-            inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}
+            if scalars:
+                inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}
             outputs = await batcher.run(inputs)
             return {key: array[:, None] if array.ndim == 1 else array for key, array in outputs.items()}
 

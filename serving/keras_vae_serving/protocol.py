@@ -66,7 +66,7 @@ class Request:
     id: str | None = None
 
 
-def parse(body, json_length=None, max_numbers=None):
+def parse(body, json_length=None, max_numbers=math.inf):
     """Reads a request.
 
     Args:
@@ -195,7 +195,7 @@ def _tensor(what, tensor, raw, max_numbers):
     count = math.prod(shape)
     size = _parameters(what, tensor).get("binary_data_size")
     if size is None:
-        if max_numbers is not None and count > max_numbers:
+        if count > max_numbers:
             raise ProtocolError(
                 f"{what} of shape {_shown(shape)} has more than {max_numbers} numbers: send fewer examples at a time.",
                 status=413,

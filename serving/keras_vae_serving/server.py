@@ -286,7 +286,7 @@ class _Infer:
 
     async def _answer(self, name, version, body, json_length):
         bundle, model = self.server.repository.find(name, version)
-        request = protocol.parse(body, json_length, model.max_numbers(bundle.models.max_rows))
+        request = protocol.parse(body, json_length, model.numbers * bundle.models.max_rows)
         if request.outputs is not None:
             names = [tensor.name for tensor in model.outputs]
             unknown = [output for output in request.outputs if output not in names]
