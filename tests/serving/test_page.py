@@ -1,0 +1,381 @@
+"""The page, as somebody sees it who opens it: in Chromium, over the server that shows it."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("selenium", reason="the dev extra is not installed")
+pytest.importorskip("starlette", reason="the serving extra is not installed")
+
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+
+import browser
+import families
+import keras_vae
+from keras_vae_serving import Pipeline
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing())),
+]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Three: digits, trained until the pictures differ; twelve numbers with two latents; one that takes a label."""
+    keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
+    folder = tmp_path_factory.mktemp("bundles")
+    keras.utils.set_random_seed(3)
+    x = keras_vae.datasets.load("digits", binarize="threshold").train
+    vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 3, hidden=(32,), data_mean=x.mean(0)), seed=0)
+    vae.compile(keras.optimizers.Adam(1e-2))
+    vae.fit(x, epochs=4, verbose=0)
+    keras_vae_export.export(vae, folder / "digits")
+    vectors = keras_vae.networks.mlp((12,), 2, hidden=(8,), activation="tanh", likelihood="mse")
+    keras_vae_export.export(vectors, folder / "vectors")
+    keras_vae_export.export(families.make("conditional"), folder / "conditional")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.browsing() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def address(bundles):
+    with browser.serving(bundles / "digits") as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium, address):
+    """The page of the digits, loaded and at rest; in the end it must not have complained, or asked anybody else."""
+    chromium.open(address).settled()
+    chromium.errors()
+    yield chromium
+    chromium.settled()
+    assert chromium.errors() == []
+    asked = chromium.script('return performance.getEntriesByType("resource").map((entry) => entry.name)')
+    assert asked
+    assert [url for url in asked if not url.startswith(address)] == []
+    assert chromium.text("#status") == ""
+
+
+@pytest.fixture
+def pipeline(bundles):
+    return Pipeline.load(bundles / "digits", providers="cpu")
+
+
+@pytest.fixture
+def examples(digits, tmp_path):
+    """Two digits, and image files of them."""
+    for i, example in enumerate(digits[:2]):
+        Image.fromarray((example[..., 0] * 255).astype("uint8")).save(tmp_path / f"{i}.png")
+    return digits[:2], [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+
+
+def drawn(x_mean):
+    """The grey values that a decoded example in [0, 1] is drawn in."""
+    return np.round(255 * x_mean[..., 0])
+
+
+def encoded(page, choose):
+    """What the page shows of an input after `choose` chose one."""
+    before = page.script('return document.querySelector("[data-ref=negativeElbo]").title')
+    choose()
+    page.wait(
+        lambda: page.script('return document.querySelector("[data-ref=negativeElbo]").title') not in ("", before),
+        "a score",
+    )
+    page.settled()
+    return float(page.ref("negativeElbo").get_attribute("title"))
+
+
+def z(page):
+    """The latents that the page shows, in their order."""
+    values = 'return Array.from(document.querySelectorAll("[data-latent]"), (s) => [Number(s.dataset.latent), s.value])'
+    return [float(value) for _, value in sorted(page.script(values))]
+
+
+def test_it_shows_the_mean_of_the_prior_decoded(page, pipeline):
+    decoded = page.pixels('[data-ref="decoded"]')
+    assert len(np.unique(decoded)) > 10
+    np.testing.assert_allclose(decoded, drawn(pipeline.decode(np.zeros((1, 3), "float32"))), atol=1)
+    assert "Bernoulli" in page.text("#facts")
+    assert "8 × 8 × 1" in page.text("#facts")
+
+
+def test_the_most_active_latent_comes_first(page, pipeline):
+    order = 'return Array.from(document.querySelectorAll("[data-latent]"), (slider) => Number(slider.dataset.latent))'
+    assert page.script(order) == np.argsort(-pipeline.latent_activity()).tolist()
+
+
+def test_a_slider_moves_with_the_keyboard_and_the_picture_with_it(page, pipeline):
+    before = page.pixels('[data-ref="decoded"]')
+    slider = page.find("[data-latent]")
+    latent = int(slider.get_attribute("data-latent"))
+    slider.send_keys(Keys.SHIFT)
+    assert np.array_equal(page.settled().pixels('[data-ref="decoded"]'), before)
+    assert page.script("return document.activeElement === arguments[0]", slider)
+    slider.send_keys(Keys.ARROW_RIGHT * 40)
+    expected = np.zeros((1, 3), "float32")
+    expected[0, latent] = 40 / 50
+    page.wait(lambda: not np.array_equal(page.pixels('[data-ref="decoded"]'), before), "another picture")
+    assert z(page.settled()) == pytest.approx(expected[0])
+    np.testing.assert_allclose(page.pixels('[data-ref="decoded"]'), drawn(pipeline.decode(expected)), atol=1)
+    page.ref("reset").click()
+    assert np.array_equal(page.settled().pixels('[data-ref="decoded"]'), before)
+
+
+def test_a_drag_has_one_request_under_way_and_ends_at_the_newest_value(page, pipeline):
+    page.script("""
+        const real = window.fetch;
+        window.counts = { all: 0, now: 0, most: 0 };
+        window.fetch = async (...options) => {
+            counts.all += 1;
+            counts.most = Math.max(counts.most, counts.now += 1);
+            try { return await real(...options); } finally { counts.now -= 1; }
+        };
+        const slider = document.querySelector('[data-latent="0"]');
+        for (let i = 0; i <= 100; i++) {
+            slider.value = i / 50;
+            slider.dispatchEvent(new Event("input"));
+        }
+    """)
+    expected = drawn(pipeline.decode(np.array([[2.0, 0.0, 0.0]], "float32")))
+    page.wait(lambda: np.allclose(page.pixels('[data-ref="decoded"]'), expected, atol=1), "the newest value's picture")
+    counts = page.script("return counts")
+    assert counts["most"] == 1
+    assert counts["all"] < 50
+
+
+def test_an_image_is_scored_as_the_pipeline_scores_it(page, pipeline, examples):
+    x, files = examples
+    score = encoded(page, lambda: page.ref("file").send_keys(files[0]))
+    assert score == pytest.approx(pipeline.score(x[:1], num_samples=16, seed=0)[0], rel=1e-3)
+    terms = [float(page.ref(name).text) for name in ("reconstructionTerm", "klTerm", "negativeElbo")]
+    assert terms[0] + terms[1] == pytest.approx(terms[2], abs=0.02)
+    posterior = pipeline.encode(x[:1])
+    assert z(page) == pytest.approx(posterior.mean[0], abs=0.011)  # the step of a slider is 0.02
+    shown = page.text(f'.row:has([data-latent="{np.argmax(pipeline.latent_activity())}"]) .q')
+    std = np.exp(0.5 * posterior.log_var[0, np.argmax(pipeline.latent_activity())])
+    assert float(shown.split("±")[1]) == pytest.approx(std, rel=0.05)
+    np.testing.assert_array_equal(page.pixels('[data-ref="given"]'), drawn(x[:1]))
+    for part in ("reconstruction", "decoded"):
+        np.testing.assert_allclose(page.pixels(f'[data-ref="{part}"]'), drawn(pipeline.reconstruct(x[:1])), atol=1)
+
+
+def test_dark_ink_on_paper_is_inverted_padded_and_not_stretched(page, examples, tmp_path):
+    _, files = examples
+    ink = 255 - np.asarray(Image.open(files[0])).repeat(8, 0).repeat(8, 1)
+    paper = np.full((64, 128), 255, "uint8")  # twice as wide as high: scaled to 8 x 4
+    paper[:, 32:96] = ink
+    Image.fromarray(paper).save(tmp_path / "paper.png")
+    score = encoded(page, lambda: page.ref("file").send_keys(str(tmp_path / "paper.png")))
+    assert page.ref("invert").is_selected()
+    (given,) = page.pixels('[data-ref="given"]')
+    assert given[:2].max() == given[6:].max() == given[:, :2].max() == 0
+    assert given[2:6, 2:6].max() > 50
+    assert encoded(page, lambda: page.ref("invert").click()) > score
+    (inverted,) = page.pixels('[data-ref="given"]')
+    assert np.array_equal(inverted, 255 - given)
+
+
+GIVE = """
+    const [selector, type, name, bytes] = arguments, data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+    const options = { bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data };
+    const event = type === "paste" ? new ClipboardEvent(type, options) : new DragEvent(type, options);
+    document.querySelector(selector).dispatchEvent(event);
+"""
+
+
+def give(page, selector, event, file):
+    """Drops or pastes a file on an element."""
+    page.script(GIVE, selector, event, "a.png", list(pathlib.Path(file).read_bytes()))
+
+
+def test_an_image_can_be_dropped_anywhere_and_pasted(page, pipeline, examples):
+    x, files = examples
+    expected = pipeline.score(x, num_samples=16, seed=0)
+    assert encoded(page, lambda: give(page, "footer", "drop", files[0])) == pytest.approx(expected[0], rel=1e-3)
+    np.testing.assert_array_equal(page.pixels('[data-ref="given"]'), drawn(x[:1]))
+    encoded(page, lambda: give(page, "h1", "paste", files[1]))
+    np.testing.assert_array_equal(page.pixels('[data-ref="given"]'), drawn(x[1:]))
+
+
+def test_the_same_seed_gives_the_same_samples(page, pipeline):
+    tiles = '[data-ref="sampleTiles"]'
+    first = page.pixels(tiles)
+    np.testing.assert_allclose(first, drawn(pipeline.sample(40, seed=0)), atol=1)
+    for seed, same in ((7, False), (0, True)):
+        page.ref("seed").clear()
+        page.ref("seed").send_keys(f"{seed}\t")
+        page.wait(lambda same=same: np.array_equal(page.settled().pixels(tiles), first) is same, f"seed {seed}")
+    page.ref("newSeed").click()
+    assert page.ref("seed").get_attribute("value") != "0"
+    page.wait(lambda: not np.array_equal(page.settled().pixels(tiles), first), "new samples")
+
+
+def test_a_sample_can_be_encoded_with_the_keyboard(page, pipeline):
+    sample = pipeline.sample(40, seed=0)[4:5]
+    score = encoded(page, lambda: page.find('[aria-label="Sample 5"]').send_keys(Keys.ENTER))
+    assert score == pytest.approx(pipeline.score(sample, num_samples=16, seed=0)[0], rel=1e-3)
+    assert "sample 5" in page.text('[data-ref="givenCaption"]')
+
+
+def test_the_interpolation_goes_from_one_reconstruction_to_the_other(page, pipeline, examples):
+    x, files = examples
+    strip = '[data-ref="strip"]'
+    walk = page.pixels(strip)
+    assert len(walk) == 10
+    assert len(np.unique(walk, axis=0)) == 10
+    page.find('[aria-label="File for A"]').send_keys(files[0])
+    give(page, '[data-ref="slotB"]', "drop", files[1])
+    expected = drawn(pipeline.interpolate(*x, steps=10))
+    page.wait(lambda: np.allclose(page.settled().pixels(strip), expected, atol=1), "the interpolation of the files")
+    np.testing.assert_allclose(page.pixels(strip)[[0, -1]], drawn(pipeline.reconstruct(x)), atol=1)
+    np.testing.assert_array_equal(page.pixels('[data-ref="slotA"]'), drawn(x[:1]))
+    # From where the sliders are, and from a sample.
+    page.find('[aria-label="Current latents for A"]').click()
+    page.find('[name="use"][value="B"]').find_element(By.XPATH, "..").click()
+    page.find('[aria-label="Sample 3"]').click()
+    ends = np.concatenate([np.zeros((1, 3)), pipeline.encode(pipeline.sample(3, seed=0)[2:]).mean]).astype("float32")
+    expected = drawn(pipeline.decode(ends))
+    page.wait(lambda: np.allclose(page.settled().pixels(strip)[[0, -1]], expected, atol=1), "the other interpolation")
+    # A step takes the sliders there.
+    page.find('[aria-label="Step 10 of 10 from A to B"]').click()
+    page.wait(lambda: np.allclose(page.settled().pixels('[data-ref="decoded"]'), expected[1:], atol=1), "the last step")
+
+
+def test_it_fits_a_narrow_phone(page, address):
+    for width in (320, 360):
+        page.open(address, width, 740).settled()
+        assert page.script("return document.documentElement.scrollWidth") <= width
+
+
+def test_it_is_dark_where_the_rest_is(page):
+    background = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    assert min(page.script(background)) > 200
+    page.colour_scheme("dark")
+    page.wait(lambda: max(page.script(background)) < 60, "a dark background")
+
+
+def test_everything_has_a_name_for_a_screen_reader(page):
+    nameless = """
+        const named = (e) => e.ariaLabel || e.labels?.length || e.textContent.trim();
+        return Array.from(document.querySelectorAll("main :is(input, button, select, textarea, canvas, [tabindex])"))
+            .filter((e) => !named(e) && !e.closest("[aria-hidden=true]") && e.ariaHidden !== "true")
+            .map((e) => e.outerHTML);
+    """
+    assert page.script(nameless) == []
+
+
+def test_several_bundles_and_data_that_are_no_pictures(chromium, bundles, tmp_path):
+    page, pipeline = chromium, Pipeline.load(bundles / "vectors", providers="cpu")
+    with browser.serving([bundles / name for name in ("digits", "vectors", "conditional")]) as address:
+        page.open(address).settled()
+        page.errors()
+        assert page.driver.title.startswith("digits")
+
+        def choose(name):
+            Select(page.find("#bundles")).select_by_visible_text(name)
+            page.wait(lambda: page.settled().driver.title.startswith(name), name)
+
+        # One that takes a label beside z is not drawn, and the page says so.
+        choose("conditional")
+        assert "takes 2 inputs (z, label)" in page.text("main")
+        choose("vectors")
+        # Exported from two networks: no prior to draw from, and no bound.
+        assert not page.ref("samples").is_displayed()
+        line = "return document.querySelector('[data-ref=decoded] polyline').getAttribute('points')"
+        before = page.script(line)
+        assert len(before.split()) == 12
+        # Both latents at once.
+        pad = page.ref("pad")
+        pad.send_keys(Keys.ARROW_RIGHT * 3 + Keys.ARROW_UP)
+        page.wait(lambda: page.script(line) != before, "another line")
+        assert z(page.settled()) == pytest.approx([0.3, 0.1])
+        webdriver.ActionChains(page.driver).move_to_element(pad).click_and_hold().move_by_offset(
+            20, 30
+        ).release().perform()
+        across, down = 20 / pad.size["width"], 30 / pad.size["height"]
+        assert z(page.settled()) == pytest.approx([6 * across, -6 * down], abs=0.05)
+        # Numbers from a file, then from the field; wrong ones are refused in a sentence that goes away.
+        x = np.random.default_rng(0).normal(size=(2, 12)).astype("float32")
+        means = pipeline.encode(x).mean
+        np.savetxt(tmp_path / "two.csv", x, delimiter=",")
+        page.ref("file").send_keys(str(tmp_path / "two.csv"))
+        page.wait(lambda: "the first of 2" in page.text('[data-ref="givenCaption"]'), "the input")
+        assert z(page.settled()) == pytest.approx(means[0], abs=0.011)
+        assert not page.ref("score").is_displayed()
+        page.ref("numbers").send_keys("1, 2, three")
+        page.ref("useNumbers").click()
+        page.wait(lambda: "nothing but numbers" in page.text("#status"), "a refusal")
+        page.ref("numbers").clear()
+        page.ref("numbers").send_keys(json.dumps(x[1].tolist()))
+        page.ref("useNumbers").click()
+        page.wait(lambda: page.text("#status") == "" and "2" not in page.text('[data-ref="givenCaption"]'), "the other")
+        assert z(page.settled()) == pytest.approx(means[1], abs=0.011)
+        choose("digits")
+        assert len(np.unique(page.pixels('[data-ref="decoded"]'))) > 10
+        assert page.errors() == []
+
+
+def test_a_server_with_a_token_is_asked_with_it(chromium, bundles):
+    page = chromium
+    with browser.serving(bundles / "digits", token="open sesame") as address:
+        page.open(address)
+        field = page.wait(lambda: page.find("#token[open] input"), "the question")
+        assert field.get_attribute("type") == "password"
+        field.send_keys("a wrong one" + Keys.ENTER)
+        page.wait(lambda: "not it" in page.text("#token-note"), "the answer")
+        field.send_keys("open sesame" + Keys.ENTER)
+        page.settled()
+        assert len(np.unique(page.pixels('[data-ref="decoded"]'))) > 10
+        page.driver.refresh()
+        page.settled()  # without a question: it was kept
+        assert all("401" in message for message in page.errors())
+    page.script("sessionStorage.clear()")
+
+
+def test_a_server_that_has_gone_is_waited_for(chromium, bundles, pipeline):
+    page = chromium
+    with browser.serving(bundles / "digits") as address:
+        page.open(address).settled()
+        before = page.pixels('[data-ref="decoded"]')
+    page.find("[data-latent]").send_keys(Keys.END)
+    page.wait(lambda: "does not answer" in page.text("#status"), "the error")
+    assert page.find("#status").is_displayed()
+    assert page.find("#status").get_attribute("aria-live") == "polite"
+    assert np.array_equal(page.pixels('[data-ref="decoded"]'), before)
+    with browser.serving(bundles / "digits", port=int(address.rpartition(":")[2])):
+        page.wait(lambda: page.text("#status") == "", "the server's return")
+        moved = np.array([z(page.settled())], "float32")
+        page.wait(lambda: not np.array_equal(page.pixels('[data-ref="decoded"]'), before), "what was missed")
+        np.testing.assert_allclose(page.settled().pixels('[data-ref="decoded"]'), drawn(pipeline.decode(moved)), atol=1)
+    page.errors()
+
+
+def test_an_error_of_the_server_is_shown_until_it_works_again(chromium, bundles):
+    page = chromium
+    with browser.serving(bundles / "digits") as address:
+        page.open(address).settled()
+        page.ref("numbers").find_element(By.XPATH, "..").find_element(By.TAG_NAME, "summary").click()
+        page.ref("numbers").send_keys(json.dumps([200] * 64))
+        page.ref("useNumbers").click()
+        page.wait(lambda: "must lie in [0, 1]" in page.text("#status"), "the server's sentence")
+        page.ref("numbers").clear()
+        page.ref("numbers").send_keys(json.dumps([1] * 64))
+        encoded(page, page.ref("useNumbers").click)
+        assert page.text("#status") == ""
+        assert all("400" in message for message in page.errors())
