@@ -59,9 +59,8 @@ def address(bundles):
 @pytest.fixture
 def page(chromium, address):
     """The page of the digits, loaded and at rest; in the end it must not have complained, or asked anybody else."""
-    chromium.open(address).settled()
     chromium.errors()
-    yield chromium
+    yield chromium.open(address).settled()
     chromium.settled()
     assert chromium.errors() == []
     asked = chromium.script('return performance.getEntriesByType("resource").map((entry) => entry.name)')
@@ -283,8 +282,8 @@ def test_everything_has_a_name_for_a_screen_reader(page):
 def test_several_bundles_and_data_that_are_no_pictures(chromium, bundles, tmp_path):
     page, pipeline = chromium, Pipeline.load(bundles / "vectors", providers="cpu")
     with browser.serving([bundles / name for name in ("digits", "vectors", "conditional")]) as address:
-        page.open(address).settled()
         page.errors()
+        page.open(address).settled()
         assert page.driver.title.startswith("digits")
 
         def choose(name):
@@ -334,6 +333,7 @@ def test_several_bundles_and_data_that_are_no_pictures(chromium, bundles, tmp_pa
 def test_a_server_with_a_token_is_asked_with_it(chromium, bundles):
     page = chromium
     with browser.serving(bundles / "digits", token="open sesame") as address:
+        page.errors()
         page.open(address)
         field = page.wait(lambda: page.find("#token[open] input"), "the question")
         assert field.get_attribute("type") == "password"
@@ -369,6 +369,7 @@ def test_a_server_that_has_gone_is_waited_for(chromium, bundles, pipeline):
 def test_an_error_of_the_server_is_shown_until_it_works_again(chromium, bundles):
     page = chromium
     with browser.serving(bundles / "digits") as address:
+        page.errors()
         page.open(address).settled()
         page.ref("numbers").find_element(By.XPATH, "..").find_element(By.TAG_NAME, "summary").click()
         page.ref("numbers").send_keys(json.dumps([200] * 64))
