@@ -29,14 +29,16 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """Three: digits, trained until the pictures differ; twelve numbers with two latents; one that takes a label."""
+    """Three: digits that can be told apart, with a dead latent; twelve numbers, two latents; and one with labels."""
     keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
     folder = tmp_path_factory.mktemp("bundles")
     keras.utils.set_random_seed(3)
     x = keras_vae.datasets.load("digits", binarize="threshold").train
-    vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 3, hidden=(32,), data_mean=x.mean(0)), seed=0)
+    encoder, decoder = keras_vae.networks.mlp((8, 8, 1), 4, hidden=(32,), data_mean=x.mean(0))
+    vae = keras_vae.VAE(encoder, decoder, seed=0)
     vae.compile(keras.optimizers.Adam(1e-2))
     vae.fit(x, epochs=4, verbose=0)
+    decoder.weights[0].assign(decoder.weights[0] * np.array([[1], [0], [1], [1]], "float32"))
     keras_vae_export.export(vae, folder / "digits")
     vectors = keras_vae.networks.mlp((12,), 2, hidden=(8,), activation="tanh", likelihood="mse")
     keras_vae_export.export(vectors, folder / "vectors")
@@ -108,14 +110,19 @@ def z(page):
 def test_it_shows_the_mean_of_the_prior_decoded(page, pipeline):
     decoded = page.pixels('[data-ref="decoded"]')
     assert len(np.unique(decoded)) > 10
-    np.testing.assert_allclose(decoded, drawn(pipeline.decode(np.zeros((1, 3), "float32"))), atol=1)
+    np.testing.assert_allclose(decoded, drawn(pipeline.decode(np.zeros((1, 4), "float32"))), atol=1)
     assert "Bernoulli" in page.text("#facts")
     assert "8 × 8 × 1" in page.text("#facts")
 
 
 def test_the_most_active_latent_comes_first(page, pipeline):
     order = 'return Array.from(document.querySelectorAll("[data-latent]"), (slider) => Number(slider.dataset.latent))'
-    assert page.script(order) == np.argsort(-pipeline.latent_activity()).tolist()
+    activity = pipeline.latent_activity()
+    assert page.script(order) == np.argsort(-activity).tolist()
+    assert activity[1] == 0
+    assert page.text(".rows summary") == "1 inactive latent"
+    visible = [slider.is_displayed() for slider in page.driver.find_elements(By.CSS_SELECTOR, "[data-latent]")]
+    assert visible == [True, True, True, False]
 
 
 def test_a_slider_moves_with_the_keyboard_and_the_picture_with_it(page, pipeline):
@@ -126,7 +133,7 @@ def test_a_slider_moves_with_the_keyboard_and_the_picture_with_it(page, pipeline
     assert np.array_equal(page.settled().pixels('[data-ref="decoded"]'), before)
     assert page.script("return document.activeElement === arguments[0]", slider)
     slider.send_keys(Keys.ARROW_RIGHT * 40)
-    expected = np.zeros((1, 3), "float32")
+    expected = np.zeros((1, 4), "float32")
     expected[0, latent] = 40 / 50
     page.wait(lambda: not np.array_equal(page.pixels('[data-ref="decoded"]'), before), "another picture")
     assert z(page.settled()) == pytest.approx(expected[0])
@@ -150,7 +157,7 @@ def test_a_drag_has_one_request_under_way_and_ends_at_the_newest_value(page, pip
             slider.dispatchEvent(new Event("input"));
         }
     """)
-    expected = drawn(pipeline.decode(np.array([[2.0, 0.0, 0.0]], "float32")))
+    expected = drawn(pipeline.decode(np.array([[2.0, 0.0, 0.0, 0.0]], "float32")))
     page.wait(lambda: np.allclose(page.pixels('[data-ref="decoded"]'), expected, atol=1), "the newest value's picture")
     counts = page.script("return counts")
     assert counts["most"] == 1
@@ -248,7 +255,7 @@ def test_the_interpolation_goes_from_one_reconstruction_to_the_other(page, pipel
     page.find('[aria-label="Current latents for A"]').click()
     page.find('[name="use"][value="B"]').find_element(By.XPATH, "..").click()
     page.find('[aria-label="Sample 3"]').click()
-    ends = np.concatenate([np.zeros((1, 3)), pipeline.encode(pipeline.sample(3, seed=0)[2:]).mean]).astype("float32")
+    ends = np.concatenate([np.zeros((1, 4)), pipeline.encode(pipeline.sample(3, seed=0)[2:]).mean]).astype("float32")
     expected = drawn(pipeline.decode(ends))
     page.wait(lambda: np.allclose(page.settled().pixels(strip)[[0, -1]], expected, atol=1), "the other interpolation")
     # A step takes the sliders there.
