@@ -2,7 +2,7 @@
 
 One environment for everything, because installing three frameworks takes longer than testing on one, and because the
 tests that compare backends need all three side by side. Runtimes that cannot be installed beside them get environments
-of their own, for `tests/export/test_other_runtimes.py`.
+of their own, for the tests that name a variable KERAS_VAE_..._PYTHON.
 """
 
 import pathlib
@@ -15,6 +15,7 @@ BACKENDS = ("jax", "tensorflow", "torch")
 
 OLD_RUNTIME = ("onnxruntime==1.18.1", "numpy==1.26.4")
 TRITON = ("tritonclient[grpc,http]==2.73.0", "protobuf==6.33.6")
+RAY = ("ray[data,serve]==2.60.0", "numpy==2.4.6", "onnxruntime==1.31.1", "orjson==3.13.0")
 WEB = "onnxruntime-web@1.30.0"
 
 nox.options.reuse_existing_virtualenvs = True
@@ -43,8 +44,11 @@ def checks(session):
 def _other_runtimes(session):
     """Environments of the runtimes that clash with the session's: the variables by which their tests find them."""
     folder = pathlib.Path(session.virtualenv.location) / "other_runtimes"
-    found = {"KERAS_VAE_TRITON_PYTHON": _environment(session, folder / "triton", TRITON)}
-    found["KERAS_VAE_IMAGE_PYTHON"] = _image(session, folder / "image")
+    found = {
+        "KERAS_VAE_TRITON_PYTHON": _environment(session, folder / "triton", TRITON),
+        "KERAS_VAE_RAY_PYTHON": _environment(session, folder / "ray", RAY),
+        "KERAS_VAE_IMAGE_PYTHON": _image(session, folder / "image"),
+    }
     if sys.version_info < (3, 13):
         found["KERAS_VAE_OLD_RUNTIME_PYTHON"] = _environment(session, folder / "old_runtime", OLD_RUNTIME)
     else:
