@@ -4,6 +4,7 @@ Each starts a Ray of its own, with two CPUs and its files in SHORT_FOLDER, takes
 found in FOLDER/found.npz and FOLDER/report.json. `test_ray.py` starts them, and judges.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -53,8 +54,8 @@ def map(bundle, folder, x):
     np.savez(folder / "found.npz", **arrays)
     ragged = ray.data.from_items([{"x": np.zeros((8, 8 + i, 1))} for i in range(2)])
     return {
-        "killed": int((folder / "killed").read_text()),
-        "processes": [int(path.name.removeprefix("pid-")) for path in folder.glob("pid-*")],
+        "killed": json.loads((folder / "killed").read_text()),
+        "workers": {path.name: json.loads(path.read_text()) for path in folder.glob("worker *")},
         "errors": {
             "bundle": said(lambda: on_ray.map(rows, folder, "score")),
             "verb": said(lambda: run(images, "sample")),
@@ -71,30 +72,29 @@ def map(bundle, folder, x):
 def mortal(folder):
     """What each process of Ray does when it starts: see to it that two of them run graphs, and that one dies of it."""
 
+    def workers():
+        return sorted(path.name for path in folder.glob("worker *"))
+
     def start():
-        run, runs = Session.run, []
+        run, done = Session.run, []
 
         def run_and_tell(self, inputs, outputs=None):
-            (folder / f"pid-{os.getpid()}").touch()
-            patiently(lambda: len(list(folder.glob("pid-*"))) > 1)
-            runs.append(run(self, inputs, outputs))
-            if len(runs) == 3 and first(folder / "killed"):  # of four batches in a block
-                os.kill(os.getpid(), signal.SIGKILL)
-            return runs[-1]
+            mine = folder / f"worker {os.getpid()}"
+            mine.touch()
+            patiently(lambda: len(workers()) > 1)
+            result = run(self, inputs, outputs)
+            done.append(self.threads)
+            mine.write_text(json.dumps(done))
+            if len(done) == 3:  # of the four batches of a block
+                with contextlib.suppress(FileExistsError), open(folder / "killed", "x") as file:
+                    json.dump([mine.name, workers()], file)
+                    file.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return result
 
         Session.run = run_and_tell
 
     return start
-
-
-def first(path):
-    """Writes this process's number into a file, if no other process has."""
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    path.write_text(str(os.getpid()))
-    return True
 
 
 def brighter(batch):
@@ -204,7 +204,9 @@ def main(program, bundle, folder, short_folder):
             _temp_dir=short_folder,
             **options,
         )
-        report = {"map": map, "deploy": deploy}[program](bundle, folder, x)
+        # A relative path, which means nothing to a process that was started elsewhere.
+        os.chdir(pathlib.Path(bundle).parent)
+        report = {"map": map, "deploy": deploy}[program](pathlib.Path(bundle).name, folder, x)
         report["started"] = processes()
     finally:
         ray.shutdown()

@@ -106,9 +106,13 @@ def test_map_gives_each_row_once_and_the_pipelines_numbers_though_a_worker_is_ki
         rows = np.argsort([int(str(row).removeprefix("row ")) for row in found[f"{run}/{key}"]])
         return {name.removeprefix(f"{run}/"): array[rows] for name, array in found.items() if name.startswith(run)}
 
-    # Killed in the middle of a block; the other one, and the one that took its place, worked too.
-    assert report["killed"] in report["processes"]
-    assert len(report["processes"]) >= 2
+    killed, workers = report["killed"]
+    assert len(workers) == 2
+    assert killed in workers
+    assert set(workers) <= set(report["workers"])
+    for threads in report["workers"].values():  # of each batch it ran, the killed one in the middle of a block
+        assert set(threads) == {1}
+    assert len(report["workers"][killed]) == 3
 
     score = in_order("score", "name")
     assert set(score) == {"name", "image", "negative_elbo"}
