@@ -22,7 +22,7 @@ from keras_vae_serving.pipeline import Pipeline
 
 try:
     import ray.data  # pyright: ignore[reportMissingImports]
-    from ray import serve
+    from ray import serve  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ModuleNotFoundError(
         f'keras_vae_serving.ray needs Ray with Data and Serve ({error}): pip install "keras-vae[ray]".', name="ray"
