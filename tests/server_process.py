@@ -68,6 +68,18 @@ class Running:
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
 
+def read_answer(connection):
+    """One answer, which may come in pieces."""
+    answer = b""
+    while (found := re.search(rb"content-length: (\d+)\r\n", answer)) is None or len(
+        answer.partition(b"\r\n\r\n")[2]
+    ) < int(found[1]):
+        part = connection.recv(65536)
+        assert part, f"the connection ended after {answer!r}"
+        answer += part
+    return answer
+
+
 def read_all(connection):
     parts = []
     with contextlib.suppress(ConnectionError):

@@ -6,10 +6,12 @@ import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import sys
 import warnings
 
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 MISSING = 'the server needs {}: pip install "keras-vae[serving]".'
 
 
@@ -25,6 +27,8 @@ def main(arguments=None, prog="python -m keras_vae_serving"):
     from keras_vae_serving.manifest import BundleError
     from keras_vae_serving.providers import ProviderError
 
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -32,6 +36,8 @@ def main(arguments=None, prog="python -m keras_vae_serving"):
             app = server.create_app(
                 options.bundles,
                 allow_origins=options.allow_origin,
+                # Where no token is asked for, what keeps others out is that only this machine can ask.
+                hosts=_LOOPBACK if options.host in _LOOPBACK and not os.environ.get(server.TOKEN_VARIABLE) else None,
                 limits=server.Limits(
                     max_body=options.max_body * 2**20,
                     max_memory=max(8 * options.max_body, 128) * 2**20,
@@ -42,10 +48,10 @@ def main(arguments=None, prog="python -m keras_vae_serving"):
                 precision=options.precision,
                 threads=options.threads,
                 max_batch=options.max_batch,
-                max_queue=max(options.max_queue, options.max_rows),
+                max_queue=options.max_queue,
             )
         listener = _listen(options.host, options.port)
-    except (BundleError, ProviderError, OSError) as error:
+    except (BundleError, ProviderError, OSError, ValueError) as error:
         return _failed(prog, " ".join(str(error).split()))
     for warning in caught:
         print(f"Note: {warning.message}")
@@ -66,7 +72,9 @@ def main(arguments=None, prog="python -m keras_vae_serving"):
 
     # uvicorn raises the signal again when it has ended in order.
     with contextlib.suppress(KeyboardInterrupt):
-        _uvicorn.run(app, listener, ready, hangup, options.access_log, options.shutdown_seconds)
+        _uvicorn.Server(app, ready, serving.stop, hangup, options.access_log, options.shutdown_seconds).run(
+            sockets=[listener]
+        )
     return 0
 
 
@@ -86,7 +94,7 @@ def _parser(prog):
     parser.add_argument("--max-batch", type=_count, default=64, help="examples that are run at once (default 64)")
     parser.add_argument("--max-rows", type=_count, default=1024, help="examples in one request (default 1024)")
     parser.add_argument("--max-queue", type=_count, default=4096, help="examples that wait, per graph (default 4096)")
-    parser.add_argument("--max-body", type=_count, default=16, metavar="MIB", help="of one request (default 16)")
+    parser.add_argument("--max-body", type=_count, default=8, metavar="MIB", help="of one request (default 8)")
     parser.add_argument("--body-seconds", type=_count, default=30, help="for a request to arrive (default 30)")
     parser.add_argument("--shutdown-seconds", type=_count, default=30, help="for requests in hand (default 30)")
     parser.add_argument(
@@ -101,7 +109,8 @@ def _listen(host, port):
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        known = (error.errno or 0) > 0  # a name that nobody knows has a number of another kind
+        reason = os.strerror(error.errno or 0) if known else error.strerror or error
         raise OSError(f"cannot listen on {host}:{port} ({reason}): choose another --port or --host.") from None
 
 

@@ -35,6 +35,7 @@ class _Job:
     inputs: dict[str, np.ndarray]
     outputs: list[str] | None
     rows: int
+    cost: int  # of one row, in examples
     future: asyncio.Future
 
 
@@ -43,8 +44,8 @@ class Batcher:
 
     Args:
         session: The graph.
-        max_batch: Examples run at once; a request of more is run in parts.
-        max_queue: Examples that may wait or run.
+        max_batch: Examples run at once; a request of more is run in parts. With several samples of z, each counts.
+        max_queue: Examples that may wait or run; a request of more is taken when nothing else is there.
         on_batch: Called, in the batcher's thread, with the number of examples of each run.
     """
 
@@ -71,16 +72,17 @@ class Batcher:
         except ValueError as error:
             raise ProtocolError(str(error)) from None
         rows = len(next(iter(inputs.values())))
-        if self.waiting and self.waiting + rows > self.max_queue:
+        cost = max(1, inputs["epsilon"].shape[1]) if "epsilon" in inputs else 1
+        if self.waiting and self.waiting + rows * cost > self.max_queue:
             raise Overloaded(f"{self.waiting} examples are waiting already: try again in a second.")
         key = (*((name, array.shape[1:], array.dtype.char) for name, array in inputs.items()), *(outputs or ()))
-        job = _Job(key, inputs, outputs, rows, asyncio.get_running_loop().create_future())
-        self.waiting += rows
+        job = _Job(key, inputs, outputs, rows, cost, asyncio.get_running_loop().create_future())
+        self.waiting += rows * cost
         try:
             self._queue.put(job)
             return await job.future
         finally:
-            self.waiting -= rows
+            self.waiting -= rows * cost
 
     def close(self):
         """Runs what is waiting, then ends the thread."""
@@ -89,15 +91,13 @@ class Batcher:
 
     def _work(self):
         while True:
-            jobs = [self._queue.get()]
-            rows = 0 if jobs[0] is None else jobs[0].rows
+            jobs, cost = [self._queue.get()], 0
             with contextlib.suppress(queue.Empty):
-                while jobs[-1] is not None and rows < self.max_batch:
+                while jobs[-1] is not None and (cost := cost + jobs[-1].rows * jobs[-1].cost) < self.max_batch:
                     jobs.append(self._queue.get_nowait())
-                    rows += 0 if jobs[-1] is None else jobs[-1].rows
             groups = {}
             for i, job in enumerate(jobs):
-                if job is not None:
+                if job is not None and not job.future.done():  # a caller that has gone needs no run
                     groups.setdefault(job.key if self._merge else i, []).append(job)
             for group in groups.values():
                 results = self._run(group)
@@ -121,12 +121,13 @@ class Batcher:
         if len(group) > 1:
             inputs = {name: np.concatenate([job.inputs[name] for job in group]) for name in inputs}
         rows = sum(job.rows for job in group)
+        at_once = max(1, self.max_batch // group[0].cost)
         parts = []
-        for start in range(0, rows, self.max_batch):
+        for start in range(0, rows, at_once):
             part = inputs
-            if rows > self.max_batch:
-                part = {name: array[start : start + self.max_batch] for name, array in inputs.items()}
-            self._on_batch(min(self.max_batch, rows - start))
+            if rows > at_once:
+                part = {name: array[start : start + at_once] for name, array in inputs.items()}
+            self._on_batch(min(at_once, rows - start))
             parts.append(self.session.run(part, group[0].outputs, check=False))
         outputs = parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
         if len(group) == 1:
@@ -150,8 +151,6 @@ def _deliver(group, results):
 
 def _explained(graph, error):
     """What onnxruntime raised, without its source paths and addresses, which are in the log."""
-    if isinstance(error, ValueError):  # the session's own check
-        return ProtocolError(str(error))
     _logger.warning("the graph %s failed: %s", graph, str(error).strip().split("\n")[0])
     if "alloc" in str(error):
         return Overloaded(f"the graph {graph} did not get the memory that it needs for these inputs: send fewer.")

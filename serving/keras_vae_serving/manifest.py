@@ -119,7 +119,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text, where=FILE_NAME):
-        """Reads the text of a manifest; `where` is what to call it in an error."""
+        """Reads the text, or the bytes, of a manifest; `where` is what to call it in an error."""
         try:
             fields: dict[str, Any] = json.loads(text)
             version = fields.pop("schema_version")
@@ -132,6 +132,7 @@ class Manifest:
             manifest = cls(graphs=graphs, **fields)
             for path in (*manifest.files, *(graph.file for graph in graphs.values())):
                 _inside(path)
+            manifest._check_types()
         except BundleError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -152,10 +153,24 @@ class Manifest:
         path = directory / FILE_NAME
         if not path.is_file():
             raise BundleError(f"{directory} is not a bundle: it has no {FILE_NAME}. Name the folder export() wrote.")
-        manifest = cls.from_json(path.read_text(encoding="utf-8"), where=str(path))
+        manifest = cls.from_json(path.read_bytes(), where=str(path))
         if verify:
             manifest.verify(directory)
         return manifest
+
+    def _check_types(self):
+        """Raises an error of `from_json` where something that is used later is not what it must be."""
+        for entry in self.files.values():
+            _ = entry["sha256"] + "", entry["bytes"] + 0
+        if self.data_range is not None:
+            _ = [float(end) for end in self.data_range]
+        if self.prior is None:
+            return
+        name, config = self.prior["name"] + "", self.prior["config"]
+        if name == "DiagonalNormal":
+            for part in (config["mean"], config["log_var"]):
+                if len([float(value) for value in part]) != self.latent_dim:
+                    raise ValueError(f"the prior has {len(part)} latents and not {self.latent_dim}")
 
     def verify(self, directory):
         """Raises a BundleError that names the first file which is missing, cut short, changed, or none of ours."""

@@ -15,7 +15,7 @@ import numpy as np
 from keras_vae_serving.batching import Batcher
 from keras_vae_serving.manifest import Tensor
 from keras_vae_serving.pipeline import Pipeline, Posterior
-from keras_vae_serving.protocol import ProtocolError, all_finite
+from keras_vae_serving.protocol import ProtocolError, all_finite, shown
 
 MAX_SEED = 2**63
 
@@ -75,10 +75,6 @@ class Models:
         self.pipeline = Pipeline.load(directory, providers, precision, threads, batch_size=max_batch)
         self.max_rows = max_rows
         sessions = self.pipeline.sessions
-        self.batchers = {
-            name: Batcher(session, max_batch, max_queue, lambda rows, name=name: on_batch(name, rows))
-            for name, session in sessions.items()
-        }
         encoder, decoder = sessions["encoder"].graph, sessions["decoder"].graph
         beside = tuple(tensor for tensor in decoder.inputs if tensor.name not in self._names(encoder.inputs, "z"))
         models = [self._graph(name) for name in sessions]
@@ -122,6 +118,10 @@ class Models:
                 )
             )
         self.by_name = {model.name: model for model in models}
+        self.batchers = {  # last: from here on there are threads to end
+            name: Batcher(session, max_batch, max_queue, lambda rows, name=name: on_batch(name, rows))
+            for name, session in sessions.items()
+        }
 
     @functools.cached_property
     def latent_activity(self):
@@ -134,7 +134,7 @@ class Models:
             batcher.close()
 
     def _graph(self, name):
-        graph, batcher = self.pipeline.sessions[name].graph, self.batchers[name]
+        graph = self.pipeline.sessions[name].graph
         scalars = {tensor.name for tensor in graph.inputs if len(tensor.shape) == 1}
 
         async def run(inputs, parameters):
@@ -146,7 +146,7 @@ class Models:
                     raise ProtocolError(f"the input {key!r} holds {what}.")
             if scalars:
                 inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}
-            outputs = await batcher.run(inputs)
+            outputs = await self.batchers[name].run(inputs)
             return {key: array[:, None] if array.ndim == 1 else array for key, array in outputs.items()}
 
         return Model(
@@ -170,7 +170,7 @@ class Models:
         self._check_rows(inputs)
         sample, seed = parameters.get("sample", False), _seed(parameters)
         if not isinstance(sample, bool):
-            raise ProtocolError(f'the parameter "sample" must be true or false; got {sample!r:.50}.')
+            raise ProtocolError(f'the parameter "sample" must be true or false; got {shown(sample)}.')
         inputs, beside = self.pipeline.split(inputs)
         posterior = Posterior(*(await self._run("encoder", inputs)).values())
         return await self._run(
@@ -210,17 +210,19 @@ class Models:
 
     def _check_rows(self, inputs):
         for name, array in inputs.items():
-            if array.ndim and array.shape[0] > self.max_rows:
+            # Each sample of z that a row brings is as much work as an example.
+            rows = math.prod(array.shape[: 2 if name == "epsilon" else 1]) if array.ndim else 0
+            if rows > self.max_rows:
                 raise ProtocolError(
-                    f"the input {name!r} holds {array.shape[0]} examples; this server takes up to {self.max_rows} in "
-                    "one request: send them in parts.",
+                    f"the input {name!r} holds {rows} examples; this server takes up to {self.max_rows} in one "
+                    "request: send them in parts.",
                     status=413,
                 )
 
     def _count(self, name, parameters):
         value = parameters.get(name, 1)
         if type(value) is not int or value < 1:
-            raise ProtocolError(f'the parameter "{name}" must be a whole number of at least 1; got {value!r:.50}.')
+            raise ProtocolError(f'the parameter "{name}" must be a whole number of at least 1; got {shown(value)}.')
         if value > self.max_rows:
             raise ProtocolError(f'the parameter "{name}" may be up to {self.max_rows} here: ask again for more.', 413)
         return value
@@ -237,7 +239,7 @@ class Models:
         unknown = sorted(set(parameters) - set(known))
         if unknown:
             takes = f"takes {', '.join(known)}" if known else "takes none"
-            raise ProtocolError(f"there is no parameter {unknown[0]!r:.50}: {model} {takes}.")
+            raise ProtocolError(f"there is no parameter {shown(unknown[0])}: {model} {takes}.")
 
     @staticmethod
     def _names(tensors, *more):
@@ -249,7 +251,7 @@ def _seed(parameters, default=None):
     if seed is None:
         return None
     if type(seed) is not int or not 0 <= seed < MAX_SEED:
-        raise ProtocolError(f'the parameter "seed" must be a whole number from 0 to 2**63 - 1; got {seed!r:.50}.')
+        raise ProtocolError(f'the parameter "seed" must be a whole number from 0 to 2**63 - 1; got {shown(seed)}.')
     return seed
 
 

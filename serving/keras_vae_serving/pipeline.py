@@ -46,6 +46,9 @@ class Pipeline:
         self.manifest = manifest
         self.batch_size = _whole_number("batch_size", batch_size)
         self.sessions = sessions
+        lacking = {"encoder", "decoder"} - set(sessions)
+        if lacking:
+            raise BundleError(f"The bundle has no {sorted(lacking)[0]}: export the model again.")
         names = self._input_names("decoder")
         self.z = "z" if "z" in names else names[0]  # what the decoder calls the latents
 
@@ -207,15 +210,21 @@ class Pipeline:
         array = np.asarray(value)
         if array.dtype.kind not in ("biuf" if "float" in tensor.dtype else "biu"):
             raise ValueError(f"{tensor.name} must hold {tensor.dtype}; got {array.dtype}.")
-        array = array.astype(tensor.dtype, copy=False)
+        if array.size == 0:
+            raise ValueError(f"{tensor.name} holds no examples: its shape is {array.shape}.")
+        dtype = np.dtype(tensor.dtype)
+        if dtype.kind in "iu" and array.dtype != dtype:
+            limits = np.iinfo(dtype)
+            if int(array.min()) < limits.min or int(array.max()) > limits.max:
+                raise ValueError(f"{tensor.name} must lie in [{limits.min}, {limits.max}], as it is {tensor.dtype}.")
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+            array = array.astype(dtype, copy=False)
         if array.ndim == len(tensor.shape) - 1 and _fits(array.shape, tensor.shape[1:]):
             raise ValueError(
                 f"{tensor.name} must have shape {tensor.shape_text}; got {array.shape}, which looks like one example: "
                 f"add the batch axis with {tensor.name}[None]."
             )
         tensor.check(array)
-        if len(array) == 0:
-            raise ValueError(f"{tensor.name} holds no examples: its shape is {array.shape}.")
         if array.dtype.kind == "f":
             self._check_values(tensor.name, array)
         return array

@@ -8,6 +8,7 @@ Reference: https://github.com/kserve/open-inference-protocol, and "Binary Tensor
 documentation.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ DATATYPES = {
 _NAMES = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}
 _LITTLE_ENDIAN = {name: np.dtype(dtype).newbyteorder("<") for name, dtype in DATATYPES.items()}
 _MAX_RANK = 32  # NumPy refuses more than 64 with an error of its own
+_MAX_TENSORS, _MAX_NAME = 16, 100  # what is longer is no request of a model, and would make long errors
 
 
 class ProtocolError(ValueError):
@@ -72,7 +74,7 @@ def parse(body, json_length=None, max_numbers=math.inf):
     Args:
         body: Its bytes.
         json_length: How many of them are JSON, where raw tensors follow; None if all are.
-        max_numbers: In JSON, of one tensor; it is checked before they are converted, which takes time.
+        max_numbers: In JSON, of one tensor; it is checked before they are converted, which takes time. 0 is no limit.
 
     Raises:
         ProtocolError: If it is not a request of the protocol; says what is wrong with which part.
@@ -89,7 +91,7 @@ def parse(body, json_length=None, max_numbers=math.inf):
     inputs = {}
     for i, tensor in enumerate(_list('"inputs"', fields.get("inputs"))):
         tensor = _object(f"inputs[{i}]", tensor)
-        name = _string(f'inputs[{i}]["name"]', tensor.get("name"))
+        name = _name(f'inputs[{i}]["name"]', tensor.get("name"))
         if name in inputs:
             raise ProtocolError(f"there are two inputs of the name {name!r}.")
         inputs[name] = _tensor(f"the input {name!r}", tensor, raw, max_numbers)
@@ -184,28 +186,28 @@ class _Raw:
 def _tensor(what, tensor, raw, max_numbers):
     kind = tensor.get("datatype")
     if not isinstance(kind, str) or kind not in DATATYPES:
-        raise ProtocolError(f"{what} has the datatype {_shown(kind)}; use one of {', '.join(DATATYPES)}.")
+        raise ProtocolError(f"{what} has the datatype {shown(kind)}; use one of {', '.join(DATATYPES)}.")
     shape = tensor.get("shape")
     if (
         not isinstance(shape, list)
         or len(shape) > _MAX_RANK
         or any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in shape)
     ):
-        raise ProtocolError(f'{what} has the "shape" {_shown(shape)}; it must be a list of whole numbers.')
+        raise ProtocolError(f'{what} has the "shape" {shown(shape)}; it must be a list of whole numbers.')
     count = math.prod(shape)
     size = _parameters(what, tensor).get("binary_data_size")
     if size is None:
-        if count > max_numbers:
+        if 0 < max_numbers < count:
             raise ProtocolError(
-                f"{what} of shape {_shown(shape)} has more than {max_numbers} numbers: send fewer examples at a time.",
+                f"{what} of shape {shown(shape)} has more than {max_numbers} numbers: send fewer examples at a time.",
                 status=413,
             )
         return _from_json(what, kind, shape, count, tensor.get("data"))
     dtype = _LITTLE_ENDIAN[kind]
     if isinstance(size, bool) or not isinstance(size, int) or size != count * dtype.itemsize:
         raise ProtocolError(
-            f"{what} of shape {_shown(shape)} and datatype {kind} takes {_shown(count * dtype.itemsize)} bytes, but "
-            f'its "binary_data_size" is {_shown(size)}.'
+            f"{what} of shape {shown(shape)} and datatype {kind} takes {shown(count * dtype.itemsize)} bytes, but "
+            f'its "binary_data_size" is {shown(size)}.'
         )
     if "data" in tensor:
         raise ProtocolError(f'{what} has both "data" and "binary_data_size": send one of them.')
@@ -222,50 +224,45 @@ def _tensor(what, tensor, raw, max_numbers):
 def _from_json(what, kind, shape, count, data):
     if not isinstance(data, list):
         raise ProtocolError(f'{what} has no "data": send a list of numbers, flat or nested, or "binary_data_size".')
-    # Measured: NumPy takes 3 s to find out by itself that 15 MB of brackets are no matrix.
+    # All of this before NumPy sees the lists: it takes 3 s to find that 15 MB of brackets are no matrix, and for a list
+    # with one long string in it as much memory as if all were as long.
     nested = bool(data) and isinstance(data[0], list)
-    if not nested and len(data) != count:
+    flat: Any = _flattened(data, shape) if nested else data
+    if flat is None:
+        raise ProtocolError(f'{what} has the shape {shown(shape)}, but its "data" are nested otherwise.')
+    if len(flat) != count:
         raise ProtocolError(
-            f'{what} of shape {_shown(shape)} takes {_shown(count)} numbers, but its "data" are {len(data)}.'
+            f'{what} of shape {shown(shape)} takes {shown(count)} numbers, but its "data" are {len(flat)}.'
         )
-    if nested and not _is_nested_as(data, shape):
-        raise _nested_otherwise(what, shape)
-    try:
-        array = np.array(data) if data else np.empty(0, DATATYPES[kind])
-    except ValueError:  # a list where a number should be
-        raise _nested_otherwise(what, shape) from None
     dtype = np.dtype(DATATYPES[kind])
-    allowed = {"b": "b", "f": "fiu", "i": "iu", "u": "iu"}[dtype.kind]
-    if array.size and array.dtype.kind not in allowed:
-        wanted = {"b": "true and false", "f": "numbers"}.get(dtype.kind, "whole numbers in its range")
+    allowed, wanted = {"b": ({bool}, "true and false"), "f": ({int, float}, "numbers")}.get(
+        dtype.kind, ({int}, "whole numbers in its range")
+    )
+    if not set(map(type, flat)) <= allowed:
         raise ProtocolError(f'the "data" of {what} must be {wanted}, as its datatype is {kind}.')
-    if array.shape != (tuple(shape) if nested else (count,)):
-        raise _nested_otherwise(what, shape)
-    if dtype.kind in "iu" and array.size:
+    if dtype.kind in "iu" and flat:
         limits = np.iinfo(dtype)
-        low, high = int(array.min()), int(array.max())
-        if low < limits.min or high > limits.max:
+        if min(flat) < limits.min or max(flat) > limits.max:
             raise ProtocolError(f"{what} is {kind}: its numbers must lie in [{limits.min}, {limits.max}].")
     with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
-        return array.astype(dtype).reshape(shape)
+        return np.array(flat, dtype).reshape(shape)
 
 
-def _is_nested_as(data, shape):
-    """Whether lists of lists have these lengths at each depth; looks at no number."""
-    if not shape or len(data) != shape[0]:
-        return False
-    return len(shape) == 1 or all(isinstance(row, list) and _is_nested_as(row, shape[1:]) for row in data)
-
-
-def _nested_otherwise(what, shape):
-    return ProtocolError(f'{what} has the shape {_shown(shape)}, but its "data" are nested otherwise.')
+def _flattened(data, shape):
+    """Lists of lists as one list, or None if they do not have these lengths at each depth."""
+    level = [data]
+    for size in shape:
+        if any(type(row) is not list or len(row) != size for row in level):
+            return None
+        level = list(itertools.chain.from_iterable(level))
+    return level
 
 
 def _outputs(value, binary):
     outputs = {}
     for i, output in enumerate(_list('"outputs"', value)):
         output = _object(f"outputs[{i}]", output)
-        name = _string(f'outputs[{i}]["name"]', output.get("name"))
+        name = _name(f'outputs[{i}]["name"]', output.get("name"))
         if name in outputs:
             raise ProtocolError(f"the output {name!r} is asked for twice.")
         parameters = _parameters(f"the output {name!r}", output)
@@ -282,33 +279,49 @@ def _parameters(what, fields):
 
 def _object(what, value):
     if not isinstance(value, dict):
-        raise ProtocolError(f"{what} must be a JSON object; got {_shown(value)}.")
+        raise ProtocolError(f"{what} must be a JSON object; got {shown(value)}.")
     return value
 
 
 def _list(what, value):
     if not isinstance(value, list):
-        raise ProtocolError(f"{what} must be a list; got {_shown(value)}.")
+        raise ProtocolError(f"{what} must be a list; got {shown(value)}.")
+    if len(value) > _MAX_TENSORS:
+        raise ProtocolError(f"{what} may be up to {_MAX_TENSORS}; got {len(value)}.")
+    return value
+
+
+def _name(what, value):
+    if len(_string(what, value)) > _MAX_NAME:
+        raise ProtocolError(f"{what} may have up to {_MAX_NAME} characters; got {len(value)}.")
     return value
 
 
 def _string(what, value):
     if not isinstance(value, str):
-        raise ProtocolError(f"{what} must be a string; got {_shown(value)}.")
+        raise ProtocolError(f"{what} must be a string; got {shown(value)}.")
     return value
 
 
 def _boolean(what, value):
     if not isinstance(value, bool):
-        raise ProtocolError(f"{what} must be true or false; got {_shown(value)}.")
+        raise ProtocolError(f"{what} must be true or false; got {shown(value)}.")
     return value
 
 
-def _shown(value):
-    """A value in an error: no longer than a line, whatever was sent."""
-    text = "nothing" if value is None else "a list of that rank" if _deep(value) else repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
-
-
-def _deep(value):
-    return isinstance(value, list) and len(value) > _MAX_RANK
+def shown(value):
+    """A value in an error: no longer than a line, whatever was sent, and found without walking through it."""
+    match value:
+        case None:
+            return "nothing"
+        case dict():
+            return "an object" if value else "{}"
+        case list() if len(value) > 8 or any(isinstance(part, list | dict) for part in value):
+            return f"a list of {len(value)}"
+        case list():
+            return f"[{', '.join(map(shown, value))}]"
+        case str() if len(value) > 30:
+            return repr(value[:30]) + "..."
+        case _:
+            text = repr(value)
+            return text if len(text) <= 40 else text[:40] + "..."

@@ -12,7 +12,8 @@ import numpy as np
 
 from keras_vae_serving.manifest import BundleError
 from keras_vae_serving.models import Model, Models
-from keras_vae_serving.protocol import ProtocolError
+from keras_vae_serving.protocol import ProtocolError, shown
+from keras_vae_serving.providers import ProviderError
 
 _SOURCE = re.compile(r"(?:(?P<name>[A-Za-z0-9_-]+)(?::(?P<version>[0-9]{1,9}))?=)?(?P<path>.+)", re.DOTALL)
 
@@ -83,8 +84,8 @@ class Repository:
         if found is None:
             names = self.names
             if name in names:
-                raise ProtocolError(f"the model {name} has no version {version:.50}.", status=404)
-            raise ProtocolError(f"there is no model {name[:100]!r}; there are {', '.join(names)}.", status=404)
+                raise ProtocolError(f"the model {name} has no version {version[:20]}.", status=404)
+            raise ProtocolError(f"there is no model {shown(name)}; there are {', '.join(names)}.", status=404)
         return found
 
     @property
@@ -132,12 +133,17 @@ class Repository:
             bundle.models.close()
 
     def _load(self, name, version, path):
-        models = Models(path, **self._settings)
+        models = None
         try:
+            models = Models(path, **self._settings)
             _try(models)
-        except BaseException:
-            models.close()
-            raise
+        except BaseException as error:
+            if models is not None:
+                models.close()
+            if isinstance(error, BundleError | ProviderError | OSError) or not isinstance(error, Exception):
+                raise
+            what = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+            raise BundleError(f"{path} does not run ({what}). Export the model again.") from error
         return Bundle(name, version, path, models)
 
     def _index(self):
@@ -167,6 +173,8 @@ def _parsed(sources):
 
 def _try(models):
     """Runs each graph once, where it says what sizes it takes: memory is taken and kernels are chosen now."""
+    if "sample" in models.by_name:
+        models.pipeline.sample(1, seed=0)
     for session in models.pipeline.sessions.values():
         tensors = session.graph.inputs
         if all(isinstance(size, int) for tensor in tensors for size in tensor.shape[1:] if tensor.name != "epsilon"):

@@ -39,6 +39,7 @@ _PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
+_PIECE = 2**16  # bytes of an answer that are written at a time
 _logger = logging.getLogger("keras_vae_serving")
 
 
@@ -48,38 +49,42 @@ class Limits:
 
     Args:
         max_body: Bytes of one request.
-        max_memory: Bytes of all requests that are being read or answered.
+        max_memory: Bytes of all requests and answers that are on their way.
         body_seconds: How long a client may take to send one.
     """
 
-    max_body: int = 16 * 2**20
+    max_body: int = 8 * 2**20
     max_memory: int = 128 * 2**20
     body_seconds: float = 30.0
 
 
-def create_app(bundles, *, token=None, allow_origins=(), limits=None, **settings):
+def create_app(bundles, *, token=None, allow_origins=(), hosts=None, limits=None, **settings):
     """The ASGI application, for uvicorn, Ray Serve or any other server.
 
     Args:
         bundles: A path, or a list of `PATH`, `NAME=PATH` or `NAME:VERSION=PATH`; see `Repository`.
         token: What clients must send as `Authorization: Bearer TOKEN`, but for the page, its icon and the health of the
-            server; by default that of the environment variable KERAS_VAE_TOKEN, if it is set.
-        allow_origins: Origins whose pages may use this server from a browser (CORS); none by default.
+            server; by default that of the environment variable KERAS_VAE_TOKEN, if it is set. "" asks for none.
+        allow_origins: Origins whose pages may use this server from a browser (CORS); none but its own by default.
+        hosts: The names under which it may be asked, without a port; None is any. It keeps out pages whose owner has
+            made their name lead to 127.0.0.1.
         limits: `Limits`.
         **settings: `max_rows`, `providers`, `precision`, `threads`, `max_batch` and `max_queue`; see `Models`.
 
     Raises:
         BundleError, ProviderError: If a bundle cannot be served.
+        ValueError: If the environment variable is set to nothing, or to something that no header can hold.
     """
-    token = os.environ.get(TOKEN_VARIABLE) if token is None else token
+    if token is None:
+        token = _token()
+    origins = [origin.rstrip("/") for origin in allow_origins]
     metrics = Metrics()
     server = Server(Repository(bundles, on_batch=metrics.ran, **settings), metrics, limits or Limits(), bool(token))
     middleware = []
-    if allow_origins:  # outermost: a browser asks for permission without a token
-        allowed = {"allow_origins": list(allow_origins), "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+    if origins:  # outermost: a browser asks for permission without a token
+        allowed = {"allow_origins": origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
         middleware.append(Middleware(CORSMiddleware, expose_headers=["inference-header-content-length"], **allowed))
-    if token:
-        middleware.append(Middleware(_Token, token=token))
+    middleware.append(Middleware(_Door, token=token or "", origins=origins, hosts=hosts))
     app = Starlette(
         routes=server.routes(),
         middleware=middleware,
@@ -95,6 +100,16 @@ def create_app(bundles, *, token=None, allow_origins=(), limits=None, **settings
     return app
 
 
+def _token():
+    token = os.environ.get(TOKEN_VARIABLE)
+    if token is not None and not (token and token.isascii() and token.isprintable() and token == token.strip()):
+        raise ValueError(
+            f"the environment variable {TOKEN_VARIABLE} is set, but empty, or has spaces around it or signs in it that "
+            "no header can hold: unset it to ask for no token, or set another."
+        )
+    return token
+
+
 class Server:
     """What the routes share."""
 
@@ -102,7 +117,7 @@ class Server:
         self.repository, self.metrics, self.limits = repository, metrics, limits
         self.has_token = has_token
         self.stopping = False
-        self.memory = 0  # bytes of requests in hand
+        self.memory = 0  # bytes of requests and answers
         self._loading = asyncio.Lock()
 
     def routes(self):
@@ -129,8 +144,12 @@ class Server:
     @contextlib.asynccontextmanager
     async def lifespan(self, app):
         yield
-        self.stopping = True
+        self.stop()
         await asyncio.to_thread(self.repository.close)
+
+    def stop(self):
+        """Says from now on that it is not ready."""
+        self.stopping = True
 
     async def live(self, request):
         return _json({"live": True})
@@ -193,9 +212,10 @@ class Server:
         async with self._loading:
             try:
                 loaded = await asyncio.to_thread(self.repository.load_again, name)
-            except (BundleError, ProviderError, OSError) as error:
+            except Exception as error:  # whatever is wrong with a folder, the one in use is not
                 self.metrics.loaded("refused")
-                _logger.error("not loaded, the bundle in use goes on serving: %s", error)
+                ours = isinstance(error, BundleError | ProviderError | OSError)
+                _logger.error("not loaded, the bundle in use goes on serving: %s", error, exc_info=not ours)
                 raise ProtocolError(
                     "the new bundle was refused, and the one in use goes on serving; the server's log says why.",
                     status=409,
@@ -245,14 +265,13 @@ class _Infer:
     async def __call__(self, scope, receive, send):
         started = time.perf_counter()
         server, path = self.server, scope["path_params"]
-        name, status, headers, label, reserved = path["model"], 500, [], "unknown", 0
+        name, status, headers, label = path["model"], 500, [], "unknown"
+        held = _Held(server)
         try:
             server.repository.find(name, path.get("version"))  # before the body is read
             label = name
             length, json_length = _lengths(scope["headers"])
             self._check_length(length or 0)
-            reserved = length or 0
-            server.memory += reserved
             body = bytearray()
             async with asyncio.timeout(server.limits.body_seconds):
                 more = True
@@ -261,30 +280,38 @@ class _Infer:
                     if message["type"] == "http.disconnect":
                         status = 499  # as nginx calls a client that did not wait
                         return
+                    self._check_length(len(body) + len(message["body"]))
+                    held.more(len(message["body"]))
                     body += message["body"]
                     more = message.get("more_body", False)
-                    if len(body) > reserved:  # sent in chunks, with no length said before
-                        self._check_length(len(body), held=reserved)
-                        server.memory += len(body) - reserved
-                        reserved = len(body)
-            content, headers = await self._answer(name, path.get("version"), body, json_length)
+            content, headers = await self._answer(name, path.get("version"), body, json_length, held)
             status = 200
         except TimeoutError:
             status, content = 408, _error("the request did not arrive in time: send it again.")
+        except asyncio.CancelledError:  # by a shutdown whose time is up
+            status, content = 503, _error("the server is ending: send it again, to another.")
         except ProtocolError as error:
             status, content = error.status, _error(error)
-            if status == 503:
-                headers = [(b"retry-after", b"1")]
         finally:
-            server.memory -= reserved
             server.metrics.answered(label, status, time.perf_counter() - started)
+            if status in (499, 500):
+                held.release()
+        if status == 503:
+            headers = [(b"retry-after", b"1")]
         headers.append((b"content-length", str(len(content)).encode()))
         if len(headers) == 1 or status != 200:
             headers.append((b"content-type", b"application/json"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        try:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            # In pieces: the server waits for a client that reads slowly before each, and not after the last.
+            for start in range(0, len(content), _PIECE):
+                piece = content if len(content) <= _PIECE else content[start : start + _PIECE]
+                more = start + _PIECE < len(content)
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
+        finally:
+            held.release()
 
-    async def _answer(self, name, version, body, json_length):
+    async def _answer(self, name, version, body, json_length, held):
         bundle, model = self.server.repository.find(name, version)
         request = protocol.parse(body, json_length, model.numbers * bundle.models.max_rows)
         if request.outputs is not None:
@@ -300,7 +327,9 @@ class _Infer:
             bundle.users -= 1
         if request.outputs is not None:
             outputs = {output: outputs[output] for output in request.outputs}
+        held.more(sum(array.nbytes for array in outputs.values()))
         content, json_length = protocol.respond(request, name, bundle.version, outputs)
+        held.more(len(content), refuse=False)  # in JSON it is larger
         if json_length is None:
             return content, []
         return content, [
@@ -308,36 +337,70 @@ class _Infer:
             (b"inference-header-content-length", str(json_length).encode()),
         ]
 
-    def _check_length(self, length, held=0):
-        limits = self.server.limits
-        if length > limits.max_body:
+    def _check_length(self, length):
+        limit = self.server.limits.max_body
+        if length > limit:
             raise ProtocolError(
-                f"a request may have up to {limits.max_body:,} bytes here: send fewer examples, or in binary.",
-                status=413,
+                f"a request may have up to {limit:,} bytes here: send fewer examples, or in binary.", status=413
             )
-        if self.server.memory - held + length > limits.max_memory:
+
+
+class _Held:
+    """The memory that one request and its answer take of what the server has set aside for all."""
+
+    def __init__(self, server):
+        self.server, self.size = server, 0
+
+    def more(self, size, refuse=True):
+        """Takes more; raises `Overloaded` where there is none."""
+        if refuse and self.server.memory + size > self.server.limits.max_memory:
             raise Overloaded("other requests fill the memory set aside for them: try again in a second.")
+        self.server.memory += size
+        self.size += size
+
+    def release(self):
+        self.server.memory -= self.size
+        self.size = 0
 
 
-class _Token:
-    """Lets nobody in who does not say the word."""
+class _Door:
+    """Lets in who says the word, and no page of another site.
 
-    def __init__(self, app, token):
-        self.app = app
-        self.expected = b"Bearer " + token.encode()
+    A browser sends a page's POST before it asks whether it may, and says in `Origin` whose page it was.
+    """
+
+    def __init__(self, app, token, origins, hosts):
+        self.app, self.token, self.origins, self.hosts = app, token.encode(), origins, hosts
 
     async def __call__(self, scope, receive, send):
+        if scope["type"] == "http" and (refused := self._refused(scope)):
+            return await refused(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+    def _refused(self, scope):
+        authorization, origin, host = b"", None, ""
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"origin":
+                origin = value.decode("latin-1")
+            elif name == b"host":
+                host = value.decode("latin-1")
+        if self.hosts is not None and host.rpartition(":")[0] not in self.hosts and host not in self.hosts:
+            return _json({"error": f"this server answers to {', '.join(self.hosts)} only."}, 403)
+        foreign = origin is not None and origin not in self.origins and origin.partition("://")[2] != host
+        if foreign and scope["method"] == "POST":
+            return _json({"error": "pages of other sites may not call this server: see --allow-origin."}, 403)
         # The page holds no secret and asks for the token; a load balancer looks at a server's health without one.
-        if scope["type"] == "http" and scope["path"] not in ("/", "/v2/health/live", "/v2/health/ready"):
-            given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-            if not hmac.compare_digest(given, self.expected):
-                response = _json(
+        if self.token and scope["path"] not in ("/", "/v2/health/live", "/v2/health/ready"):
+            scheme, _, given = authorization.partition(b" ")
+            if not hmac.compare_digest(given.strip(), self.token) or scheme.lower() != b"bearer":
+                return _json(
                     {"error": "this server wants a token: send the header Authorization: Bearer TOKEN."},
                     401,
                     {"www-authenticate": "Bearer"},
                 )
-                return await response(scope, receive, send)
-        return await self.app(scope, receive, send)
+        return None
 
 
 def version():

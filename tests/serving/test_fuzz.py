@@ -119,7 +119,7 @@ def break_path(random, model, body, headers):
 def message(random, path, body, headers):
     """The bytes of a request, and whether its end was kept back."""
     method = random.choice(["POST"] * 12 + ["GET", "PUT", "HEAD", "OPTIONS", "POSTPOST", "p"])
-    lines = [f"{method} {path} HTTP/1.1", "Host: h", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers.items())]
     chunked = random.random() < 0.2
     if chunked:
         lines.append("Transfer-Encoding: chunked")

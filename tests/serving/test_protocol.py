@@ -104,17 +104,25 @@ def tensor(**fields):
         (tensor(shape=[-1, -2]), r'has the "shape" \[-1, -2\]'),
         (tensor(shape=[2.0]), r'has the "shape" \[2.0\]'),
         (tensor(shape=[True, 2]), r'has the "shape" \[True, 2\]'),
-        (tensor(shape=[1] * 33), r'has the "shape" a list of that rank'),
+        (tensor(shape=[1] * 33), r'has the "shape" a list of 33'),
         (tensor(shape=[10**12, 10**12]), r"takes 1000000000000000000000000 numbers, but its \"data\" are 2"),
         (tensor(shape=[3]), r"of shape \[3\] takes 3 numbers, but its \"data\" are 2"),
         (tensor(data=None), r"has no \"data\""),
         (tensor(data="12"), r"has no \"data\""),
-        (tensor(data=[[1], [2, 3]]), r"are nested otherwise"),
-        (tensor(data=[1, [2]]), r"are nested otherwise"),
+        (tensor(data=[[1], [2, 3]]), r"must be numbers"),
+        (tensor(shape=[2, 1], data=[[1], [2, 3]]), r"are nested otherwise"),
+        (tensor(shape=[1, 2], data=[[1], [2]]), r"are nested otherwise"),
+        (tensor(data=[1, [2]]), r"must be numbers"),
         (tensor(shape=[2, 1], data=[[1], 2]), r"are nested otherwise"),
         (tensor(shape=[1, 1], data=[[[]]]), r"are nested otherwise|must be numbers"),
-        (tensor(shape=[1, 1], data=[[[2]]]), r"are nested otherwise"),
-        (tensor(data=[[1], [2]]), r"has the shape \[2\], but its \"data\" are nested otherwise"),
+        (tensor(shape=[1, 1], data=[[[2]]]), r"must be numbers"),
+        (tensor(data=[1, True]), r"must be numbers"),
+        (tensor(data=["a" * 10**6, 1]), r"must be numbers"),
+        (tensor(shape=[[[]]]), r'has the "shape" a list of 1;'),
+        ({"inputs": [{"name": "x" * 101}]}, r'inputs\[0\]\["name"\] may have up to 100 characters; got 101'),
+        ({"inputs": [{}] * 17}, r'"inputs" may be up to 16; got 17'),
+        ({"inputs": [], "id": {"a": 1}}, r'"id" must be a string; got an object'),
+        (tensor(data=[[1], [2]]), r"must be numbers"),
         (tensor(data=["1", "2"]), r"must be numbers, as its datatype is FP32"),
         (tensor(data=[None, 1]), r"must be numbers"),
         (tensor(data=[{}, 1]), r"must be numbers"),
@@ -179,6 +187,19 @@ def test_raw_tensors_need_the_header_and_booleans_are_0_or_1():
     for length in (-1, len(text) + 3):
         with pytest.raises(ProtocolError, match=f"said to have {length} bytes, but the body has"):
             protocol.parse(text + b"\0\1", length)
+
+
+def test_what_is_nested_as_deep_as_json_may_be_is_refused_in_few_words():
+    deep = "[" * 990 + "]" * 990
+    for text in (
+        f'{{"inputs": [{{"name": "x", "datatype": "FP32", "shape": {deep}, "data": [1]}}]}}',
+        f'{{"inputs": [{{"name": "x", "datatype": "FP32", "shape": [1], "data": {deep}}}]}}',
+        f'{{"inputs": [], "id": {deep}}}',
+        deep,
+    ):
+        with pytest.raises(ProtocolError) as caught:
+            protocol.parse(text.encode())
+        assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"inputs": NaN}', b"[" * 10**6, b'{"inputs":[1e999]}'])
