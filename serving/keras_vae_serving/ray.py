@@ -70,7 +70,7 @@ def deploy(
 
     Raises:
         BundleError: If a bundle cannot be served; nothing has been deployed then.
-        RuntimeError: By Ray Serve, if the replicas do not start.
+        RuntimeError: If the replicas do not start; says why.
 
     Example:
 
@@ -89,7 +89,7 @@ def deploy(
     repository = server.create_app(bundles, **{**options, "providers": "cpu"}).state.server.repository
     repository.close()
     paths = [
-        f"{bundle.name}:{bundle.version}={bundle.path.resolve()}" if bundle.name else str(bundle.path.resolve())
+        f"{bundle.name}:{bundle.version}={bundle.path.absolute()}" if bundle.name else str(bundle.path.absolute())
         for bundle in repository.bundles
     ]
 
@@ -114,7 +114,7 @@ def deploy(
         status = serve.status().applications.get(name)
         reasons = [part.message for part in status.deployments.values()] if status else []
         reason = "".join(reasons).strip().split("\n")[-1] or error
-        raise RuntimeError(f"The replicas do not start: {reason}") from error
+        raise RuntimeError(f"{name} could not be deployed: {reason}") from error
 
 
 def map(  # as the method of a dataset is called; the built-in function is not used in this file
@@ -184,13 +184,10 @@ def map(  # as the method of a dataset is called; the built-in function is not u
         seed = secrets.randbits(63)  # here, and not in a worker: a batch that is tried again draws the same
     elif not isinstance(seed, Integral):
         raise ValueError(f"seed must be a whole number or None; got {seed!r}.")
-    where = _where(num_cpus, num_gpus)
+    directory = str(pathlib.Path(bundle).absolute())
+    settings = {"precision": precision, "batch_size": batch_size, **_where(num_cpus, num_gpus)}
     if providers != "auto":
-        where["providers"] = providers
-    directory, settings = (
-        str(pathlib.Path(bundle).resolve()),
-        {"precision": precision, "batch_size": batch_size, **where},
-    )
+        settings["providers"] = providers
     task = (verb, columns, seed, arguments)
     _Worker(directory, {**settings, "providers": "cpu"}, *task)  # raises here what it would raise there
     return dataset.map_batches(

@@ -39,14 +39,14 @@ def map(bundle, folder, x):
     def pixels(batch):
         return {"id": batch["id"], "x": x[batch["id"]].astype("uint8")}
 
-    def run(dataset, verb, **arguments):
+    def run(dataset, verb, num_cpus=0.5, **arguments):
         # Half a CPU: two workers have room beside what makes the rows.
-        return on_ray.map(dataset, bundle, verb, num_cpus=0.5, batch_size=10, **arguments)
+        return on_ray.map(dataset, bundle, verb, num_cpus=num_cpus, batch_size=10, **arguments)
 
     images, pixels = rows.map_batches(images), rows.map_batches(pixels)
     found = {
         "score": run(images, "score", columns="image", seed=3, num_samples=2),
-        "encode": run(pixels, "encode"),
+        "encode": run(pixels, "encode", num_cpus=1),  # for both they have not, and must not wait for it
         "reconstruct": run(images, "reconstruct", columns={"x": "image"}, sample=True, workers=1, seed=3),
         "decode": run(ray.data.from_items([{"z": [0.5 * i, -1.0, 0.0]} for i in range(5)]), "decode"),
     }
