@@ -44,6 +44,8 @@ _SCHEMAS = {
 }
 _ERRORS = {
     "400": "The request is not one of the protocol, or does not fit the model.",
+    "401": "A token is asked for.",
+    "403": "A page of another site asked, or a name was used that this server does not answer to.",
     "404": "There is no such model or version.",
     "408": "The request did not arrive in time.",
     "413": "Too many bytes, or too many examples, at a time.",
