@@ -84,7 +84,7 @@ class Repository:
         if found is None:
             names = self.names
             if name in names:
-                raise ProtocolError(f"the model {name} has no version {version[:20]}.", status=404)
+                raise ProtocolError(f"the model {name} has no version {version!s:.20}.", status=404)
             raise ProtocolError(f"there is no model {shown(name)}; there are {', '.join(names)}.", status=404)
         return found
 
