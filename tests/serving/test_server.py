@@ -581,6 +581,18 @@ def test_shutdown_answers_what_is_in_hand_and_refuses_what_is_new(bundle, pipeli
         assert not [line for line in server.lines if "Traceback" in line]
 
 
+def test_what_is_not_done_when_the_shutdowns_time_is_up_is_sent_elsewhere(bundle):
+    with server_process.running(bundle, "--shutdown-seconds", 1) as server, server.connect() as connection:
+        connection.sendall(b"POST /v2/models/decode/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
+        assert server.infer("decode", ONE_Z)["x_mean"].shape == (1, 8, 8, 1)  # by now the other has been begun
+        server.process.send_signal(signal.SIGTERM)
+        answer = server_process.read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert answer.endswith(b'{"error":"the server is ending: send it again, to another."}')
+        assert server.process.wait(30) == -signal.SIGTERM
+        assert not [line for line in server.lines if "Traceback" in line]
+
+
 @pytest.fixture(scope="module")
 def two_versions(tmp_path_factory):
     """Two bundles which differ in what they decode."""
