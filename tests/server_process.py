@@ -58,9 +58,10 @@ class Running:
     def raw(self, data, close=True):
         """What the server sends back for these bytes until it ends the connection, or `close` ends it."""
         with self.connect() as connection:
-            connection.sendall(data)
-            if close:
-                connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it may hang up before it has heard all
+                connection.sendall(data)
+                if close:
+                    connection.shutdown(socket.SHUT_WR)
             return read_all(connection)
 
     def resident_mebibytes(self):

@@ -4,6 +4,7 @@ A bundle is loaded beside the one in use, and takes its place in one assignment,
 request sees the one or the other, and a broken bundle is never seen.
 """
 
+import inspect
 import pathlib
 import re
 from dataclasses import dataclass
@@ -52,10 +53,12 @@ class Repository:
 
     Raises:
         BundleError, ProviderError: If a bundle cannot be served.
+        TypeError: If there is no such setting.
     """
 
     def __init__(self, sources, **settings):
         sources = [sources] if isinstance(sources, str | pathlib.Path) else list(sources)
+        inspect.signature(Models).bind(None, **settings)  # a misspelt one is no fault of the bundle
         self._settings = settings
         self._bundles: dict[tuple[str, str], Bundle] = {}
         self._models: dict[tuple[str, str | None], tuple[Bundle, Model]] = {}
