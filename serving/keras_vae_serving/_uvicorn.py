@@ -88,7 +88,8 @@ class Protocol(HttpToolsProtocol):
         self._leave()
 
     def resume_writing(self):
-        self._leaving = _cancelled(self._leaving)
+        if not self.transport.is_closing():  # or what is left, which may be little, waits without a limit
+            self._leaving = _cancelled(self._leaving)
         super().resume_writing()
 
     def timeout_keep_alive_handler(self):
@@ -121,7 +122,11 @@ class Protocol(HttpToolsProtocol):
         if self._begun or self.cycle is None:
             self._refuse(b"408 Request Timeout", "the request did not arrive in time: send it again.")
         else:  # the rest of a body that was refused unread: there is nothing to answer
-            self.transport.close()
+            self._close()
+
+    def _close(self):
+        self.transport.close()
+        self._leave()
 
     def _leave(self):
         """A client has so long to read what was written; closing alone would wait for it for ever."""
@@ -132,8 +137,7 @@ class Protocol(HttpToolsProtocol):
         content = orjson.dumps({"error": sentence})
         head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (status, len(content)) + content)
-        self.transport.close()
-        self._leave()
+        self._close()
 
 
 class Server(uvicorn.Server):

@@ -1,5 +1,6 @@
 """The server, over real sockets: the pipeline's numbers for whoever asks properly, and a sentence for the rest."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import gc
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 
 import httpx
 import numpy as np
@@ -366,6 +368,26 @@ def test_a_client_that_does_not_read_is_left_and_a_crowd_is_kept_out(bundle, mon
             thread.join()
             gc.unfreeze()
             gc.set_threshold(*thresholds)
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_connection_that_is_closing_keeps_its_limit_when_some_was_read(monkeypatch, closing):
+    """What is left may be too little to pause the writing again, and would wait for its reader without a limit."""
+    monkeypatch.setattr(_uvicorn, "READ_SECONDS", 0.05)
+
+    async def read_some_and_stop():
+        server = _uvicorn.Server(lambda: None, lambda: None, lambda: None, lambda: None)
+        server.config.load()
+        transport = unittest.mock.Mock(**{"is_closing.return_value": False, "get_extra_info.return_value": None})
+        protocol = _uvicorn.Protocol(server.config, server.server_state, {})
+        protocol.connection_made(transport)
+        protocol.pause_writing()
+        transport.is_closing.return_value = closing
+        protocol.resume_writing()
+        await asyncio.sleep(0.2)
+        return transport.abort.called
+
+    assert asyncio.run(read_some_and_stop()) is closing
 
 
 def break_prior(manifest):
