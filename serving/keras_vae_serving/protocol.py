@@ -86,25 +86,25 @@ def parse(body, json_length=None, max_numbers=math.inf):
         fields = orjson.loads(view if json_length is None else view[:json_length])
     except orjson.JSONDecodeError as error:
         raise ProtocolError(f"the request is not JSON: {error}.") from None
-    fields = _object("the request", fields)
+    fields = _expect(dict, "the request", fields)
     raw = _Raw(None if json_length is None else view[json_length:])
     inputs = {}
-    for i, tensor in enumerate(_list('"inputs"', fields.get("inputs"))):
-        tensor = _object(f"inputs[{i}]", tensor)
+    for i, tensor in enumerate(_tensors('"inputs"', fields.get("inputs"))):
+        tensor = _expect(dict, f"inputs[{i}]", tensor)
         name = _name(f'inputs[{i}]["name"]', tensor.get("name"))
         if name in inputs:
             raise ProtocolError(f"there are two inputs of the name {name!r}.")
         inputs[name] = _tensor(f"the input {name!r}", tensor, raw, max_numbers)
     raw.check_empty()
     parameters = _parameters("the request", fields)
-    binary = _boolean('"binary_data_output"', parameters.pop("binary_data_output", False))
+    binary = _expect(bool, '"binary_data_output"', parameters.pop("binary_data_output", False))
     request_id = fields.get("id")
     return Request(
         inputs,
         parameters,
         _outputs(fields["outputs"], binary) if fields.get("outputs") is not None else None,
         binary,
-        None if request_id is None else _string('"id"', request_id),
+        None if request_id is None else _expect(str, '"id"', request_id),
     )
 
 
@@ -260,52 +260,41 @@ def _flattened(data, shape):
 
 def _outputs(value, binary):
     outputs = {}
-    for i, output in enumerate(_list('"outputs"', value)):
-        output = _object(f"outputs[{i}]", output)
+    for i, output in enumerate(_tensors('"outputs"', value)):
+        output = _expect(dict, f"outputs[{i}]", output)
         name = _name(f'outputs[{i}]["name"]', output.get("name"))
         if name in outputs:
             raise ProtocolError(f"the output {name!r} is asked for twice.")
         parameters = _parameters(f"the output {name!r}", output)
         if parameters.get("classification"):
             raise ProtocolError(f"the output {name!r} is no set of classes: leave out the parameter classification.")
-        outputs[name] = _boolean(f'"binary_data" of the output {name!r}', parameters.get("binary_data", binary))
+        outputs[name] = _expect(bool, f'"binary_data" of the output {name!r}', parameters.get("binary_data", binary))
     return outputs or None
 
 
 def _parameters(what, fields):
     value = fields.get("parameters")
-    return {} if value is None else _object(f'the "parameters" of {what}', value)
+    return {} if value is None else _expect(dict, f'the "parameters" of {what}', value)
 
 
-def _object(what, value):
-    if not isinstance(value, dict):
-        raise ProtocolError(f"{what} must be a JSON object; got {shown(value)}.")
-    return value
-
-
-def _list(what, value):
-    if not isinstance(value, list):
-        raise ProtocolError(f"{what} must be a list; got {shown(value)}.")
-    if len(value) > _MAX_TENSORS:
+def _tensors(what, value) -> list:
+    if len(_expect(list, what, value)) > _MAX_TENSORS:
         raise ProtocolError(f"{what} may be up to {_MAX_TENSORS}; got {len(value)}.")
     return value
 
 
 def _name(what, value):
-    if len(_string(what, value)) > _MAX_NAME:
+    if len(_expect(str, what, value)) > _MAX_NAME:
         raise ProtocolError(f"{what} may have up to {_MAX_NAME} characters; got {len(value)}.")
     return value
 
 
-def _string(what, value):
-    if not isinstance(value, str):
-        raise ProtocolError(f"{what} must be a string; got {shown(value)}.")
-    return value
+_WORDS = {dict: "a JSON object", list: "a list", str: "a string", bool: "true or false"}
 
 
-def _boolean(what, value):
-    if not isinstance(value, bool):
-        raise ProtocolError(f"{what} must be true or false; got {shown(value)}.")
+def _expect(kind, what, value):
+    if not isinstance(value, kind):
+        raise ProtocolError(f"{what} must be {_WORDS[kind]}; got {shown(value)}.")
     return value
 
 
