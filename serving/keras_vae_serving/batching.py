@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from keras_vae_serving.protocol import ProtocolError
+from keras_vae_serving.session import examples, joined, parts
 
 _logger = logging.getLogger("keras_vae_serving")
 
@@ -71,7 +72,7 @@ class Batcher:
             self.session.check(inputs)  # now: two wrong requests might fit together
         except ValueError as error:
             raise ProtocolError(str(error)) from None
-        rows = len(next(iter(inputs.values())))
+        rows = examples(inputs)
         cost = max(1, inputs["epsilon"].shape[1]) if "epsilon" in inputs else 1
         if self.waiting and self.waiting + rows * cost > self.max_queue:
             raise Overloaded(f"{self.waiting} examples are waiting already: try again in a second.")
@@ -117,19 +118,11 @@ class Batcher:
         return [result for job in group for result in self._run([job])]
 
     def _run_together(self, group):
-        inputs = group[0].inputs
-        if len(group) > 1:
-            inputs = {name: np.concatenate([job.inputs[name] for job in group]) for name in inputs}
-        rows = sum(job.rows for job in group)
-        at_once = max(1, self.max_batch // group[0].cost)
-        parts = []
-        for start in range(0, rows, at_once):
-            part = inputs
-            if rows > at_once:
-                part = {name: array[start : start + at_once] for name, array in inputs.items()}
-            self._on_batch(min(at_once, rows - start))
-            parts.append(self.session.run(part, group[0].outputs, check=False))
-        outputs = parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
+        pieces = []
+        for part in parts(joined([job.inputs for job in group]), max(1, self.max_batch // group[0].cost)):
+            self._on_batch(examples(part))
+            pieces.append(self.session.run(part, group[0].outputs, check=False))
+        outputs = joined(pieces)
         if len(group) == 1:
             return [outputs]
         results, start = [], 0

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from keras_vae_serving.manifest import BundleError, Manifest
-from keras_vae_serving.session import Session
+from keras_vae_serving.session import Session, examples, joined, parts
 
 
 class Posterior(NamedTuple):
@@ -125,8 +125,8 @@ class Pipeline:
             raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
         inputs = self.check("elbo", x)
         rng, scores = np.random.default_rng(seed), []
-        for part in _parts(inputs, max(1, self.batch_size // num_samples)):
-            part["epsilon"] = self.noise(len(next(iter(part.values()))), num_samples, rng)
+        for part in parts(inputs, max(1, self.batch_size // num_samples)):
+            part["epsilon"] = self.noise(examples(part), num_samples, rng)
             outputs = self.sessions["elbo"].run(part)
             scores.append(outputs["reconstruction"] + outputs["kl"])
         return np.concatenate(scores)
@@ -156,7 +156,9 @@ class Pipeline:
         names = [tensor.name for tensor in expected]
         if set(value) != set(names):
             raise ValueError(f"The {name} takes {names}; got {sorted(value)}. Pass a dict of arrays by these names.")
-        return {tensor.name: self._checked(tensor, value[tensor.name]) for tensor in expected}
+        arrays = {tensor.name: self._checked(tensor, value[tensor.name]) for tensor in expected}
+        examples(arrays)  # now: of the parts that are run, the shorter one decides
+        return arrays
 
     def split(self, x):
         """What `reconstruct` is given, as what the encoder takes and what the decoder takes beside z."""
@@ -200,8 +202,7 @@ class Pipeline:
     def _run(self, name, inputs, outputs=None):
         """Runs a graph over any number of examples."""
         session = self.sessions[name]
-        batches = [session.run(part, outputs) for part in _parts(inputs, self.batch_size)]
-        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+        return joined([session.run(part, outputs) for part in parts(inputs, self.batch_size)])
 
     def _input_names(self, name):
         return [tensor.name for tensor in self.sessions[name].graph.inputs]
@@ -246,12 +247,6 @@ def _whole_number(name, value, least=1):
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
     return int(value)
-
-
-def _parts(arrays, size):
-    """The arrays, in pieces of up to `size` examples."""
-    for start in range(0, len(next(iter(arrays.values()))), size):
-        yield {name: array[start : start + size] for name, array in arrays.items()}
 
 
 def _fits(shape, expected):

@@ -98,9 +98,7 @@ class Session:
             raise ValueError(f"The graph {self.graph.name} takes {expected}; got {sorted(inputs)}.")
         for tensor in self.graph.inputs:
             tensor.check(inputs[tensor.name])
-        if len({len(array) for array in inputs.values()}) > 1:
-            sizes = ", ".join(f"{name}: {len(array)}" for name, array in inputs.items())
-            raise ValueError(f"All inputs must have one batch size; got {sizes}.")
+        examples(inputs)
 
     def _check_signature(self, path):
         for what, found, expected in (
@@ -111,6 +109,28 @@ class Session:
             wanted = [(tensor.name, tensor.dtype, tensor.shape) for tensor in expected]
             if found != wanted:
                 raise BundleError(f"{path} has the {what} {found}, but the manifest says {wanted}.")
+
+
+def examples(arrays):
+    """How many examples a dict of arrays holds; raises a ValueError if they do not agree."""
+    sizes = [len(array) for array in arrays.values()]
+    if len(set(sizes)) > 1:
+        listed = ", ".join(f"{name}: {size}" for name, size in zip(arrays, sizes, strict=True))
+        raise ValueError(f"All inputs must have one batch size; got {listed}.")
+    return sizes[0]
+
+
+def parts(arrays, size):
+    """A dict of arrays in pieces of up to `size` examples."""
+    for start in range(0, examples(arrays), size):
+        yield {name: array[start : start + size] for name, array in arrays.items()}
+
+
+def joined(pieces):
+    """The pieces as one dict of arrays."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def _first_line(error):

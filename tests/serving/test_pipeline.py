@@ -147,3 +147,6 @@ def test_a_label_is_given_to_encoder_and_decoder_by_its_name(conditional):
         pipeline.reconstruct({"image": image})
     with pytest.raises(ValueError, match=r"Pass a dict of arrays by these names"):
         pipeline.reconstruct(image)
+    # Run 4 at a time, the label too many would be in no part.
+    with pytest.raises(ValueError, match=r"one batch size; got image: 4, label: 5"):
+        Pipeline.load(conditional, providers="cpu", batch_size=4).encode({"image": image[:4], "label": label})
