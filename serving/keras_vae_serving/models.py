@@ -16,6 +16,7 @@ from keras_vae_serving.batching import Batcher
 from keras_vae_serving.manifest import Tensor
 from keras_vae_serving.pipeline import Pipeline, Posterior
 from keras_vae_serving.protocol import ProtocolError, all_finite, shown
+from keras_vae_serving.session import examples
 
 MAX_SEED = 2**63
 
@@ -28,7 +29,7 @@ class Model:
         name: As in the URL.
         description: A sentence.
         inputs, outputs: With "batch" first; for a verb, inputs of any numeric dtype are converted.
-        run: `await run(inputs, parameters)` gives a dict of arrays by output name.
+        run: What `Models.run` awaits when it has looked at inputs and parameters.
         parameters: What each parameter of a request means, by name.
     """
 
@@ -76,7 +77,8 @@ class Models:
         self.max_rows = max_rows
         sessions = self.pipeline.sessions
         encoder, decoder = sessions["encoder"].graph, sessions["decoder"].graph
-        beside = tuple(tensor for tensor in decoder.inputs if tensor.name not in self._names(encoder.inputs, "z"))
+        shared = {self.pipeline.z, *(tensor.name for tensor in encoder.inputs)}
+        beside = tuple(tensor for tensor in decoder.inputs if tensor.name not in shared)
         models = [self._graph(name) for name in sessions]
         models += [
             Model("encode", "q(z|x): its mean and log-variance.", encoder.inputs, encoder.outputs, self._encode),
@@ -128,6 +130,27 @@ class Models:
         """The pipeline's, or None where there is no prior; it takes a moment."""
         return self.pipeline.latent_activity() if "sample" in self.by_name else None
 
+    async def run(self, model, inputs, parameters):
+        """The outputs of a model, arrays by name.
+
+        Raises:
+            ProtocolError: If it cannot be run on these inputs with these parameters; says why.
+        """
+        unknown = sorted(set(parameters) - set(model.parameters))
+        if unknown:
+            takes = f"takes {', '.join(model.parameters)}" if model.parameters else "takes none"
+            raise ProtocolError(f"there is no parameter {shown(unknown[0])}: {model.name} {takes}.")
+        for name, array in inputs.items():
+            # Each sample of z that a row brings is as much work as an example.
+            rows = math.prod(array.shape[: 2 if name == "epsilon" else 1]) if array.ndim else 0
+            if rows > self.max_rows:
+                raise ProtocolError(
+                    f"the input {name!r} holds {rows} examples; this server takes up to {self.max_rows} in one "
+                    "request: send them in parts.",
+                    status=413,
+                )
+        return await model.run(inputs, parameters)
+
     def close(self):
         """Runs what is waiting, then ends the threads."""
         for batcher in self.batchers.values():
@@ -138,8 +161,6 @@ class Models:
         scalars = {tensor.name for tensor in graph.inputs if len(tensor.shape) == 1}
 
         async def run(inputs, parameters):
-            self._check_parameters(name, parameters)
-            self._check_rows(inputs)
             for key, array in inputs.items():
                 if array.size == 0 or not all_finite(array):
                     what = "no numbers" if array.size == 0 else "NaN or infinite values"
@@ -158,16 +179,12 @@ class Models:
         )
 
     async def _encode(self, inputs, parameters):
-        self._check_parameters("encode", parameters)
         return await self._run("encoder", inputs)
 
     async def _decode(self, inputs, parameters):
-        self._check_parameters("decode", parameters)
         return await self._run("decoder", inputs)
 
     async def _reconstruct(self, inputs, parameters):
-        self._check_parameters("reconstruct", parameters, ("sample", "seed"))
-        self._check_rows(inputs)
         sample, seed = parameters.get("sample", False), _seed(parameters)
         if not isinstance(sample, bool):
             raise ProtocolError(f'the parameter "sample" must be true or false; got {shown(sample)}.')
@@ -178,18 +195,15 @@ class Models:
         )
 
     async def _sample(self, inputs, parameters):
-        self._check_parameters("sample", parameters, ("n", "seed"))
         if inputs:
             raise ProtocolError('sample takes no inputs, but the parameters "n" and "seed".')
         n = self._count("n", parameters)
         return await self._run("decoder", {self.pipeline.z: self.pipeline.draw(n, _seed(parameters))})
 
     async def _score(self, inputs, parameters):
-        self._check_parameters("score", parameters, ("num_samples", "seed"))
-        self._check_rows(inputs)
         num_samples, seed = self._count("num_samples", parameters), _seed(parameters, default=0)
         arrays = self._checked("elbo", inputs)
-        rows = len(next(iter(arrays.values())))
+        rows = examples(arrays)
         if rows * num_samples > self.max_rows:
             raise ProtocolError(
                 f"{rows} examples with {num_samples} samples each are more than {self.max_rows} at a time: send fewer.",
@@ -199,7 +213,6 @@ class Models:
         return {"negative_elbo": terms["reconstruction"] + terms["kl"], **terms}
 
     async def _run(self, graph, inputs):
-        self._check_rows(inputs)
         return await self.batchers[graph].run(self._checked(graph, inputs))
 
     def _checked(self, graph, inputs):
@@ -207,17 +220,6 @@ class Models:
             return self.pipeline.check(graph, inputs)
         except ValueError as error:
             raise ProtocolError(str(error)) from None
-
-    def _check_rows(self, inputs):
-        for name, array in inputs.items():
-            # Each sample of z that a row brings is as much work as an example.
-            rows = math.prod(array.shape[: 2 if name == "epsilon" else 1]) if array.ndim else 0
-            if rows > self.max_rows:
-                raise ProtocolError(
-                    f"the input {name!r} holds {rows} examples; this server takes up to {self.max_rows} in one "
-                    "request: send them in parts.",
-                    status=413,
-                )
 
     def _count(self, name, parameters):
         value = parameters.get(name, 1)
@@ -233,17 +235,6 @@ class Models:
         except ValueError:
             return False
         return len(self.pipeline.sessions["decoder"].graph.inputs) == 1
-
-    @staticmethod
-    def _check_parameters(model, parameters, known=()):
-        unknown = sorted(set(parameters) - set(known))
-        if unknown:
-            takes = f"takes {', '.join(known)}" if known else "takes none"
-            raise ProtocolError(f"there is no parameter {shown(unknown[0])}: {model} {takes}.")
-
-    @staticmethod
-    def _names(tensors, *more):
-        return {*more, *(tensor.name for tensor in tensors)}
 
 
 def _seed(parameters, default=None):

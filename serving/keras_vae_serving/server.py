@@ -263,10 +263,16 @@ class _Infer:
         self.server = server
 
     async def __call__(self, scope, receive, send):
+        with _Held(self.server) as held:
+            answer = await self._attempt(scope, receive, held)
+            if answer is not None:
+                await self._send(send, *answer)
+
+    async def _attempt(self, scope, receive, held):
+        """Status, headers and content of the answer; None if nobody waits for it any more."""
         started = time.perf_counter()
         server, path = self.server, scope["path_params"]
         name, status, headers, label = path["model"], 500, [], "unknown"
-        held = _Held(server)
         try:
             server.repository.find(name, path.get("version"))  # before the body is read
             label = name
@@ -279,7 +285,7 @@ class _Infer:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         status = 499  # as nginx calls a client that did not wait
-                        return
+                        return None
                     self._check_length(len(body) + len(message["body"]))
                     held.more(len(message["body"]))
                     body += message["body"]
@@ -294,22 +300,20 @@ class _Infer:
             status, content = error.status, _error(error)
         finally:
             server.metrics.answered(label, status, time.perf_counter() - started)
-            if status in (499, 500):
-                held.release()
         if status == 503:
             headers = [(b"retry-after", b"1")]
+        return status, headers, content
+
+    async def _send(self, send, status, headers, content):
         headers.append((b"content-length", str(len(content)).encode()))
         if len(headers) == 1 or status != 200:
             headers.append((b"content-type", b"application/json"))
-        try:
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            # In pieces: the server waits for a client that reads slowly before each, and not after the last.
-            for start in range(0, len(content), _PIECE):
-                piece = content if len(content) <= _PIECE else content[start : start + _PIECE]
-                more = start + _PIECE < len(content)
-                await send({"type": "http.response.body", "body": piece, "more_body": more})
-        finally:
-            held.release()
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        # In pieces: the server waits for a client that reads slowly before each, and not after the last.
+        for start in range(0, len(content), _PIECE):
+            piece = content if len(content) <= _PIECE else content[start : start + _PIECE]
+            more = start + _PIECE < len(content)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def _answer(self, name, version, body, json_length, held):
         bundle, model = self.server.repository.find(name, version)
@@ -322,7 +326,7 @@ class _Infer:
         # No await from `find` to here: `reload` cannot end the bundle's threads in between.
         bundle.users += 1
         try:
-            outputs = await model.run(request.inputs, request.parameters)
+            outputs = await bundle.models.run(model, request.inputs, request.parameters)
         finally:
             bundle.users -= 1
         if request.outputs is not None:
@@ -346,10 +350,16 @@ class _Infer:
 
 
 class _Held:
-    """The memory that one request and its answer take of what the server has set aside for all."""
+    """The memory that one request and its answer take of what the server has set aside for all, until the end."""
 
     def __init__(self, server):
         self.server, self.size = server, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.server.memory -= self.size
 
     def more(self, size, refuse=True):
         """Takes more; raises `Overloaded` where there is none."""
@@ -357,10 +367,6 @@ class _Held:
             raise Overloaded("other requests fill the memory set aside for them: try again in a second.")
         self.server.memory += size
         self.size += size
-
-    def release(self):
-        self.server.memory -= self.size
-        self.size = 0
 
 
 class _Door:
