@@ -121,7 +121,7 @@ def examples(arrays):
 
 
 def parts(arrays, size):
-    """A dict of arrays in pieces of up to `size` examples."""
+    """A dict of arrays in pieces of up to `size` examples; raises as `examples`, or some would be in no piece."""
     for start in range(0, examples(arrays), size):
         yield {name: array[start : start + size] for name, array in arrays.items()}
 
