@@ -1,6 +1,6 @@
 """Variational autoencoders for Keras 3, on TensorFlow, JAX and PyTorch, with the evidence lower bound in nats.
 
-Start with `VAE`. The likelihoods ("bce", "mse") are in `likelihoods.py`, the bound in `objectives.py`, the KL in
+Start with `VAE`. The likelihoods ("bce", "mse" and more) are in `likelihoods/`, the bound in `objectives.py`, the KL in
 `distributions.py`; the backends differ in `_train_step/` and nowhere else.
 """
 
@@ -15,8 +15,16 @@ from keras_vae import plotting as plotting
 from keras_vae import schedules as schedules
 from keras_vae.distributions import DiagonalNormal as DiagonalNormal
 from keras_vae.likelihoods import Bernoulli as Bernoulli
+from keras_vae.likelihoods import Categorical as Categorical
+from keras_vae.likelihoods import ContinuousBernoulli as ContinuousBernoulli
+from keras_vae.likelihoods import DiscretizedLogistic as DiscretizedLogistic
 from keras_vae.likelihoods import Gaussian as Gaussian
+from keras_vae.likelihoods import Laplace as Laplace
+from keras_vae.likelihoods import Mixed as Mixed
+from keras_vae.likelihoods import NegativeBinomial as NegativeBinomial
+from keras_vae.likelihoods import Poisson as Poisson
 from keras_vae.model import VAE as VAE
 from keras_vae.objectives import ELBO as ELBO
+from keras_vae.objectives import IWAE as IWAE
 
 __version__ = "0.1.0"

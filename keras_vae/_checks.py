@@ -7,6 +7,7 @@ Structure is checked when the model is built. Data are checked on the first batc
 import itertools
 import warnings
 from numbers import Integral
+from typing import Any
 
 import keras
 import numpy as np
@@ -75,10 +76,10 @@ def check_decoder(parameters, data_shape, likelihood):
         )
 
 
-def parameter_shape(data_shape, likelihood):
-    """The decoder's output shape without the batch: the data's, with the likelihood's multiple of channels."""
+def parameter_shape(data_shape, likelihood) -> tuple[Any, ...]:
+    """The decoder's output shape without the batch: the data's, with the channels that the likelihood needs."""
     *rest, channels = data_shape
-    return (*rest, None if channels is None else channels * likelihood.num_parameters)
+    return (*rest, None if channels is None else likelihood.parameter_channels(channels))
 
 
 def _shape_fix(got, expected):

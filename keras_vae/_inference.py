@@ -13,7 +13,7 @@ from keras_vae.distributions import DiagonalNormal
 
 
 class Inference:
-    """Mixed into `VAE`, whose `posterior`, `decoder_parameters`, `terms`, `likelihood` and `prior` it calls."""
+    """Mixed into `VAE`, whose `posterior`, `decoder_parameters`, `terms`, `log_weights`, `likelihood`, ... it uses."""
 
     def encode(self, x, batch_size=256):
         """q(z|x).
@@ -51,14 +51,23 @@ class Inference:
         posterior = self.encode(x, batch_size)
         return self.decode(posterior.sample(seed=seed) if sample else posterior.mean, batch_size)
 
-    def sample(self, n, seed=None, batch_size=256):
-        """New data: the mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`, NumPy.
+    def sample(self, n, seed=None, batch_size=256, draw=False):
+        """New data, `(n, ...)`, NumPy: `n` draws of z from the prior, decoded.
 
-        The same seed draws the same z on every backend. For draws of x itself give the decoder's parameters to
-        `vae.likelihood.sample`.
+        Args:
+            n: How many.
+            seed: An integer to draw the same again, on any backend.
+            batch_size: Examples at a time.
+            draw: If False, the mean of p(x|z) for each z, as pictures usually show; if True, a draw of x from it: a
+                count is then a whole number, and a category is one.
         """
         self._require_built()
-        return self.decode(self.prior.sample(_checks.whole_number("n", n), seed), batch_size)
+        z = self.prior.sample(_checks.whole_number("n", n), seed)
+        if not draw:
+            return self.decode(z, batch_size)
+        parameters = self._in_batches(self.decoder_parameters, z, batch_size=batch_size)
+        noise = None if seed is None else np.random.SeedSequence(seed).spawn(1)[0]  # another than that of z
+        return self.likelihood.sample(parameters, noise)
 
     def interpolate(self, a, b, steps=10, path="linear"):
         """Data between two examples: the decoded path between their posterior means.
@@ -94,7 +103,7 @@ class Inference:
             `(n,)` float32, NumPy.
         """
         x = self._checked(x)
-        self.likelihood.validate(x)
+        self.likelihood.validate(x, missing=self.allow_missing)
         _checks.whole_number("num_samples", num_samples)
         # As many images are decoded at a time as for one sample, and the noise is drawn as it is needed: the generator
         # gives the same numbers in one piece or in many.
@@ -127,6 +136,9 @@ class Inference:
 
     def _elbo(self, x, epsilon):
         return -self.terms(x, ops.transpose(epsilon, (1, 0, 2))).negative_elbo
+
+    def _log_weights(self, x, epsilon):
+        return ops.transpose(self.log_weights(x, ops.transpose(epsilon, (1, 0, 2))))
 
 
 class BatchedFunctions:

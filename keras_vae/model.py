@@ -5,6 +5,7 @@ mathematics of a step is in `terms` and `step_loss`; how a backend differentiate
 """
 
 import inspect
+import warnings
 from numbers import Integral
 from typing import Any
 
@@ -46,11 +47,14 @@ class VAE(BackendTrainer, Inference, keras.Model):
         encoder: A Keras model or layer from x to the mean and log variance of q(z|x), two tensors of shape
             `(batch, latent_dim)`: as a pair, or as a dict with keys `z_mean` and `z_log_var` (or `mean`, `log_var`).
         decoder: A Keras model or layer from z, `(batch, latent_dim)`, to the parameters of the likelihood: the shape
-            of the data, times `likelihood.num_parameters` channels.
-        likelihood: "bce" (= "bernoulli", the decoder gives logits), "mse" (= "gaussian", scale 1) or a `Likelihood`.
-        objective: "elbo" or an `Objective` such as `ELBO(beta=4.0)`.
+            of the data, with `likelihood.parameter_channels` channels.
+        likelihood: "bce" (= "bernoulli", the decoder gives logits), "mse" (= "gaussian", scale 1), another name or a
+            `Likelihood`, such as `Gaussian("learned")`.
+        objective: "elbo", "iwae" or an `Objective` such as `ELBO(beta=4.0)`.
         prior: p(z) as a `DiagonalNormal` over the latent dimensions; None is N(0, I).
         seed: An integer for reproducible noise, or None.
+        allow_missing: Whether NaN in the data means a missing value: the encoder then sees 0 in its place, and the
+            reconstruction term leaves it out, so that the bound is one of log p(observed values). Else NaN is refused.
 
     Raises:
         ValueError: If the encoder, the decoder and the likelihood do not fit together. At once where the encoder
@@ -74,6 +78,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         objective: str | objectives.Objective = "elbo",
         prior: DiagonalNormal | None = None,
         seed: int | None = None,
+        allow_missing: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -83,6 +88,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         self.objective = objectives.get(objective)
         self.prior: Any = prior  # a DiagonalNormal, once built
         self.seed = seed
+        self.allow_missing = bool(allow_missing)
         self.data_shape: Any = None  # the shape of one example, once built
         self.latent_dim: Any = None  # an int, once built
 
@@ -95,6 +101,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         if not isinstance(self.objective.beta, Constant):
             self._trackers["beta"] = keras.metrics.Mean(name="beta")
         self._has_compiled_metrics = False
+        self._warned = False  # of data that the likelihood is none of
         self._data_seen = set()  # the Keras functions whose first batch has been checked
         self._in_batches = BatchedFunctions(self)
 
@@ -131,7 +138,10 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     def posterior(self, x, training=False):
         """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32."""
-        mean, log_var = _checks.encoder_outputs(self.encoder(self._as_input(x), training=training))
+        x = self._as_input(x)
+        if self.allow_missing:
+            x = ops.where(ops.isnan(x), ops.zeros_like(x), x)
+        mean, log_var = _checks.encoder_outputs(self.encoder(x, training=training))
         mean, log_var = ops.cast(mean, "float32"), ops.cast(log_var, "float32")
         if not training:
             return DiagonalNormal(mean, ops.clip(log_var, *LOG_VAR_RANGE))
@@ -173,8 +183,31 @@ class VAE(BackendTrainer, Inference, keras.Model):
     def _terms(self, posterior, epsilon, target, training):
         z = posterior.reparameterize(epsilon)
         parameters = self.decoder_parameters(z, training)
-        log_likelihood = self.likelihood.log_prob(ops.cast(target, "float32"), parameters)
+        log_likelihood = self._log_likelihood(target, parameters, training)
         return self.objective(log_likelihood, z, posterior, self.prior, self.training_step.value)
+
+    def _log_likelihood(self, x, parameters, training=False):
+        """log p(x|z) of what is observed of x: `(num_samples, batch)` for parameters with an axis of samples."""
+        x = ops.cast(x, "float32")
+        observed = ops.logical_not(ops.isnan(x)) if self.allow_missing else None
+        return self.likelihood.log_prob(x, parameters, observed, training)
+
+    def log_weights(self, x, epsilon):
+        """log of the importance weights w = p(x|z) p(z) / q(z|x), whose mean over z from q(z|x) is p(x).
+
+        Args:
+            x: `(batch, ...)` tensor.
+            epsilon: `(num_samples, batch, latent_dim)` draws from N(0, I).
+
+        Returns:
+            `(num_samples, batch)` float32 tensor, in nats.
+
+        Reference: Burda et al. 2016, arXiv:1509.00519, equation 7.
+        """
+        posterior = self.posterior(x)
+        z = posterior.reparameterize(epsilon)
+        log_likelihood = self._log_likelihood(x, self.decoder_parameters(z))
+        return log_likelihood + self.prior.log_prob(z) - posterior.log_prob(z)
 
     def step_loss(self, data, training):
         """What one step minimises; updates the trackers, and in training the step counter.
@@ -195,8 +228,10 @@ class VAE(BackendTrainer, Inference, keras.Model):
         self._track(terms, penalties, weight)
         if self._has_compiled_metrics:
             # In inference mode, as `predict` runs it; batch normalisation must not see a second batch.
-            reconstruction = self._decode(ops.stop_gradient(posterior.mean))
-            self.compute_metrics(x, target, ops.stop_gradient(reconstruction), weight)
+            reconstruction = ops.stop_gradient(self._decode(ops.stop_gradient(posterior.mean)))
+            if self.allow_missing:  # a metric knows no missing values: it sees them reconstructed exactly
+                target = ops.where(ops.isnan(target), reconstruction, target)
+            self.compute_metrics(x, target, reconstruction, weight)
         if training:
             self.training_step.assign_add(1)
         return ops.mean(terms.loss if weight is None else terms.loss * weight) + penalties
@@ -325,13 +360,19 @@ class VAE(BackendTrainer, Inference, keras.Model):
         x, y = _checks.to_numpy(x), _checks.to_numpy(y) if _checks.is_array(y) else None
         if not self.built:
             self.build((None, *x.shape[1:]))
-        if y is None or np.array_equal(x, y):
-            _checks.check_data(x, self.data_shape)
-            self.likelihood.validate(x)
+        if y is None or y is x or np.array_equal(x, y, equal_nan=self.allow_missing):
+            name, target = "x", x
         else:
-            _checks.check_data(y, self.data_shape, "y")
-            likelihoods.Likelihood().validate(x)
-            self.likelihood.validate(y, "y")
+            name, target = "y", y
+            likelihoods.check_finite(x, "x", self.allow_missing)
+        _checks.check_data(target, self.data_shape, name)
+        self.likelihood.validate(target, name, self.allow_missing)
+        self._warn_once(self.likelihood.caveat(target))
+
+    def _warn_once(self, words):
+        if words and not self._warned:
+            warnings.warn(words, stacklevel=2)
+            self._warned = True
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         # Keras builds the compiled metrics with the y of the data, which is None where x is its own target.
@@ -365,6 +406,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
             "objective": keras.saving.serialize_keras_object(self.objective),
             "prior": None if self.prior is None else keras.saving.serialize_keras_object(self.prior),
             "seed": self.seed,
+            "allow_missing": self.allow_missing,
         }
 
     @classmethod

@@ -52,12 +52,12 @@ def mlp(
     h = z
     for units in reversed(hidden):
         h = layers.Dense(units, activation=activation)(h)
+    output_shape = _checks.parameter_shape(data_shape, likelihood)
     parameters = layers.Dense(
-        math.prod(data_shape) * likelihood.num_parameters,
+        math.prod(output_shape),
         bias_initializer=_output_bias(data_mean, data_shape, likelihood),
         name="x_parameters",
     )(h)
-    output_shape = _checks.parameter_shape(data_shape, likelihood)
     return encoder, keras.Model(z, layers.Reshape(output_shape)(parameters), name="decoder")
 
 
@@ -122,7 +122,7 @@ def conv(
     if data_mean is not None:
         data_mean = np.mean(np.broadcast_to(data_mean, data_shape), axis=(0, 1))
     parameters = layers.Conv2D(
-        data_shape[-1] * likelihood.num_parameters,
+        likelihood.parameter_channels(data_shape[-1]),
         kernel_size,
         padding="same",
         bias_initializer=_output_bias(data_mean, data_shape[-1:], likelihood),

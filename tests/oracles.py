@@ -21,6 +21,13 @@ def bernoulli_log_prob(x, logits):
     return x * -np.logaddexp(0.0, -logits) + (1.0 - x) * -np.logaddexp(0.0, logits)
 
 
+def continuous_bernoulli_log_prob(x, logits):
+    """log p(x) per dimension as an exponential family: x l - log((exp(l) - 1) / l), which is 0 at l = 0."""
+    x, logits = np.broadcast_arrays(np.asarray(x, "float64"), np.asarray(logits, "float64"))
+    other = np.where(logits == 0.0, 1.0, logits)
+    return np.where(logits == 0.0, 0.0, x * logits - np.log(np.expm1(other) / other))
+
+
 def finite_difference(function, point, step=1e-6):
     """The gradient of a float64 scalar function by central differences."""
     point = np.asarray(point, "float64")

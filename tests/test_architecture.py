@@ -69,7 +69,7 @@ VIOLATIONS = {
     ),
     "The library knows neither the exporter nor serving": ("keras_vae/cli.py", "import keras_vae_export"),
     "Likelihoods know neither latents nor objectives nor the model": (
-        "keras_vae/likelihoods.py",
+        "keras_vae/likelihoods/base.py",
         "from keras_vae import objectives",
     ),
     "Objectives know neither networks nor backends nor likelihoods": (

@@ -26,7 +26,8 @@ class Graph:
         function: From tensors, in the order of `inputs`, to a dict of tensors by output name.
         inputs, outputs: Names, dtypes and shapes, in the order that the file will have.
         network: The Keras model whose weights it reads.
-        ranges: The least and the greatest value of those inputs for which they are known, either end open.
+        ranges: The least and the greatest value of those inputs for which they are known, either end open: two
+            numbers, or two arrays that broadcast with the input.
         latents: The name of the input that holds the latents, or None.
     """
 
@@ -35,7 +36,7 @@ class Graph:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     network: keras.Model
-    ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    ranges: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     latents: str | None = None
 
 
@@ -73,7 +74,7 @@ def _of_vae(vae):
     known = getattr(vae.encoder, "inputs", None)
     x = Tensor("x", _standard_dtype(known[0].dtype) if known else "float32", _shape((None, *vae.data_shape), "x"))
     x_mean = dataclasses.replace(x, name="x_mean", dtype="float32")
-    ranges = _ranges(vae.encoder, (x,)) | ({"x": vae.likelihood.data_range} if vae.likelihood.data_range else {})
+    ranges = _ranges(vae.encoder, (x,)) | _data_ranges(vae.likelihood, x_mean)
 
     def encoder(x):
         posterior = vae.posterior(x)
@@ -103,17 +104,17 @@ def _of_pair(pair):
     def decoder(*tensors):
         return _described(pair.likelihood, ops.cast(_call(pair.decoder, tensors), "float32"))
 
-    *sizes, channels = pair.decoder.output.shape
-    if channels is not None and pair.likelihood is not None:
-        channels //= pair.likelihood.num_parameters
-    x_mean = Tensor("x_mean", "float32", _shape((*sizes, channels), "x_mean"))
+    output = pair.decoder.output
+    if pair.likelihood is not None:
+        output = keras.backend.compute_output_spec(pair.likelihood.mean, output)
+    x_mean = Tensor("x_mean", "float32", _shape(output.shape, "x_mean"))
     z_mean = Tensor("z_mean", "float32", _shape(mean.shape, "z_mean"))
     z_log_var = Tensor("z_log_var", "float32", _shape(log_var.shape, "z_log_var"))
     given, taken = _inputs_of(pair.encoder, "x"), _inputs_of(pair.decoder, "z")
     described = _described_as(pair.likelihood, x_mean)
     of_encoder, of_decoder = _ranges(pair.encoder, given), _ranges(pair.decoder, taken)
-    if pair.likelihood is not None and pair.likelihood.data_range and len(given) == 1:
-        of_encoder["x"] = pair.likelihood.data_range
+    if pair.likelihood is not None and len(given) == 1:
+        of_encoder |= _data_ranges(pair.likelihood, x_mean)
     return (
         Graph("encoder", encoder, given, (z_mean, z_log_var), pair.encoder, of_encoder),
         Graph("decoder", decoder, taken, described, pair.decoder, of_decoder, _latents(given, taken, z_mean)),
@@ -144,6 +145,12 @@ def _ranges(network, tensors):
                 if any(each is symbolic for each in read):
                     ranges[tensor.name] = (0, operation.input_dim - 1)
     return ranges
+
+
+def _data_ranges(likelihood, x_mean):
+    """What each channel of the data may hold, where the likelihood says so."""
+    channels = x_mean.shape[-1]
+    return {} if likelihood.data_range is None or isinstance(channels, str) else {"x": likelihood.ranges(channels)}
 
 
 def _described(likelihood, parameters):

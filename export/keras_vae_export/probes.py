@@ -153,7 +153,7 @@ def _ordinary(tensor, shape, limits, rng):
 
 def _extreme(tensor, shape, limits, rng):
     low, high = _finite(limits or (-np.inf, np.inf))
-    values = rng.choice([low, high], shape)
+    values = np.where(rng.random(shape) < 0.5, low, high)
     if limits is None:
         values = np.where(rng.random(shape) < 0.5, values, 10.0 * rng.standard_normal(shape))
     values[0], values[1], values[2] = low, high, np.clip(0, low, high)
@@ -163,9 +163,8 @@ def _extreme(tensor, shape, limits, rng):
 def _finite(limits):
     """A range with its open ends ten from the other end, or from 0."""
     low, high = limits
-    if not np.isfinite(low):
-        low = (high if np.isfinite(high) else 0.0) - 10.0
-    return low, high if np.isfinite(high) else max(low, 0.0) + 10.0
+    low = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0) - 10.0)
+    return low, np.where(np.isfinite(high), high, np.maximum(low, 0.0) + 10.0)
 
 
 def _held_out_inputs(graph, held_out, rng):

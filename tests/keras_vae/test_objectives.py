@@ -63,7 +63,7 @@ def test_config_round_trip_and_get():
         assert repr(copy) == repr(objective)
         assert objectives.get(objective) is objective
     assert isinstance(objectives.get("elbo"), ELBO)
-    with pytest.raises(ValueError, match='must be "elbo" or an Objective'):
+    with pytest.raises(ValueError, match='must be "elbo", "iwae" or an Objective'):
         objectives.get("evidence")
     with pytest.raises(ValueError, match="num_samples must be a whole number"):
         ELBO(num_samples=0)

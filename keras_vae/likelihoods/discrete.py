@@ -1,0 +1,192 @@
+"""Categories and counts."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vae import _checks
+from keras_vae.likelihoods.base import Likelihood, refuse_activation
+
+# Outside, the negative binomial is a Poisson or a point at 0 as far as float32 can tell.
+_LOG_DISPERSION_RANGE = (-15.0, 15.0)
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class Categorical(Likelihood):
+    """One of K categories, one-hot on the last axis: p(x|z) = prod_k softmax(logits)_k**x_k, over all other axes.
+
+    Data and decoder output have K channels; the mean is the K probabilities.
+
+    Example:
+
+    >>> Categorical().log_prob(ops.one_hot([2], 4), ops.zeros((1, 4)))  # -log 4 = -1.386 nats
+    """
+
+    is_discrete = True
+    data_range = (0.0, 1.0)
+
+    def log_prob_per_dimension(self, x, parameters):
+        return x * ops.log_softmax(parameters, axis=-1)
+
+    def mean(self, parameters):
+        return ops.softmax(parameters, axis=-1)
+
+    def sample(self, parameters, seed=None):
+        logits = _checks.to_numpy(parameters)
+        # The largest of logits and Gumbel noise is a draw (Gumbel 1954), exact however small a probability is.
+        winner = np.argmax(logits + np.random.default_rng(seed).gumbel(size=logits.shape), axis=-1)
+        return np.eye(logits.shape[-1], dtype="float32")[winner]
+
+    def parameters_at_mean(self, mean):
+        return np.log(np.clip(mean, 0.001, 1.0))
+
+    def validate(self, x, name="x", missing=False):
+        if missing:
+            nan = np.isnan(x)
+            partly = nan.any(axis=-1) & ~nan.all(axis=-1)
+            if partly.any():
+                where = tuple(int(i) for i in np.argwhere(partly)[0])
+                raise ValueError(
+                    f"{name} has a category of which only some of the one-hot columns are missing, at index {where}: "
+                    "a missing category is NaN in all of them."
+                )
+            x = np.where(nan, np.eye(x.shape[-1])[0], x)
+        super().validate(x, name)
+
+    def validate_values(self, x, name):
+        bad = ~(((x == 0) | (x == 1)).all(axis=-1) & (x.sum(axis=-1) == 1))
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"The categorical likelihood needs one-hot vectors on the last axis of {name}: a 1 and else 0. At "
+                f"index {where} it holds {np.array2string(x[where], threshold=8)}. Encode labels with "
+                "keras.utils.to_categorical(labels, num_classes)."
+            )
+
+    def validate_activation(self, activation):
+        refused = ("softmax", "sigmoid", "relu", "tanh", "softplus")
+        refuse_activation(
+            activation, refused, "the categorical likelihood expects logits and applies the softmax itself"
+        )
+
+
+class _Counts(Likelihood):
+    """Whole numbers from 0 on; the decoder's first parameter is the logarithm of the mean."""
+
+    is_discrete = True
+    data_range = (0.0, math.inf)
+
+    def validate_values(self, x, name):
+        bad = (x < 0) | (x != np.round(x))
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"The {type(self).__name__} likelihood needs counts, whole numbers from 0 on, but {name} holds "
+                f"{x[where]:g} at index {where} of the batch. Pass the counts themselves, neither scaled nor logged, "
+                'or use likelihood="gaussian".'
+            )
+
+    def validate_activation(self, activation):
+        refused = ("sigmoid", "tanh", "softmax", "relu", "softplus", "exponential")
+        name = type(self).__name__
+        refuse_activation(
+            activation, refused, f"the {name} likelihood expects the logarithm of the mean, which can be any number"
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class Poisson(_Counts):
+    """Counts: p(x|z) = prod_i rate_i**x_i exp(-rate_i) / x_i!. The decoder's output is log rate.
+
+    Example:
+
+    >>> Poisson().log_prob(ops.zeros((1, 3)), ops.zeros((1, 3)))  # no event at rate 1, three times: -3 nats
+    """
+
+    def log_prob_per_dimension(self, x, parameters):
+        return x * parameters - ops.exp(parameters) - log_gamma(x + 1.0)
+
+    def mean(self, parameters):
+        return ops.exp(parameters)
+
+    def sample(self, parameters, seed=None):
+        rate = np.exp(_checks.to_numpy(parameters).astype("float64"))
+        return np.random.default_rng(seed).poisson(np.minimum(rate, 1e15)).astype("float32")
+
+    def parameters_at_mean(self, mean):
+        return np.log(np.maximum(mean, 0.01))
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class NegativeBinomial(_Counts):
+    """Counts that vary more than a Poisson's, such as those of genes in single cells.
+
+        p(x|z) = prod_i G(x_i + r_i) / (G(r_i) x_i!) (r_i / (r_i + m_i))**r_i (m_i / (r_i + m_i))**x_i
+
+    with G the gamma function: the mean is m and the variance m + m**2 / r. The decoder's output is log m and, in
+    a second block of channels, the log of the inverse dispersion r, kept in [-15, 15].
+
+    Example:
+
+    >>> NegativeBinomial().log_prob(ops.zeros((1, 1)), ops.zeros((1, 2)))  # m = r = 1: log(1/2) = -0.693 nats
+
+    Reference: Lopez et al. 2018, Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (the
+    parametrisation).
+    """
+
+    num_parameters = 2
+    has_stddev = True
+
+    def log_prob_per_dimension(self, x, parameters):
+        log_mean, log_r = self._split(parameters)
+        logit = log_mean - log_r  # of m / (r + m)
+        r = ops.exp(log_r)
+        chance = -(r * ops.softplus(logit) + x * ops.softplus(-logit))
+        return log_gamma_ratio(x, r) - log_gamma(x + 1.0) + chance
+
+    def mean(self, parameters):
+        return ops.exp(self._split(parameters)[0])
+
+    def stddev(self, parameters):
+        log_mean, log_r = self._split(parameters)
+        return ops.exp(0.5 * (log_mean + ops.softplus(log_mean - log_r)))  # m + m**2 / r = m (1 + m / r)
+
+    def sample(self, parameters, seed=None):
+        log_mean, log_r = (_checks.to_numpy(part).astype("float64") for part in self._split(parameters))
+        rng, r = np.random.default_rng(seed), np.exp(log_r)
+        return rng.poisson(np.minimum(rng.gamma(r, np.exp(log_mean) / r), 1e15)).astype("float32")
+
+    def parameters_at_mean(self, mean):
+        log_mean = np.log(np.maximum(mean, 0.01))
+        return np.concatenate([log_mean, np.zeros_like(log_mean)], axis=-1)
+
+    def _split(self, parameters):
+        log_mean, log_r = ops.split(parameters, 2, axis=-1)
+        return log_mean, ops.clip(log_r, *_LOG_DISPERSION_RANGE)
+
+
+def log_gamma(x):
+    """log G(x) for x > 0: Stirling's series at x + 8, and back by G(x + 1) = x G(x). Keras and ONNX have none."""
+    y = x + 8.0
+    # In two products, each of which fits into float32 up to x = 1e9.
+    back = ops.log(x * (x + 1.0) * (x + 2.0) * (x + 3.0)) + ops.log((x + 4.0) * (x + 5.0) * (x + 6.0) * (x + 7.0))
+    return (y - 0.5) * ops.log(y) - y + 0.5 * math.log(2.0 * math.pi) + _stirling(y) - back
+
+
+def log_gamma_ratio(x, r):
+    """log(G(x + r) / G(r)) for x >= 0 and r > 0.
+
+    Not as a difference of two logarithms: at r = 1e6 each is 1.3e7, where float32 counts in ones.
+    """
+    y = r + 8.0
+    series = (y - 0.5) * ops.log1p(x / y) + x * ops.log(x + y) - x + _stirling(x + y) - _stirling(y)
+    return series - sum(ops.log1p(x / (r + float(i))) for i in range(8))
+
+
+def _stirling(y):
+    """The series in 1/y of log G(y), to float32's last digit from y = 8 on."""
+    inverse = 1.0 / y
+    squared = ops.square(inverse)
+    return inverse * (1.0 / 12.0 - squared * (1.0 / 360.0 - squared / 1260.0))

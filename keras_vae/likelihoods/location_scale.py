@@ -1,0 +1,352 @@
+"""Real values around a location, with a scale that is given, learned, measured or predicted.
+
+All three likelihoods here have one location for each dimension, the decoder's output, and differ in the shape of what
+lies around it. The question of every user of "MSE", which sigma, has four answers, and they are the same for each:
+
+    a number      fixed: 1 / (2 scale**2) is then the weight of the squared error against the KL
+    "learned"     one weight of the model, shared by all dimensions and examples, trained with the others
+    "optimal"     the same, but set at each step to its best value for the batch, which is the error measured there
+    "predicted"   by the decoder, one for each dimension and example
+"""
+
+import math
+from numbers import Real
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vae import _checks
+from keras_vae.likelihoods.base import Likelihood, refuse_activation
+
+SCALES = ("learned", "optimal", "predicted")
+
+# A density has no upper end: a pixel that the decoder gets right for certain would pull its scale to 0 and the loss to
+# minus infinity. exp(-6) is the bound of the sigma-VAE authors' code, half a grey level of pixels in [0, 1].
+MIN_SCALE = math.exp(-6.0)
+
+_WINDOW = 100  # training batches that the value kept by "optimal" is averaged over
+
+
+class LocationScale(Likelihood):
+    """x = location + scale * noise, for a noise that a subclass defines.
+
+    Args:
+        scale: A positive number in the units of the data, "learned", "optimal" or "predicted".
+        initial_scale: Where "learned" and "predicted" start, and what "optimal" is before training. A start far above
+            the spread of the data can leave the posterior collapsed (Lucas et al. 2019).
+        min_scale: Not less than this, in the units of the data. "learned" and "predicted" come near it softly,
+            "optimal" is cut off there.
+    """
+
+    has_stddev = True
+    modes = SCALES
+
+    def __init__(self, scale: float | str = 1.0, initial_scale=1.0, min_scale=MIN_SCALE):
+        super().__init__()
+        name = type(self).__name__
+        if isinstance(scale, str) and scale in self.modes:
+            _positive(name, "min_scale", min_scale)
+            _positive(name, "initial_scale", initial_scale)
+            if initial_scale <= min_scale:
+                raise ValueError(f"{name} initial_scale must be above min_scale; got {initial_scale} and {min_scale}.")
+        elif not _is_positive(scale):
+            words = ", ".join(f'"{mode}"' for mode in self.modes)
+            raise ValueError(
+                f"{name} scale is in the units of the data and must be a positive number, or one of {words}; "
+                f"got {scale!r}."
+            )
+        self.scale = scale if isinstance(scale, str) else float(scale)
+        self.initial_scale, self.min_scale = float(initial_scale), float(min_scale)
+        if scale == "learned":
+            self._raw_log_scale = self._weight("raw_log_scale", self._unbounded(math.log(self.initial_scale)), True)
+        if scale == "optimal":
+            self._error = self._weight("error", self._error_of(self.initial_scale), False)
+            self._batches = self._weight("batches", 0.0, False)
+
+    @property
+    def num_parameters(self):
+        return 2 if self.scale == "predicted" else 1
+
+    @property
+    def current_scale(self):
+        """The scale in use, a float: as given, as learned so far, or as measured over the last batches of training."""
+        match self.scale:
+            case "learned":
+                return float(_checks.to_numpy(ops.exp(self._bounded(self._raw_log_scale.value))))
+            case "optimal":
+                return float(_checks.to_numpy(ops.exp(self._log_scale_at(self._error.value))))
+            case "predicted":
+                raise ValueError("The scale is predicted, for each dimension and example: see stddev(parameters).")
+        return self.scale
+
+    def log_density(self, x, location, log_scale):
+        """log p of each dimension."""
+        raise NotImplementedError
+
+    def log_prob_per_dimension(self, x, parameters):
+        return self.log_density(x, *self._location_and_log_scale(parameters))
+
+    def batch_log_prob(self, x, parameters, observed, training):
+        if self.scale != "optimal" or not training:
+            return self.log_prob_per_dimension(x, parameters)
+        errors = self.error(x - parameters)
+        if observed is None:
+            error = ops.mean(errors)
+        else:
+            counts = ops.cast(ops.broadcast_to(observed, ops.shape(errors)), "float32")
+            error = ops.sum(errors * counts) / ops.maximum(ops.sum(counts), 1.0)
+        self._remember(ops.stop_gradient(error))
+        return self.log_density(x, parameters, self._log_scale_at(error))
+
+    def mean(self, parameters):
+        return self._location_and_log_scale(parameters)[0]
+
+    def stddev(self, parameters):
+        location, log_scale = self._location_and_log_scale(parameters)
+        return self.standard_stddev * ops.exp(log_scale) + ops.zeros_like(location)
+
+    def sample(self, parameters, seed=None):
+        location, log_scale = self._location_and_log_scale(ops.convert_to_tensor(parameters, "float32"))
+        location = _checks.to_numpy(location)
+        noise = self.standard_sample(np.random.default_rng(seed), location.shape)
+        return (location + np.exp(_checks.to_numpy(log_scale)) * noise).astype("float32")
+
+    def parameters_at_mean(self, mean):
+        location = np.asarray(mean)
+        if self.scale != "predicted":
+            return location
+        raw = self._unbounded(math.log(self.initial_scale))
+        return np.concatenate([location, np.full_like(location, raw * self.raw_per_log_scale)], axis=-1)
+
+    def validate_activation(self, activation):
+        if self.scale == "predicted":
+            refused = ("sigmoid", "tanh", "relu", "softplus", "softmax")
+            refuse_activation(activation, refused, "its output is a location and a log scale, which can be any number")
+
+    def get_config(self):
+        if not isinstance(self.scale, str):
+            return {"scale": self.scale}
+        return {"scale": self.scale, "initial_scale": self.initial_scale, "min_scale": self.min_scale}
+
+    # What a subclass says of its noise
+
+    standard_stddev: float  # of the noise: of x at scale 1
+    raw_per_log_scale = 1.0  # the decoder's second parameter is this times the logarithm of the scale
+
+    def error(self, difference):
+        """What is averaged over the batch to find the best scale."""
+        raise NotImplementedError
+
+    def standard_sample(self, rng, shape):
+        """Draws of the noise, NumPy."""
+        raise NotImplementedError
+
+    # The error is the scale to this power: 2 for a mean square, 1 for a mean absolute value.
+    error_power = 1.0
+
+    def _error_of(self, scale):
+        return scale**self.error_power
+
+    def _log_scale_at(self, error):
+        return ops.log(ops.maximum(error, self._error_of(self.min_scale))) / self.error_power
+
+    def _remember(self, error):
+        """A plain mean over the first batches, an exponential one from then on: no bias towards where it started."""
+        rate = ops.maximum(1.0 / (self._batches + 1.0), 1.0 / _WINDOW)
+        self._error.assign(self._error + rate * (error - self._error))
+        self._batches.assign_add(1.0)
+
+    def _location_and_log_scale(self, parameters):
+        match self.scale:
+            case "predicted":
+                location, raw = ops.split(parameters, 2, axis=-1)
+                return location, self._bounded(raw / self.raw_per_log_scale)
+            case "learned":
+                return parameters, self._bounded(self._raw_log_scale.value)
+            case "optimal":
+                return parameters, self._log_scale_at(self._error.value)
+        return parameters, ops.convert_to_tensor(math.log(self.scale), "float32")
+
+    def _bounded(self, raw):
+        """The log scale from a number without bounds; far above the least scale it is that number."""
+        least = math.log(self.min_scale)
+        return least + ops.softplus(raw - least)
+
+    def _unbounded(self, log_scale):
+        least = math.log(self.min_scale)
+        return least + math.log(math.expm1(log_scale - least))
+
+    def _weight(self, name, value, trainable):
+        return self.add_weight(
+            name=name,
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            trainable=trainable,
+            dtype="float32",
+            autocast=False,
+            aggregation="mean",
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class Gaussian(LocationScale):
+    """Real-valued data: p(x|z) = N(x; mean(z), scale**2 I). Its -log p is the squared error, "MSE".
+
+        -log p(x|z) = sum_i (x_i - mean_i)**2 / (2 scale**2)  +  D/2 log(2 pi scale**2)
+
+    so the weight between reconstruction and KL is not free: it is 1 / (2 scale**2). Half the summed squared error is
+    scale = 1. A mean over pixels instead of a sum would be scale**2 = D/2, which is why such models collapse.
+
+    Args:
+        scale: The standard deviation, in the units of the data: a number; "learned", one weight for all dimensions
+            (the sigma-VAE); "optimal", scale**2 = the mean squared error of the batch, which is the value that
+            "learned" would reach, at once; it is averaged over the last 100 batches for evaluation and export, so that
+            no reported number looks at the data it is about; "predicted", by the decoder, whose output is then the
+            mean and the log-variance (the Gaussian MLP).
+        initial_scale, min_scale: See `LocationScale`.
+
+    Example:
+
+    >>> Gaussian().log_prob(ops.zeros((1, 2)), ops.zeros((1, 2)))  # -log(2 pi) = -1.838 nats
+
+    Reference: Kingma & Welling 2014, arXiv:1312.6114, appendix C.2 ("predicted"); Rybkin et al. 2021,
+    arXiv:2006.13202 ("learned", "optimal"); Lucas et al. 2019, arXiv:1911.02469 (why a fixed scale collapses).
+    """
+
+    standard_stddev = 1.0
+    raw_per_log_scale = 2.0  # a log-variance
+    error_power = 2.0
+
+    def log_density(self, x, location, log_scale):
+        constant = -0.5 * math.log(2.0 * math.pi)
+        return constant - log_scale - 0.5 * ops.square((x - location) * ops.exp(-log_scale))
+
+    def error(self, difference):
+        return ops.square(difference)
+
+    def standard_sample(self, rng, shape):
+        return rng.standard_normal(shape, dtype="float32")
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class Laplace(LocationScale):
+    """Real-valued data with outliers: p(x|z) = prod_i exp(-|x_i - mean_i| / scale) / (2 scale). Its -log p is the
+    absolute error, "MAE", divided by the scale.
+
+    Args:
+        scale: The mean absolute deviation, in the units of the data; the standard deviation is sqrt(2) times it. A
+            number, "learned", "optimal" (the mean absolute error of the batch) or "predicted" (the decoder's output is
+            the mean and the log scale), as in `Gaussian`.
+        initial_scale, min_scale: See `LocationScale`.
+
+    Example:
+
+    >>> Laplace().log_prob(ops.zeros((1, 2)), ops.zeros((1, 2)))  # -2 log 2 = -1.386 nats
+    """
+
+    standard_stddev = math.sqrt(2.0)
+
+    def log_density(self, x, location, log_scale):
+        return -math.log(2.0) - log_scale - ops.abs(x - location) * ops.exp(-log_scale)
+
+    def error(self, difference):
+        return ops.abs(difference)
+
+    def standard_sample(self, rng, shape):
+        return rng.laplace(size=shape)
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class DiscretizedLogistic(LocationScale):
+    """8-bit images, with true bits: the probability that a logistic variable rounds to the pixel.
+
+        p(x|z) = F((x + h - location) / scale) - F((x - h - location) / scale),   F(t) = 1 / (1 + exp(-t))
+
+    with h half the distance between two levels; the outermost levels get the tails. Data are the levels scaled to
+    [0, 1]: pixel / 255. As p is a probability, `evaluation.bits_per_dim` of the negative ELBO is what a lossless code
+    needs.
+
+    Args:
+        scale: Of the logistic, in the units of the data: "predicted" (the decoder's output is the location and the
+            log scale), "learned" or a number.
+        levels: How many values a pixel can have.
+        initial_scale, min_scale: See `LocationScale`.
+
+    Example:
+
+    >>> DiscretizedLogistic(scale=0.1).log_prob(ops.zeros((1, 1)), ops.zeros((1, 1)))  # log F(h / 0.1) = -0.683 nats
+
+    Reference: Kingma et al. 2016, arXiv:1606.04934, section 5.2 and appendix; Salimans et al. 2017, arXiv:1701.05517,
+    equation 2 (the tails).
+    """
+
+    is_discrete = True
+    has_stddev = False
+    data_range = (0.0, 1.0)
+    modes = ("learned", "predicted")
+
+    def __init__(self, scale="predicted", levels=256, initial_scale=0.1, min_scale=1e-4):
+        super().__init__(scale, initial_scale, min_scale)
+        self.levels = _checks.whole_number("levels", levels, least=2)
+
+    def log_density(self, x, location, log_scale):
+        # F(a) - F(b) = F(a) F(-b) (1 - exp(b - a)): three factors without cancellation, whose logarithms are exact
+        # however far x is from the location. At the ends of the range one of the tails is all that remains.
+        half = 0.5 / (self.levels - 1)
+        precision = ops.exp(-log_scale)
+        log_below = -ops.softplus(-(x + half - location) * precision)
+        log_above = -ops.softplus((x - half - location) * precision)
+        inside = log_below + log_above + ops.log(-ops.expm1(-2.0 * half * precision))
+        return ops.where(x < half, log_below, ops.where(x > 1.0 - half, log_above, inside))
+
+    def mean(self, parameters):
+        """E[x|z] of the logistic, clipped to [0, 1], before it is rounded; within half a level of that after."""
+        location, log_scale = self._location_and_log_scale(parameters)
+        scale = ops.exp(log_scale)
+        return scale * (ops.softplus(location / scale) - ops.softplus((location - 1.0) / scale))
+
+    def sample(self, parameters, seed=None):
+        x = np.clip(super().sample(parameters, seed), 0.0, 1.0)
+        return (np.round(x * (self.levels - 1)) / (self.levels - 1)).astype("float32")
+
+    def standard_sample(self, rng, shape):
+        return rng.logistic(size=shape)
+
+    def parameters_at_mean(self, mean):
+        scale = self.scale if isinstance(self.scale, float) else self.initial_scale
+        mean = np.clip(mean, 0.001, 0.999)
+        # The inverse of `mean`, for the given scale.
+        location = scale * (_log_expm1(mean / scale) - np.log(-np.expm1((mean - 1.0) / scale)))
+        return super().parameters_at_mean(location)
+
+    def validate_values(self, x, name):
+        steps = x.astype("float64") * (self.levels - 1)
+        off = np.abs(steps - np.round(steps)) > 0.01
+        if float(np.min(x)) >= 0.0 and float(np.max(x)) <= 1.0 and not off.any():
+            return
+        if not (x == np.round(x)).all() or float(np.max(x)) > self.levels - 1 or float(np.min(x)) < 0.0:
+            fix = f"scale the levels to [0, 1], and set levels= to how many there are (now {self.levels})"
+        else:
+            fix = f"divide {name} by {self.levels - 1}"
+        raise ValueError(
+            f"The discretized logistic likelihood needs one of {self.levels} evenly spaced levels from 0 to 1, but "
+            f"{name} ranges from {np.min(x):g} to {np.max(x):g}: {fix}."
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "levels": self.levels}
+
+
+def _log_expm1(t):
+    """log(exp(t) - 1) for positive t, NumPy."""
+    return t + np.log(-np.expm1(-t))
+
+
+def _is_positive(value):
+    return isinstance(value, Real) and not isinstance(value, bool) and 0.0 < float(value) < math.inf
+
+
+def _positive(likelihood, name, value):
+    if not _is_positive(value):
+        raise ValueError(f"{likelihood} {name} must be a positive number; got {value!r}.")

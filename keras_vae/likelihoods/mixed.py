@@ -1,0 +1,128 @@
+"""A table whose groups of columns each have a likelihood of their own."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vae import _checks
+from keras_vae.likelihoods.base import Likelihood
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class Mixed(Likelihood):
+    """p(x|z) = the product over groups of columns, which are independent given z.
+
+    The groups lie side by side on the last axis of the data, in the order given; the decoder's output has, side by
+    side in the same order, what each needs.
+
+    Args:
+        groups: Pairs of a likelihood, or its name, and its number of columns. A category of K values is a group of K
+            one-hot columns.
+
+    Example:
+
+    >>> Mixed([("gaussian", 3), (Categorical(), 4), ("poisson", 2)])  # a table of nine columns
+    """
+
+    def __init__(self, groups):
+        super().__init__()
+        from keras_vae.likelihoods import get  # a name may stand for any likelihood, this one too
+
+        groups = [tuple(group) for group in groups]
+        if not groups or any(len(group) != 2 for group in groups):
+            raise ValueError(
+                'Mixed needs pairs of a likelihood and its number of columns, such as [("gaussian", 3), ("poisson", '
+                f"2)]; got {groups!r}."
+            )
+        self.parts = [get(likelihood) for likelihood, _ in groups]
+        self.columns = tuple(_checks.whole_number("the number of columns", count) for _, count in groups)
+        self.is_discrete = all(part.is_discrete for part in self.parts)
+        self.has_stddev = all(part.has_stddev for part in self.parts)
+        low, high = self.ranges(sum(self.columns))
+        low, high = float(low.min()), float(high.max())
+        self.data_range = None if low == -math.inf and high == math.inf else (low, high)
+
+    def parameter_channels(self, channels):
+        self._check_columns(channels)
+        return sum(self._parameter_counts())
+
+    def log_prob_per_dimension(self, x, parameters):
+        return self.batch_log_prob(x, parameters, None, training=False)
+
+    def batch_log_prob(self, x, parameters, observed, training):
+        masks = [None] * len(self.parts) if observed is None else self._of_data(observed)
+        pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), masks, strict=True)
+        return ops.concatenate([part.batch_log_prob(a, b, mask, training) for part, a, b, mask in pieces], axis=-1)
+
+    def mean(self, parameters):
+        return self._joined("mean", parameters)
+
+    def stddev(self, parameters):
+        return self._joined("stddev", parameters)
+
+    def sample(self, parameters, seed=None):
+        rng = np.random.default_rng(seed)
+        pieces = zip(self.parts, self._of_parameters(_checks.to_numpy(parameters)), strict=True)
+        return np.concatenate([part.sample(piece, rng) for part, piece in pieces], axis=-1)
+
+    def parameters_at_mean(self, mean):
+        pieces = zip(self.parts, self._of_data(np.asarray(mean)), strict=True)
+        return np.concatenate([part.parameters_at_mean(piece) for part, piece in pieces], axis=-1)
+
+    def ranges(self, channels):
+        self._check_columns(channels)
+        low, high = zip(
+            *(part.ranges(count) for part, count in zip(self.parts, self.columns, strict=True)), strict=True
+        )
+        return np.concatenate(low), np.concatenate(high)
+
+    def validate(self, x, name="x", missing=False):
+        self._check_columns(x.shape[-1])
+        for part, piece, start in zip(self.parts, self._of_data(x), self._starts(), strict=True):
+            part.validate(piece, f"columns {start} to {start + piece.shape[-1] - 1} of {name}", missing)
+
+    def validate_activation(self, activation):
+        for part in self.parts:
+            part.validate_activation(activation)
+
+    def caveat(self, x):
+        found = [part.caveat(piece) for part, piece in zip(self.parts, self._of_data(x), strict=True)]
+        return next((words for words in found if words), None)
+
+    def get_config(self):
+        serialized = [keras.saving.serialize_keras_object(part) for part in self.parts]
+        return {"groups": [list(group) for group in zip(serialized, self.columns, strict=True)]}
+
+    def __repr__(self):
+        return f"Mixed({list(zip(self.parts, self.columns, strict=True))!r})"
+
+    def _check_columns(self, channels):
+        if channels != sum(self.columns):
+            raise ValueError(
+                f"Mixed has {sum(self.columns)} columns ({' + '.join(str(count) for count in self.columns)}), but the "
+                f"last axis of the data has {channels}."
+            )
+
+    def _starts(self):
+        return [sum(self.columns[:i]) for i in range(len(self.columns))]
+
+    def _parameter_counts(self):
+        return [part.parameter_channels(count) for part, count in zip(self.parts, self.columns, strict=True)]
+
+    def _of_data(self, x):
+        return _cut(x, self.columns)
+
+    def _of_parameters(self, parameters):
+        return _cut(parameters, self._parameter_counts())
+
+    def _joined(self, what, parameters):
+        pieces = zip(self.parts, self._of_parameters(parameters), strict=True)
+        return ops.concatenate([getattr(part, what)(piece) for part, piece in pieces], axis=-1)
+
+
+def _cut(array, counts):
+    """Pieces of these lengths along the last axis."""
+    ends = np.cumsum(counts)
+    return [array[..., end - count : end] for count, end in zip(counts, ends, strict=True)]

@@ -1,0 +1,285 @@
+"""What holds for every likelihood: a density that integrates to one, whose mean and draws are those it says.
+
+`CASES` has one line for each; all tests run over it. Reference densities are SciPy's, in float64.
+"""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+
+import oracles
+from keras_vae import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Laplace,
+    Mixed,
+    NegativeBinomial,
+    Poisson,
+    likelihoods,
+)
+
+UNIT = np.linspace(0.0, 1.0, 4001)[:, None]
+REAL = np.linspace(-60.0, 60.0, 120_001)[:, None]
+COUNTS = np.arange(4000.0)[:, None]
+BITS = np.array([[0.0], [1.0]])
+LEVELS = np.arange(16.0)[:, None] / 15.0
+
+
+def soft(raw, least):
+    """The scale from the decoder's number, as `min_scale` says: log scale = least + softplus(raw - least)."""
+    return np.exp(np.log(least) + np.logaddexp(0.0, raw - np.log(least)))
+
+
+def discretized(x, location, scale, half):
+    cdf = stats.logistic(location, scale).cdf
+    upper = np.where(x > 1.0 - half, 1.0, cdf(x + half))
+    return np.log(upper - np.where(x < half, 0.0, cdf(x - half)))
+
+
+# name: likelihood, its support for one dimension, some parameters, and the reference log p(x) for them
+CASES = {
+    "bernoulli": (Bernoulli(), BITS, [[-3.0], [0.0], [2.0]], lambda x, p: oracles.bernoulli_log_prob(x, p)),
+    "bernoulli_p": (
+        Bernoulli(from_logits=False),
+        BITS,
+        [[0.01], [0.5], [0.9]],
+        lambda x, p: stats.bernoulli(p).logpmf(x),
+    ),
+    "continuous_bernoulli": (
+        ContinuousBernoulli(),
+        UNIT,
+        [[-30.0], [-1.01], [-0.99], [0.0], [1e-3], [0.5], [4.0], [30.0]],
+        lambda x, p: oracles.continuous_bernoulli_log_prob(x, p),
+    ),
+    "gaussian": (Gaussian(0.7), REAL, [[-3.0], [0.2]], lambda x, p: stats.norm(p, 0.7).logpdf(x)),
+    "gaussian_learned": (
+        Gaussian("learned", initial_scale=0.3),
+        REAL,
+        [[0.0], [2.5]],
+        lambda x, p: stats.norm(p, 0.3).logpdf(x),
+    ),
+    "gaussian_optimal": (
+        Gaussian("optimal", initial_scale=2.0),
+        REAL,
+        [[0.0], [2.5]],
+        lambda x, p: stats.norm(p, 2.0).logpdf(x),
+    ),
+    "gaussian_predicted": (
+        Gaussian("predicted", min_scale=0.01),
+        REAL,
+        [[0.3, -2.0], [-1.0, 1.5]],
+        lambda x, p: stats.norm(p[..., :1], soft(p[..., 1:] / 2.0, 0.01)).logpdf(x),
+    ),
+    "laplace": (Laplace(1.3), REAL, [[-3.0], [0.2]], lambda x, p: stats.laplace(p, 1.3).logpdf(x)),
+    "laplace_predicted": (
+        Laplace("predicted", min_scale=0.01),
+        REAL,
+        [[0.3, -1.0], [-1.0, 0.5]],
+        lambda x, p: stats.laplace(p[..., :1], soft(p[..., 1:], 0.01)).logpdf(x),
+    ),
+    "discretized_logistic": (
+        DiscretizedLogistic(levels=16),
+        LEVELS,
+        [[0.3, -3.0], [0.95, -1.0], [-0.2, -2.0], [0.5, 1.0]],
+        lambda x, p: discretized(x, p[..., :1], soft(p[..., 1:], 1e-4), 1.0 / 30.0),
+    ),
+    "categorical": (
+        Categorical(),
+        np.eye(3),
+        [[0.0, 0.0, 0.0], [3.0, -1.0, 0.5]],
+        lambda x, p: x * (p - np.logaddexp.reduce(p, axis=-1, keepdims=True)),
+    ),
+    "poisson": (Poisson(), COUNTS, [[-4.0], [0.0], [5.0]], lambda x, p: stats.poisson(np.exp(p)).logpmf(x)),
+    "negative_binomial": (
+        NegativeBinomial(),
+        COUNTS,
+        [[0.0, 0.0], [4.0, 1.0], [3.0, -0.5], [3.0, 12.0]],
+        lambda x, p: stats.nbinom(np.exp(p[..., 1:]), 1.0 / (1.0 + np.exp(p[..., :1] - p[..., 1:]))).logpmf(x),
+    ),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    likelihood, support, parameters, reference = CASES[request.param]
+    # Weights made while another test was collected do not survive `clear_session` everywhere.
+    copy = likelihoods.get(keras.saving.serialize_keras_object(likelihood))
+    return copy, support, np.array(parameters), reference
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def tensor(array):
+    return ops.convert_to_tensor(np.asarray(array, "float32"))
+
+
+def tabulated(likelihood, support, parameter):
+    """p(x) over the support for one setting of the parameters, in float64, and the weight of each point."""
+    parameters = np.tile(parameter, (len(support), 1))
+    p = np.exp(numpy(likelihood.log_prob(tensor(support), tensor(parameters))).astype("float64"))
+    if likelihood.is_discrete:
+        return p, np.ones(len(support))
+    weights = np.full(len(support), support[1, 0] - support[0, 0])
+    weights[[0, -1]] *= 0.5  # the trapezoidal rule
+    return p, weights
+
+
+def test_there_is_a_case_for_every_likelihood():
+    named = {likelihoods.get(name).__class__ for name in likelihoods.NAMES}
+    assert named == {type(likelihood) for likelihood, *_ in CASES.values()}
+
+
+def test_the_density_integrates_or_sums_to_one(case):
+    likelihood, support, parameters, _ = case
+    for parameter in parameters:
+        p, weights = tabulated(likelihood, support, parameter)
+        assert (p * weights).sum() == pytest.approx(1.0, abs=2e-4), parameter
+
+
+def test_mean_and_stddev_are_those_of_the_density(case):
+    likelihood, support, parameters, _ = case
+    for parameter in parameters:
+        p, weights = tabulated(likelihood, support, parameter)
+        mean = ((p * weights)[:, None] * support).sum(axis=0)
+        # Of the discretized logistic the mean is that before rounding.
+        atol = 0.5 / 15.0 if isinstance(likelihood, DiscretizedLogistic) else 1e-3
+        np.testing.assert_allclose(numpy(likelihood.mean(tensor(parameter[None])))[0], mean, rtol=1e-3, atol=atol)
+        if likelihood.has_stddev:
+            variance = ((p * weights)[:, None] * np.square(support - mean)).sum(axis=0)
+            stddev = numpy(likelihood.stddev(tensor(parameter[None])))[0]
+            np.testing.assert_allclose(stddev, np.sqrt(variance), rtol=2e-3)
+
+
+def test_draws_follow_the_density_and_repeat_for_a_seed(case):
+    """The mean and the mean square of many draws, within five standard errors of those of the density."""
+    likelihood, support, parameters, _ = case
+    n = 50_000
+    for parameter in parameters:
+        many = np.tile(parameter, (n, 1)).astype("float32")
+        draws = likelihood.sample(many, seed=3)
+        assert isinstance(draws, np.ndarray)
+        assert draws.dtype == np.float32
+        np.testing.assert_array_equal(draws, likelihood.sample(tensor(many), seed=3))
+        assert not np.array_equal(draws, likelihood.sample(many, seed=4))
+        likelihood.validate(draws)
+        p, weights = tabulated(likelihood, support, parameter)
+        for power in (1, 2):
+            expected = ((p * weights)[:, None] * support**power).sum(axis=0)
+            moments = draws.astype("float64") ** power
+            error = 5.0 * moments.std(axis=0) / np.sqrt(n) + 1e-4 * np.abs(expected) + 1e-9
+            assert np.all(np.abs(moments.mean(axis=0) - expected) < error), (parameter, power)
+
+
+def test_log_prob_is_the_reference_in_float64(case):
+    likelihood, support, parameters, reference = case
+    points = support[np.linspace(0, len(support) - 1, 60).astype(int)]
+    for parameter in parameters:
+        found = numpy(likelihood.log_prob_per_dimension(tensor(points), tensor(np.tile(parameter, (len(points), 1)))))
+        expected = reference(points, np.tile(parameter, (len(points), 1)))
+        seen = expected > -1e4
+        np.testing.assert_allclose(found[seen], expected[seen], rtol=1e-4, atol=2e-4)
+
+
+def test_the_gradient_is_that_of_the_reference(case, gradient):
+    likelihood, support, parameters, reference = case
+    center = numpy(likelihood.mean(tensor(parameters)))
+    # A point of the support near the mean of each setting, and not on a corner of the density.
+    x = np.stack([support[np.argmin(np.abs(support - mean - 0.013).sum(axis=-1))] for mean in center])
+    found = gradient(lambda value: ops.sum(likelihood.log_prob(tensor(x), value)), parameters)
+    expected = oracles.finite_difference(lambda value: reference(x, value).sum(), parameters)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_extreme_parameters_give_finite_numbers_and_gradients(case, gradient):
+    likelihood, support, parameters, _ = case
+    probability = isinstance(likelihood, Bernoulli) and not likelihood.from_logits
+    for extreme in (0.0, 1.0) if probability else (-40.0, 0.0, 40.0):
+        point = np.full_like(parameters[:1], extreme)
+        for x in (support[:1], support[len(support) // 2][None], support[-1:]):
+            assert np.isfinite(numpy(likelihood.log_prob(tensor(x), tensor(point)))).all(), (x, extreme)
+            g = gradient(lambda value, x=x: ops.sum(likelihood.log_prob(tensor(x), value)), point)
+            assert np.isfinite(g).all(), (x, extreme, g)
+        assert np.isfinite(numpy(likelihood.mean(tensor(point)))).all()
+
+
+def test_a_leading_axis_of_samples_is_kept(case):
+    likelihood, support, parameters, _ = case
+    x = np.stack([support[0], support[-1], support[len(support) // 2]])[:, None]  # (3, 1, channels)
+    stacked = np.stack([np.tile(parameter, (3, 1, 1)) for parameter in parameters])
+    log_prob = numpy(likelihood.log_prob(tensor(x), tensor(stacked)))
+    assert log_prob.shape == (len(parameters), 3)
+    np.testing.assert_allclose(log_prob[1], numpy(likelihood.log_prob(tensor(x), tensor(stacked[1]))), rtol=1e-5)
+
+
+def test_what_is_missing_counts_for_nothing_in_value_and_gradient(case, gradient):
+    """Also where NaN stands in its place, and where the likelihood learns from the batch."""
+    likelihood, support, parameters, _ = case
+    x = np.tile(support[len(support) // 2], (4, 1))
+    point = np.tile(parameters[-1], (4, 1))
+    holes = x.copy()
+    holes[2] = np.nan
+    observed = ops.logical_not(ops.isnan(tensor(holes)))
+    for training in (False, True):
+        found = numpy(likelihood.log_prob(tensor(holes), tensor(point), observed, training))
+        kept = numpy(likelihood.log_prob(tensor(x[[0, 1, 3]]), tensor(point[[0, 1, 3]]), None, training))
+        np.testing.assert_allclose(found, [kept[0], kept[1], 0.0, kept[2]], rtol=1e-6)
+        g = gradient(
+            lambda value, how=training: ops.sum(likelihood.log_prob(tensor(holes), value, observed, how)), point
+        )
+        assert np.isfinite(g).all()
+        np.testing.assert_array_equal(g[2], 0.0)
+
+
+def test_config_round_trip(case):
+    likelihood, _, parameters, _ = case
+    copy = likelihoods.get(keras.saving.serialize_keras_object(likelihood))
+    assert type(copy) is type(likelihood)
+    assert repr(copy) == repr(likelihood)
+    assert copy.get_config() == likelihood.get_config()
+    assert copy.parameter_channels(6) == 6 * (1 if parameters.shape[1] in (1, 3) else 2)
+
+
+def test_parameters_at_mean_have_that_mean(case):
+    likelihood, *_ = case
+    mean = np.array([[0.1, 0.3, 0.6]])  # in the support, and a distribution over three categories
+    parameters = likelihood.parameters_at_mean(mean)
+    assert parameters.shape == (1, likelihood.parameter_channels(3))
+    np.testing.assert_allclose(numpy(likelihood.mean(tensor(parameters))), mean, rtol=1e-3)
+
+
+def test_the_range_of_the_data_is_that_of_the_support(case):
+    likelihood, support, *_ = case
+    low, high = likelihood.ranges(support.shape[1])
+    assert low.shape == high.shape == support.shape[1:]
+    assert np.all((low == support.min()) | np.isinf(low))
+    assert np.all((high == support.max()) | np.isinf(high))
+
+
+def test_mixed_is_its_parts_side_by_side():
+    names = ("gaussian_predicted", "categorical", "poisson", "bernoulli")
+    parts = [CASES[name] for name in names]
+    mixed = Mixed([(likelihood, support.shape[1]) for likelihood, support, *_ in parts])
+    x = np.concatenate([support[:2] for _, support, *_ in parts], axis=1)
+    parameters = np.concatenate([np.array(values)[:2] for _, _, values, _ in parts], axis=1)
+    assert x.shape == (2, 6)
+    assert mixed.parameter_channels(6) == parameters.shape[1] == 7
+    expected = sum(
+        numpy(likelihood.log_prob(tensor(support[:2]), tensor(np.array(values)[:2])))
+        for likelihood, support, values, _ in parts
+    )
+    np.testing.assert_allclose(numpy(mixed.log_prob(tensor(x), tensor(parameters))), expected, rtol=1e-5)
+    assert numpy(mixed.mean(tensor(parameters))).shape == (2, 6)
+    draws = mixed.sample(parameters, seed=0)
+    mixed.validate(draws)
+    np.testing.assert_array_equal(draws, mixed.sample(parameters, seed=0))
+    copy = likelihoods.get(keras.saving.serialize_keras_object(mixed))
+    assert repr(copy) == repr(mixed)
+    assert mixed.data_range is None
+    assert [float(end) for end in mixed.ranges(6)[1]] == [np.inf, 1.0, 1.0, 1.0, np.inf, 1.0]
