@@ -57,16 +57,13 @@ class LocationScale(Likelihood):
                 f"got {scale!r}."
             )
         self.scale = scale if isinstance(scale, str) else float(scale)
+        self.num_parameters = 2 if scale == "predicted" else 1
         self.initial_scale, self.min_scale = float(initial_scale), float(min_scale)
         if scale == "learned":
             self._raw_log_scale = self._weight("raw_log_scale", self._unbounded(math.log(self.initial_scale)), True)
         if scale == "optimal":
             self._error = self._weight("error", self._error_of(self.initial_scale), False)
             self._batches = self._weight("batches", 0.0, False)
-
-    @property
-    def num_parameters(self):
-        return 2 if self.scale == "predicted" else 1
 
     @property
     def current_scale(self):
@@ -166,7 +163,7 @@ class LocationScale(Likelihood):
                 return parameters, self._bounded(self._raw_log_scale.value)
             case "optimal":
                 return parameters, self._log_scale_at(self._error.value)
-        return parameters, ops.convert_to_tensor(math.log(self.scale), "float32")
+        return parameters, ops.convert_to_tensor(math.log(float(self.scale)), "float32")
 
     def _bounded(self, raw):
         """The log scale from a number without bounds; far above the least scale it is that number."""
