@@ -10,15 +10,17 @@ import sys
 import keras
 import numpy as np
 
-from keras_vae import ELBO, VAE, Gaussian, networks, schedules
+from keras_vae import ELBO, IWAE, VAE, Gaussian, Mixed, NegativeBinomial, evaluation, networks, schedules
 
 
 def models():
-    """A dense model with a schedule and samples, and a convolutional one with another likelihood."""
+    """A dense model with a schedule and samples, a convolutional one with another likelihood, and a table."""
     objective = ELBO(beta=schedules.Linear(4, start=0.5), num_samples=2)
     dense = VAE(*networks.mlp((5, 4, 1), 3, hidden=(7,), activation="tanh"), objective=objective, seed=1)
     pair = networks.conv((5, 4, 1), 2, filters=(3, 2), hidden=(4,), activation="gelu", likelihood="mse")
-    return {"dense": dense, "conv": VAE(*pair, likelihood=Gaussian(0.5), seed=2)}
+    groups = Mixed([(Gaussian("learned"), 1), (Gaussian("optimal"), 1), (NegativeBinomial(), 1), ("bernoulli", 1)])
+    table = VAE(*networks.mlp((5, 4), 2, hidden=(6,), likelihood=groups), groups, IWAE(3), seed=3, allow_missing=True)
+    return {"dense": dense, "conv": VAE(*pair, likelihood=Gaussian(0.5), seed=2), "table": table}
 
 
 def fixed(vae, seed):
@@ -27,7 +29,8 @@ def fixed(vae, seed):
     vae.set_weights([w if w.ndim == 0 else rng.normal(scale=0.3, size=w.shape) for w in vae.get_weights()])
     epsilon = rng.normal(size=(vae.objective.num_samples, 9, vae.latent_dim)).astype("float32")
     vae.noise = lambda batch: keras.ops.convert_to_tensor(epsilon)
-    return (rng.random((9, 5, 4, 1)) < 0.3).astype("float32")
+    x = (rng.random((9, *vae.data_shape)) < 0.3).astype("float32")
+    return np.where(rng.random(x.shape) < 0.2, np.nan, x).astype("float32") if vae.allow_missing else x
 
 
 def describe(vae, x):
@@ -40,6 +43,8 @@ def describe(vae, x):
         "reconstruction": vae.reconstruct(x),
         "sample": vae.sample(4, seed=3),
         "elbo": vae.elbo(x, num_samples=3, seed=3),
+        "log_likelihood": evaluation.log_likelihood(vae, x, num_samples=20, seed=3).log_likelihood,
+        "draw": vae.sample(4, seed=3, draw=True),
         "step": np.asarray(int(vae.training_step.value)),
     }
 

@@ -31,7 +31,7 @@ def make(name):
     rng = np.random.default_rng(len(name))
     for network in [model] if isinstance(model, keras_vae.VAE) else model:
         for variable in network.weights:
-            if "seed_generator" in variable.path or "training_step" in variable.path:
+            if "seed_generator" in variable.path or variable.name in ("training_step", "error", "batches"):
                 continue
             if "variance" in variable.path:
                 variable.assign(rng.uniform(0.5, 2.0, variable.shape))
@@ -63,6 +63,45 @@ def dense():
 def gaussian():
     network = keras_vae.networks.mlp((6,), 2, hidden=(8,), activation="tanh", likelihood="mse")
     return keras_vae.VAE(*network, likelihood=keras_vae.Gaussian(0.3), seed=0)
+
+
+@family
+def gaussian_learned():
+    network = keras_vae.networks.mlp((6,), 2, hidden=(8,), likelihood="mse")
+    return keras_vae.VAE(*network, likelihood=keras_vae.Gaussian("learned"), seed=0)
+
+
+@family
+def gaussian_predicted():
+    """Mean and log-variance from the decoder, for images of two channels."""
+    likelihood = keras_vae.Gaussian("predicted")
+    return keras_vae.VAE(*keras_vae.networks.mlp((3, 3, 2), 3, (8,), likelihood=likelihood), likelihood, seed=0)
+
+
+@family
+def continuous_bernoulli():
+    return keras_vae.VAE(*keras_vae.networks.mlp((4, 4), 2, (8,)), keras_vae.ContinuousBernoulli(), seed=0)
+
+
+@family
+def discretized_logistic():
+    likelihood = keras_vae.DiscretizedLogistic(levels=16)
+    return keras_vae.VAE(*keras_vae.networks.mlp((4, 4, 1), 2, (8,), likelihood=likelihood), likelihood, seed=0)
+
+
+@family
+def table_with_missing_values():
+    """All kinds of columns side by side, and NaN where a value is missing."""
+    groups = [
+        (keras_vae.Laplace("optimal"), 2),
+        (keras_vae.Categorical(), 3),
+        (keras_vae.Poisson(), 1),
+        (keras_vae.NegativeBinomial(), 2),
+        (keras_vae.Bernoulli(), 1),
+    ]
+    likelihood = keras_vae.Mixed(groups)
+    network = keras_vae.networks.mlp((9,), 3, (8,), likelihood=likelihood)
+    return keras_vae.VAE(*network, likelihood=likelihood, objective="iwae", seed=0, allow_missing=True)
 
 
 @family

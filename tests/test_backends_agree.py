@@ -42,7 +42,7 @@ def assert_close(path, reference, rtol, atol):
                 )
 
 
-@pytest.mark.parametrize("model", ["dense", "conv"])
+@pytest.mark.parametrize("model", ["dense", "conv", "table"])
 def test_loss_terms_and_gradients_agree(results, model):
     first, *others = INSTALLED
     with np.load(results / first / f"{model}-step.npz") as step:
@@ -51,14 +51,14 @@ def test_loss_terms_and_gradients_agree(results, model):
         assert_close(results / backend / f"{model}-step.npz", results / first / f"{model}-step.npz", 2e-4, 2e-5)
 
 
-@pytest.mark.parametrize("model", ["dense", "conv"])
+@pytest.mark.parametrize("model", ["dense", "conv", "table"])
 def test_inference_and_seeded_samples_agree(results, model):
     first, *others = INSTALLED
     for backend in others:
         assert_close(results / backend / f"{model}.npz", results / first / f"{model}.npz", 1e-4, 1e-5)
 
 
-@pytest.mark.parametrize("model", ["dense", "conv"])
+@pytest.mark.parametrize("model", ["dense", "conv", "table"])
 @pytest.mark.parametrize("reader", INSTALLED)
 @pytest.mark.parametrize("writer", INSTALLED)
 def test_a_model_saved_on_one_backend_is_the_same_on_another(results, model, writer, reader):

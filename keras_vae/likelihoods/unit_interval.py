@@ -70,9 +70,9 @@ class Bernoulli(Likelihood):
             return None
         return (
             f"{100 * grey.size / x.size:.0f} % of these data lie strictly between 0 and 1, and of grey values the "
-            "Bernoulli likelihood gives a cross-entropy, not a log-likelihood: its least value is not 0, and the "
-            'negative ELBO bounds nothing. Use likelihood="continuous_bernoulli", which has the constant that is '
-            "missing, or make the data binary."
+            "Bernoulli likelihood gives a cross-entropy, not a log-likelihood: its least value is not 0, and the loss "
+            'is no bound of -log p(x). Use likelihood="continuous_bernoulli", which has the constant that is missing, '
+            "or make the data binary."
         )
 
     def validate_activation(self, activation):

@@ -1,12 +1,26 @@
 """Log-probabilities against float64, gradients against finite differences, and the words of every refusal."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
+from scipy import special
 
 import oracles
-from keras_vae import Bernoulli, Gaussian, likelihoods
+from keras_vae import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Mixed,
+    NegativeBinomial,
+    Poisson,
+    likelihoods,
+)
+from keras_vae.likelihoods import discrete
 
 
 def numpy(tensor):
@@ -123,6 +137,81 @@ def test_parameters_at_mean_reproduce_the_mean(likelihood):
 def test_bernoulli_says_what_is_wrong_with_data(data, words):
     with pytest.raises(ValueError, match=words):
         Bernoulli().validate(np.array([data]))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "data", "words"),
+    [
+        (ContinuousBernoulli(), [[0.0, 255.0]], "continuous Bernoulli likelihood needs .* divide x by 255"),
+        (DiscretizedLogistic(), [[0.0, 255.0]], "one of 256 evenly spaced levels from 0 to 1, .*: divide x by 255"),
+        (DiscretizedLogistic(), [[0.0, 1.0 / 16.0]], "scale the levels to .* set levels="),
+        (Categorical(), [[0.0, 2.0]], r"needs one-hot vectors .* At index \(0,\) it holds \[0. 2.\]. Encode labels"),
+        (Categorical(), [[0.0, 1.0], [1.0, 1.0]], r"At index \(1,\)"),
+        (Poisson(), [[1.0, 2.5]], r"needs counts, .* x holds 2.5 at index \(0, 1\)"),
+        (NegativeBinomial(), [[-1.0]], "NegativeBinomial likelihood needs counts"),
+        (Mixed([("mse", 1), ("poisson", 2)]), [[0.5, 1.0, 0.5]], "columns 1 to 2 of x holds 0.5"),
+        (Mixed([("mse", 1), ("poisson", 2)]), [[0.5]], r"Mixed has 3 columns \(1 \+ 2\), but the last axis .* 1"),
+    ],
+)
+def test_others_say_what_is_wrong_with_data(likelihood, data, words):
+    with pytest.raises(ValueError, match=words):
+        likelihood.validate(np.array(data))
+
+
+@pytest.mark.parametrize("likelihood", [ContinuousBernoulli(), Categorical(), Poisson(), NegativeBinomial()])
+def test_an_activation_that_bounds_what_must_be_free_is_refused(likelihood):
+    for activation in ("tanh", "softplus"):
+        with pytest.raises(ValueError, match=f"ends in a {activation}, but .* Remove the last activation"):
+            likelihood.validate_activation(activation)
+    likelihood.validate_activation("linear")
+    likelihood.validate_activation(None)
+
+
+def test_grey_values_are_no_bernoulli_and_fit_says_so_once(digits, make_vae):
+    grey = 0.5 * digits
+    vae = make_vae()
+    with pytest.warns(UserWarning, match='not a log-likelihood.*likelihood="continuous_bernoulli"') as caught:
+        vae.fit(grey, verbose=0)
+        vae.fit(grey, verbose=0)
+    assert len([warning for warning in caught if "cross-entropy" in str(warning.message)]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make_vae().fit(digits, verbose=0)
+        make_vae(likelihood="continuous_bernoulli").fit(grey, verbose=0)
+
+
+def test_binary_data_are_no_continuous_bernoulli(digits):
+    assert "grows without bound" in ContinuousBernoulli().caveat(digits)
+    assert ContinuousBernoulli().caveat(0.5 * digits) is None
+    assert "cross-entropy" in Mixed([("mse", 1), ("bce", 1)]).caveat(np.array([[0.5, 0.5]]))
+    assert Mixed([("mse", 1), ("bce", 1)]).caveat(np.array([[0.5, 1.0]])) is None
+
+
+def test_log_gamma_and_its_ratio_are_those_of_scipy():
+    x = np.array([1e-6, 0.1, 0.5, 1.0, 2.0, 7.3, 40.0, 1e3, 1e6])
+    np.testing.assert_allclose(numpy(discrete.log_gamma(tensor(x))), special.gammaln(x), rtol=2e-6, atol=3e-6)
+    for r in (1e-5, 0.3, 4.0, 200.0, 1e6):
+        counts = np.array([0.0, 1.0, 5.0, 300.0])
+        expected = special.gammaln(counts + r) - special.gammaln(r)
+        found = numpy(discrete.log_gamma_ratio(tensor(counts), tensor(r)))
+        np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-5)
+
+
+def test_a_negative_binomial_of_large_inverse_dispersion_is_a_poisson():
+    x = np.array([[0.0, 3.0, 20.0]])
+    log_mean = np.log([[0.5, 4.0, 15.0]])
+    both = tensor(np.concatenate([log_mean, np.full_like(log_mean, 14.0)], axis=1))
+    np.testing.assert_allclose(
+        numpy(NegativeBinomial().log_prob(tensor(x), both)),
+        numpy(Poisson().log_prob(tensor(x), tensor(log_mean))),
+        1e-3,
+    )
+
+
+@pytest.mark.parametrize("groups", [[], [("mse",)], [("mse", 0)], "mse"])
+def test_mixed_refuses_what_are_no_groups(groups):
+    with pytest.raises(ValueError, match=r"Mixed needs pairs|number of columns must be a whole number"):
+        Mixed(groups)
 
 
 def test_validate_accepts_what_is_right_and_gaussian_takes_any_finite_number():

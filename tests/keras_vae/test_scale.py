@@ -1,0 +1,179 @@
+"""Which sigma? Fixed, learned, optimal and predicted against each other and against closed forms."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import oracles
+from keras_vae import VAE, Bernoulli, DiscretizedLogistic, Gaussian, Laplace, evaluation, networks
+
+
+def linear_vae(dimensions, k, likelihood):
+    x, z = keras.Input((dimensions,)), keras.Input((k,))
+    encoder = keras.Model(x, [layers.Dense(k)(x), layers.Dense(k, kernel_initializer="zeros")(x)])
+    width = likelihood.parameter_channels(dimensions)
+    return VAE(encoder, keras.Model(z, layers.Dense(width)(z)), likelihood=likelihood, seed=0)
+
+
+def spread(eigenvalues, n=250, seed=0):
+    """Centred points whose covariance has exactly these eigenvalues."""
+    rng = np.random.default_rng(seed)
+    white = rng.normal(size=(n, len(eigenvalues)))
+    white -= white.mean(axis=0)
+    white = white @ np.linalg.inv(np.linalg.cholesky(white.T @ white / n)).T
+    rotation = np.linalg.qr(rng.normal(size=(len(eigenvalues), len(eigenvalues))))[0]
+    return (white * np.sqrt(eigenvalues) @ rotation).astype("float32")
+
+
+def trained(x, k, likelihood, steps=800):
+    """Each step sees every point several times, with noise of its own: few steps are enough."""
+    vae = linear_vae(x.shape[1], k, likelihood)
+    vae.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.05, steps)))
+    vae.fit(np.tile(x, (4 * steps // 10, 1)), epochs=10, batch_size=4 * len(x), verbose=0, shuffle=False)
+    return vae
+
+
+def measured_error(vae, x, seed=0):
+    """E_q (x - mean)**2 per dimension, with many draws of z."""
+    z = vae.encode(x).sample(50, seed=seed)
+    return float(np.mean(np.square(x - vae.decode(z.reshape(-1, vae.latent_dim)).reshape(50, *x.shape))))
+
+
+def test_learned_and_optimal_converge_to_the_measured_error_and_to_ppca():
+    x = spread([4.0, 2.0, 0.3, 0.25, 0.2, 0.25])
+    best, sigma2, _ = oracles.ppca(x, 2)
+    for scale in ("learned", "optimal"):
+        vae = trained(x, 2, Gaussian(scale))
+        assert vae.likelihood.current_scale**2 == pytest.approx(sigma2, rel=0.03), scale
+        assert vae.likelihood.current_scale**2 == pytest.approx(measured_error(vae, x), rel=0.03), scale
+        assert vae.elbo(x, 20, seed=0).mean() == pytest.approx(best, abs=0.05), scale
+
+
+def test_with_a_fixed_scale_the_directions_of_larger_variance_stay_active():
+    """sigma**2 between the third and the fourth eigenvalue: exactly three units. Lucas et al. 2019, section 4."""
+    x = spread([8.0, 5.0, 3.0, 0.8, 0.5, 0.3])
+    vae = trained(x, 5, Gaussian(scale=float(np.sqrt(1.5))))
+    posterior = vae.encode(x)
+    active = posterior.mean.var(axis=0) > 0.01
+    assert active.sum() == 3
+    kl = posterior.kl_divergence(vae.prior, per_dimension=True).mean(axis=0)
+    assert np.all(kl[~active] < 0.02)
+    # The exact posterior keeps of a direction with eigenvalue v the KL 1/2 log(v / sigma**2), on average.
+    assert kl.sum() == pytest.approx(0.5 * np.log(np.array([8.0, 5.0, 3.0]) / 1.5).sum(), abs=0.1)
+
+
+def test_the_optimal_scale_turns_the_loss_into_the_logarithm_of_the_error():
+    """-log p = D/2 (log(2 pi MSE) + 1), with the MSE of this batch and these draws. Rybkin et al. 2021, section 3.2."""
+    rng = np.random.default_rng(0)
+    x, mean = rng.normal(size=(8, 5)).astype("float32"), rng.normal(size=(3, 8, 5)).astype("float32")
+    likelihood = Gaussian("optimal")
+    log_prob = ops.convert_to_numpy(likelihood.log_prob(x, mean, training=True))
+    mse = np.square(x - mean, dtype="float64").mean()
+    assert -log_prob.mean() == pytest.approx(2.5 * (np.log(2.0 * np.pi * mse) + 1.0), rel=1e-5)
+    assert likelihood.current_scale == pytest.approx(np.sqrt(mse), rel=1e-5)  # the first batch is all there is
+    half = ops.convert_to_numpy(likelihood.log_prob(x, mean, training=False))
+    np.testing.assert_allclose(half, oracles.normal_log_prob(x, mean, np.sqrt(mse)).sum(axis=-1), rtol=1e-4)
+
+
+def test_the_value_kept_is_the_mean_over_batches_and_evaluation_does_not_touch_it():
+    likelihood, errors = Laplace("optimal"), [0.5, 2.0, 1.1]
+    for error in errors:
+        likelihood.log_prob(np.full((4, 3), error, "float32"), np.zeros((4, 3), "float32"), training=True)
+    assert likelihood.current_scale == pytest.approx(np.mean(errors), rel=1e-5)
+    likelihood.log_prob(np.full((4, 3), 9.0, "float32"), np.zeros((4, 3), "float32"))
+    assert likelihood.current_scale == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_the_gradient_flows_through_the_optimal_scale(gradient):
+    """Of D N / 2 log MSE, the loss that is left: minus (x - mean) / MSE per dimension."""
+    rng = np.random.default_rng(1)
+    x, mean = rng.normal(size=(6, 3)), rng.normal(size=(6, 3))
+    found = gradient(lambda value: ops.sum(Gaussian("optimal").log_prob(x, value, training=True)), mean)
+    np.testing.assert_allclose(found, (x - mean) / np.square(x - mean).mean(), rtol=1e-4)
+
+
+def test_missing_values_do_not_count_in_the_optimal_scale():
+    x = np.array([[1.0, np.nan], [3.0, 1.0]], "float32")
+    likelihood = Gaussian("optimal")
+    likelihood.log_prob(x, np.zeros_like(x), observed=~np.isnan(x), training=True)
+    assert likelihood.current_scale == pytest.approx(np.sqrt(11.0 / 3.0), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["learned", "optimal", "predicted"])
+def test_a_model_saves_and_loads_what_it_learned(tmp_path, scale):
+    x = np.random.default_rng(0).normal(scale=0.2, size=(64, 6)).astype("float32")
+    likelihood = Gaussian(scale, initial_scale=0.5)
+    vae = VAE(*networks.mlp((6,), 2, hidden=(8,), likelihood=likelihood), likelihood=likelihood, seed=0)
+    vae.compile(keras.optimizers.Adam(0.05))
+    vae.fit(x, epochs=3, batch_size=16, verbose=0)
+    vae.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.elbo(x, seed=0), vae.elbo(x, seed=0), rtol=1e-5)
+    assert loaded.likelihood.get_config() == {"scale": scale, "initial_scale": 0.5, "min_scale": likelihood.min_scale}
+    if scale != "predicted":
+        assert loaded.likelihood.current_scale == pytest.approx(likelihood.current_scale)
+        assert likelihood.current_scale != pytest.approx(0.5, abs=0.05)
+
+
+def test_the_learned_scale_is_one_weight_of_the_model_and_starts_where_it_is_told():
+    likelihood = Gaussian("learned", initial_scale=0.25)
+    vae = linear_vae(4, 2, likelihood)
+    assert likelihood.current_scale == pytest.approx(0.25)
+    assert sum(w.shape == () for w in vae.trainable_variables) == 1
+    fixed = linear_vae(4, 2, Gaussian(0.25))
+    assert vae.count_params() == fixed.count_params() + 1
+
+
+def test_a_scale_never_falls_below_its_least_value():
+    x = np.zeros((16, 3), "float32")  # nothing to reconstruct: the best scale is 0
+    for scale in ("learned", "optimal"):
+        likelihood = Gaussian(scale, min_scale=0.05)
+        vae = linear_vae(3, 1, likelihood)
+        vae.compile(keras.optimizers.Adam(0.1))
+        logs = vae.fit(x, epochs=150, verbose=0).history
+        assert 0.05 <= likelihood.current_scale < 0.1, scale
+        assert np.isfinite(logs["loss"]).all()
+        assert logs["reconstruction"][-1] > 3 * (np.log(0.05) + 0.5 * np.log(2.0 * np.pi)) - 1e-3
+
+
+def test_the_predicted_scale_follows_the_data():
+    """Columns whose noise differs tenfold: the decoder says so."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(2000, 4)) * [0.1, 1.0, 0.1, 1.0]).astype("float32")
+    likelihood = Gaussian("predicted")
+    vae = VAE(*networks.mlp((4,), 1, hidden=(8,), likelihood=likelihood), likelihood=likelihood, seed=0)
+    vae.compile(keras.optimizers.Adam(0.02))
+    vae.fit(x, epochs=25, batch_size=100, verbose=0)
+    stddev = ops.convert_to_numpy(likelihood.stddev(vae.decoder(np.zeros((1, 1), "float32"))))[0]
+    np.testing.assert_allclose(stddev, [0.1, 1.0, 0.1, 1.0], rtol=0.3)
+
+
+def test_bits_per_dimension_of_uniform_noise_are_eight():
+    """A discretized logistic so wide that all 256 levels are alike is a code of 8 bits a pixel."""
+    x = np.random.default_rng(0).integers(0, 256, (50, 12)) / 255.0
+    wide = np.concatenate([np.full((50, 12), 0.5), np.full((50, 12), 3.0)], axis=1)
+    nats = -ops.convert_to_numpy(DiscretizedLogistic().log_prob(x, wide))
+    # The tails of a wide logistic lie on the outermost levels; inside, a level has its share of what is left.
+    inside = nats[~np.isin(x, (0.0, 1.0)).any(axis=1)]
+    scale = np.exp(3.0)
+    share = 2.0 / (1.0 + np.exp(-0.5 / scale)) - 1.0
+    assert evaluation.bits_per_dim(inside.mean(), 12) == pytest.approx(-np.log2(share / 255.0), rel=1e-3)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match=r'must be a positive number, or one of "learned", "optimal", "predicted"'):
+        Gaussian("big")
+    with pytest.raises(ValueError, match="initial_scale must be above min_scale"):
+        Gaussian("learned", initial_scale=0.001, min_scale=0.01)
+    with pytest.raises(ValueError, match="min_scale must be a positive number"):
+        Gaussian("optimal", min_scale=0.0)
+    with pytest.raises(ValueError, match='one of "learned", "predicted"'):
+        DiscretizedLogistic("optimal")
+    with pytest.raises(ValueError, match="scale is predicted"):
+        _ = Gaussian("predicted").current_scale
+    with pytest.raises(ValueError, match="ends in a sigmoid, but its output is a location and a log scale"):
+        Gaussian("predicted").validate_activation("sigmoid")
+    with pytest.raises(ValueError, match=r"needs \('batch', 12\)"):
+        VAE(*networks.mlp((6,), 2), likelihood=Gaussian("predicted"))
+    assert Bernoulli().has_stddev is False
