@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_vae import VAE, _checks, likelihoods
@@ -29,6 +30,7 @@ class Graph:
         ranges: The least and the greatest value of those inputs for which they are known, either end open: two
             numbers, or two arrays that broadcast with the input.
         latents: The name of the input that holds the latents, or None.
+        missing: The name of the input in which NaN stands for a missing value, or None.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Graph:
     network: keras.Model
     ranges: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     latents: str | None = None
+    missing: str | None = None
 
 
 class Pair:
@@ -75,6 +78,7 @@ def _of_vae(vae):
     x = Tensor("x", _standard_dtype(known[0].dtype) if known else "float32", _shape((None, *vae.data_shape), "x"))
     x_mean = dataclasses.replace(x, name="x_mean", dtype="float32")
     ranges = _ranges(vae.encoder, (x,)) | _data_ranges(vae.likelihood, x_mean)
+    missing = "x" if vae.allow_missing else None
 
     def encoder(x):
         posterior = vae.posterior(x)
@@ -88,9 +92,9 @@ def _of_vae(vae):
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
     return (
-        Graph("encoder", encoder, (x,), _like(latents, "z_mean", "z_log_var"), vae, ranges),
+        Graph("encoder", encoder, (x,), _like(latents, "z_mean", "z_log_var"), vae, ranges, missing=missing),
         Graph("decoder", decoder, (latents,), _described_as(vae.likelihood, x_mean), vae, latents="z"),
-        Graph("elbo", elbo, (x, epsilon), _per_example("reconstruction", "kl"), vae, ranges),
+        Graph("elbo", elbo, (x, epsilon), _per_example("reconstruction", "kl"), vae, ranges, missing=missing),
     )
 
 
@@ -150,7 +154,10 @@ def _ranges(network, tensors):
 def _data_ranges(likelihood, x_mean):
     """What each channel of the data may hold, where the likelihood says so."""
     channels = x_mean.shape[-1]
-    return {} if likelihood.data_range is None or isinstance(channels, str) else {"x": likelihood.ranges(channels)}
+    if isinstance(channels, str):
+        return {}
+    low, high = likelihood.ranges(channels)
+    return {"x": (low, high)} if np.isfinite(low).any() or np.isfinite(high).any() else {}
 
 
 def _described(likelihood, parameters):

@@ -108,15 +108,22 @@ def _made(graph, run, kind, make, held_out, rng):
     """A probe with made inputs; at the sizes of the data, if those are given and the model runs at no other."""
     sizes = {tensor.name: _sizes(tensor, kind) for tensor in graph.inputs}
     given = {name: array.shape[1:] for name, array in held_out.items() if name in sizes}
-    inputs = {t.name: make(t, (ROWS, *sizes[t.name]), _range(graph, t, held_out), rng) for t in graph.inputs}
+    inputs = _inputs(graph, make, sizes, held_out, rng)
     try:
         return answer(graph, run, kind, inputs)
     except ExportError:
         if all(given.get(name, size) == size for name, size in sizes.items()):
             raise
-    sizes |= given
+    return answer(graph, run, kind, _inputs(graph, make, sizes | given, held_out, rng))
+
+
+def _inputs(graph, make, sizes, held_out, rng):
+    """Made values for every input; some are missing where the graph says that they may be."""
     inputs = {t.name: make(t, (ROWS, *sizes[t.name]), _range(graph, t, held_out), rng) for t in graph.inputs}
-    return answer(graph, run, kind, inputs)
+    if graph.missing is not None:
+        values = inputs[graph.missing]
+        values[rng.random(values.shape) < 0.2] = np.nan
+    return inputs
 
 
 def _sizes(tensor, kind):
@@ -147,7 +154,9 @@ def _ordinary(tensor, shape, limits, rng):
     if limits is None:
         return rng.standard_normal(shape).astype(tensor.dtype)
     if "float" in tensor.dtype:
-        return rng.uniform(*_finite(limits), shape).astype(tensor.dtype)
+        unbounded = ~np.isfinite(limits[0]) & ~np.isfinite(limits[1])  # some columns of a table may be
+        uniform = rng.uniform(*_finite(limits), shape)
+        return np.where(unbounded, rng.standard_normal(shape), uniform).astype(tensor.dtype)
     return rng.integers(*limits, shape, endpoint=True).astype(tensor.dtype)
 
 

@@ -101,7 +101,10 @@ class LocationScale(Likelihood):
 
     def stddev(self, parameters):
         location, log_scale = self._location_and_log_scale(parameters)
-        return self.standard_stddev * ops.exp(log_scale) + ops.zeros_like(location)
+        scale = (
+            self.scale if isinstance(self.scale, float) else ops.exp(log_scale)
+        )  # to the last digit where it is given
+        return self.standard_stddev * scale + ops.zeros_like(location)
 
     def sample(self, parameters, seed=None):
         location, log_scale = self._location_and_log_scale(ops.convert_to_tensor(parameters, "float32"))
@@ -300,8 +303,14 @@ class DiscretizedLogistic(LocationScale):
     def mean(self, parameters):
         """E[x|z] of the logistic, clipped to [0, 1], before it is rounded; within half a level of that after."""
         location, log_scale = self._location_and_log_scale(parameters)
-        scale = ops.exp(log_scale)
-        return scale * (ops.softplus(location / scale) - ops.softplus((location - 1.0) / scale))
+        # scale (softplus(a) - softplus(a - 1 / scale)) at a = location / scale: where the scale is large, that is a
+        # small difference of two numbers, and written as one logarithm.
+        wide = log_scale > 0.0
+        scale = ops.exp(ops.where(wide, 0.0, log_scale))
+        narrow_mean = scale * (ops.softplus(location / scale) - ops.softplus((location - 1.0) / scale))
+        scale = ops.exp(ops.where(wide, log_scale, 0.0))
+        wide_mean = -scale * ops.log1p(ops.sigmoid(location / scale) * ops.expm1(-1.0 / scale))
+        return ops.where(wide, wide_mean, narrow_mean)
 
     def sample(self, parameters, seed=None):
         x = np.clip(super().sample(parameters, seed), 0.0, 1.0)

@@ -170,12 +170,11 @@ def test_an_activation_that_bounds_what_must_be_free_is_refused(likelihood):
 def test_grey_values_are_no_bernoulli_and_fit_says_so_once(digits, make_vae):
     grey = 0.5 * digits
     vae = make_vae()
-    with pytest.warns(UserWarning, match='not a log-likelihood.*likelihood="continuous_bernoulli"') as caught:
+    with pytest.warns(UserWarning, match='not a log-likelihood.*likelihood="continuous_bernoulli"'):
         vae.fit(grey, verbose=0)
-        vae.fit(grey, verbose=0)
-    assert len([warning for warning in caught if "cross-entropy" in str(warning.message)]) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        vae.fit(grey, verbose=0)
         make_vae().fit(digits, verbose=0)
         make_vae(likelihood="continuous_bernoulli").fit(grey, verbose=0)
 
