@@ -133,11 +133,18 @@ def export(options):
         raise ValueError("name a model and the folder to write: keras-vae export MODEL BUNDLE")
     exporter, vae = options.exporter(), _load(options.model)
     data = _held_out(options)
+    data = None if data is None else _fit_shape(data, vae.data_shape)
+    threshold = None
+    if options.threshold is not None:
+        if data is None:
+            raise ValueError("--threshold is fitted on held-out data, of which there are none: name some with --data.")
+        threshold = evaluation.fit_threshold(vae, data, options.threshold, seed=options.seed)
     _export(
         exporter,
         vae,
         options.bundle,
-        data=None if data is None else _fit_shape(data, vae.data_shape),
+        data=data,
+        threshold=threshold,
         engine=options.engine,
         precision=options.precision,
         **({} if options.tolerance is None else {"tolerance": options.tolerance}),
@@ -146,6 +153,12 @@ def export(options):
         simplify=options.simplify,
         overwrite=options.overwrite,
     )
+    if threshold is not None:
+        print(
+            f"Threshold {threshold.nats:.3f} nats, fitted on {threshold.examples:,} held-out examples: "
+            f"{1 - threshold.quantile:.2%} of normal data, give or take {threshold.standard_error:.2%}, will be called "
+            "anomalous."
+        )
 
 
 def _held_out(options):
@@ -426,6 +439,12 @@ def _parser():
     command.add_argument(
         "--max-elbo-loss", type=_positive, default=0.5, help="nats that a smaller variant may lose (default 0.5)"
     )
+    command.add_argument(
+        "--threshold",
+        type=_share,
+        metavar="QUANTILE",
+        help="call anomalous what scores above this quantile of the held-out data, such as 0.99",
+    )
     command.add_argument("--max-batch-size", type=_count, default=64, help="for Triton (default 64)")
     command.add_argument("--simplify", action="store_true", help="run onnxslim over the graphs")
     command.add_argument("--overwrite", action="store_true", help="replace the bundle if it exists")
@@ -470,6 +489,7 @@ def _number(convert, accept, words):
 _count = _number(int, lambda value: value >= 1, "a whole number of at least 1")
 _seed = _number(int, lambda value: value >= 0, "a whole number, zero or more")
 _positive = _number(float, lambda value: 0 < value < math.inf, "a positive number")
+_share = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1")
 _non_negative = _number(float, lambda value: 0 <= value < math.inf, "a number, zero or more")
 _precisions = _number(
     lambda text: tuple(text.split(",")),

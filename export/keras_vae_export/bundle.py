@@ -1,5 +1,6 @@
 """From a model to a folder that is whole, verified and self-describing, or to an error and no folder."""
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import math
@@ -11,7 +12,7 @@ from numbers import Real
 import keras
 import numpy as np
 
-from keras_vae import VAE, _checks, _files, _train_step
+from keras_vae import VAE, _checks, _files, _train_step, evaluation
 from keras_vae_export import archive, converters, graphs, parity, probes, quantization, triton
 from keras_vae_export.converters import tidy
 from keras_vae_export.errors import ParityError
@@ -37,6 +38,7 @@ def export(
     *,
     data=None,
     likelihood=None,
+    threshold=None,
     engine="auto",
     precision="float32",
     tolerance=TOLERANCE,
@@ -62,6 +64,8 @@ def export(
         data: Held-out examples `(n, ...)`, or a dict of arrays by the encoder's input names, of which up to 1000 are
             used: compared on too, and needed for other precisions than float32. None of it is stored.
         likelihood: Of a pair: whose parameters the decoder gives. None: the decoder gives the mean.
+        threshold: Of a VAE: what `keras_vae.evaluation.fit_threshold` returned for it. It stands in the manifest, and
+            those who score with the bundle say which examples are anomalous.
         engine: "tensorflow" (tf2onnx), "torch" (torch.onnx), or "auto": TensorFlow, unless the model cannot be loaded
             there or is above 2 GB, which is said.
         precision: "float32", or a sequence of it, "float16" and "int8": smaller variants, written beside the float32
@@ -91,6 +95,7 @@ def export(
     """
     model = _checked_model(model, likelihood)
     _check_options(engine, tolerance, max_elbo_loss, max_batch_size)
+    anomaly = None if threshold is None else _checked_threshold(threshold, model)
     precisions = quantization.check_precisions(precision, data, model)
     functions = graphs.of(model)
     held_out = None if data is None else _checked_data(data, model, functions[0])
@@ -123,7 +128,7 @@ def export(
         probes.save(folder / RECORDED, tried)
         for entry in written.values():
             (folder / entry.name / "config.pbtxt").write_text(triton.config(entry, max_batch_size))
-        described = _describe(model, functions, written, engine, policies, folder)
+        described = _describe(model, functions, written, anomaly, engine, policies, folder)
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
     return described
 
@@ -173,6 +178,18 @@ def _checked_model(model, likelihood):
     raise TypeError(
         f"export() takes a keras_vae.VAE or a pair (encoder, decoder) of Keras models; got a {type(model).__name__}."
     )
+
+
+def _checked_threshold(threshold, model):
+    """What the manifest says of a threshold."""
+    if not isinstance(threshold, evaluation.Threshold):
+        raise TypeError(
+            f"threshold must be what keras_vae.evaluation.fit_threshold returns; got {threshold!r}, of which nobody "
+            "knows with how many samples of z it was found."
+        )
+    if not isinstance(model, VAE):
+        raise ValueError("threshold is for a VAE: a pair (encoder, decoder) has no elbo graph, and so no scores.")
+    return manifest.Threshold(**dataclasses.asdict(threshold))
 
 
 def _check_options(engine, tolerance, max_elbo_loss, max_batch_size):
@@ -283,7 +300,7 @@ def _blame_the_archive(loaded, functions, tried):
             ) from None
 
 
-def _describe(model, functions, written, engine, policies, folder):
+def _describe(model, functions, written, anomaly, engine, policies, folder):
     z_mean, likelihood = functions[0].outputs[0], model.likelihood
     prior = getattr(model, "prior", None)
     packages = ("keras-vae", "keras", keras.backend.backend(), "onnx", "onnxruntime", *converters.ENGINES[engine])
@@ -305,6 +322,8 @@ def _describe(model, functions, written, engine, policies, folder):
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         },
+        anomaly=anomaly,
+        missing=getattr(model, "allow_missing", False),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
 BATCH = "batch"  # the name of every first dimension
+MAX_SEED = 2**63  # the whole numbers of the protocol's parameters are int64
 
 
 class BundleError(ValueError):
@@ -78,6 +79,40 @@ class Graph:
 
 
 @dataclasses.dataclass(frozen=True)
+class Threshold:
+    """The score above which an example is called anomalous, as `keras_vae.evaluation.fit_threshold` found it.
+
+    Args:
+        nats: A negative ELBO, nats per example.
+        quantile: The share of normal data meant to lie at or below it.
+        num_samples, seed: Of the draws of z behind the scores; those to be compared with it take the same.
+        examples: How many it was fitted on.
+    """
+
+    nats: float
+    quantile: float
+    num_samples: int
+    seed: int
+    examples: int
+
+    def __post_init__(self):
+        for name, kind, low, high, words in (
+            ("nats", int | float, -math.inf, math.inf, "a finite number"),
+            ("quantile", int | float, 0, 1, "a number between 0 and 1"),
+            ("num_samples", int, 0, math.inf, "a whole number of at least 1"),
+            ("seed", int, -1, MAX_SEED, "a whole number from 0 to 2**63 - 1"),
+            ("examples", int, 0, math.inf, "a whole number of at least 1"),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind) or not low < value < high:
+                raise ValueError(f"the {name} of an anomaly threshold must be {words}; got {value!r}")
+
+    def is_anomaly(self, scores):
+        """Whether negative ELBOs, an array in nats, lie above the threshold; a score that is NaN does, too."""
+        return ~(scores <= self.nats)
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` holds.
 
@@ -90,6 +125,8 @@ class Manifest:
         prior: `{"name": "DiagonalNormal", "config": {"mean": [...], "log_var": [...]}}`, or None.
         export: Engine, backend, versions and tolerance of the export.
         files: sha256 and number of bytes of every file but the manifest itself, by path inside the bundle.
+        anomaly: The threshold of the anomaly score, or None.
+        missing: Whether a NaN in x stands for a missing number, which the graphs leave out.
     """
 
     graphs: dict[str, Graph]
@@ -100,6 +137,8 @@ class Manifest:
     prior: dict[str, Any] | None
     export: dict[str, Any]
     files: dict[str, dict[str, Any]]
+    anomaly: Threshold | None = None
+    missing: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "data_shape", tuple(self.data_shape))
@@ -129,6 +168,8 @@ class Manifest:
                     "Update keras-vae, or export the model again."
                 )
             graphs = {name: _graph(name, **graph) for name, graph in fields.pop("graphs").items()}
+            if fields.get("anomaly") is not None:
+                fields["anomaly"] = Threshold(**fields["anomaly"])
             manifest = cls(graphs=graphs, **fields)
             for path in (*manifest.files, *(graph.file for graph in graphs.values())):
                 _inside(path)
@@ -164,6 +205,10 @@ class Manifest:
             _ = entry["sha256"] + "", entry["bytes"] + 0
         if self.data_range is not None:
             _ = [float(end) for end in self.data_range]
+        if self.anomaly is not None and "elbo" not in self.graphs:
+            raise ValueError("it has an anomaly threshold, but no elbo graph to score with")
+        if not isinstance(self.missing, bool):
+            raise ValueError(f"missing must be true or false; got {self.missing!r}")
         if self.prior is None:
             return
         name, config = self.prior["name"] + "", self.prior["config"]

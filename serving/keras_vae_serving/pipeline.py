@@ -4,6 +4,7 @@ The verbs and their arguments are those of `keras_vae.VAE`, and so are the numbe
 generator, drawn in the same order, so that a seed gives here what it gives there.
 """
 
+import dataclasses
 from numbers import Integral
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ class Pipeline:
     >>> pipeline = Pipeline.load("bundle")
     >>> pipeline.reconstruct(x)  # like x
     >>> pipeline.score(x)  # nats per example: higher is stranger
+    >>> pipeline.is_anomaly(x)  # whether they are above the bundle's threshold, where it has one
     >>> pipeline.sample(16, seed=0)
     """
 
@@ -112,24 +114,49 @@ class Pipeline:
         t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
         return self.decode((1.0 - t) * start + t * end)
 
-    def score(self, x, num_samples=1, seed=0):
+    @property
+    def threshold(self):
+        """The bundle's `manifest.Threshold` for the score, or None."""
+        return self.manifest.anomaly
+
+    @property
+    def score_settings(self):
+        """`num_samples` and `seed` of a score where nothing is said: those of the threshold, else 1 and 0."""
+        return (1, 0) if self.threshold is None else (self.threshold.num_samples, self.threshold.seed)
+
+    def score(self, x, num_samples=None, seed=None):
         """The negative ELBO of each example, `(n,)`, in nats: the anomaly score, an upper bound of -log p(x).
 
         Args:
             x: `(n, ...)` data.
-            num_samples: Draws of z that it is averaged over; they count towards `batch_size`.
-            seed: Of the draws; the same seed scores the same data the same.
+            num_samples: Draws of z that it is averaged over; they count towards `batch_size`. None is what the
+                bundle's threshold was fitted with, or 1 without one.
+            seed: Of the draws; the same seed scores the same data the same. None is that of the threshold, or 0.
         """
-        num_samples = _whole_number("num_samples", num_samples)
+        usual_samples, usual_seed = self.score_settings
+        num_samples = _whole_number("num_samples", usual_samples if num_samples is None else num_samples)
         if "elbo" not in self.sessions:
             raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
         inputs = self.check("elbo", x)
-        rng, scores = np.random.default_rng(seed), []
+        rng, scores = np.random.default_rng(usual_seed if seed is None else seed), []
         for part in parts(inputs, max(1, self.batch_size // num_samples)):
             part["epsilon"] = self.noise(examples(part), num_samples, rng)
             outputs = self.sessions["elbo"].run(part)
             scores.append(outputs["reconstruction"] + outputs["kl"])
         return np.concatenate(scores)
+
+    def is_anomaly(self, x):
+        """Whether the score of each example is above the bundle's threshold, `(n,)` bool, scored as that was fitted.
+
+        Raises:
+            BundleError: If the bundle has no threshold.
+        """
+        if self.threshold is None:
+            raise BundleError(
+                "This bundle has no threshold to tell anomalies by: export the model with "
+                "threshold=keras_vae.evaluation.fit_threshold(vae, x)."
+            )
+        return self.threshold.is_anomaly(self.score(x))
 
     def describe(self):
         """What runs, and where, as a dict that can be written as JSON."""
@@ -143,6 +170,7 @@ class Pipeline:
                 name: {"precision": session.graph.precision, "providers": session.providers, "threads": session.threads}
                 for name, session in self.sessions.items()
             },
+            **({} if self.threshold is None else {"anomaly": dataclasses.asdict(self.threshold)}),
         }
 
     def check(self, name, value):
@@ -228,10 +256,19 @@ class Pipeline:
             self._check_values(tensor.name, array)
         return array
 
+    def may_miss(self, name):
+        """Whether a NaN in the input of this name is a missing number, and no mistake."""
+        return name == "x" and self.manifest.missing
+
     def _check_values(self, name, array):
+        what = "NaN or infinite"
+        if self.may_miss(name):
+            what, array = "infinite", array[~np.isnan(array)]
+            if array.size == 0:
+                return
         low, high = float(array.min()), float(array.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise ValueError(f"{name} contains NaN or infinite values: remove or fill in such examples.")
+            raise ValueError(f"{name} contains {what} values: remove or fill in such examples.")
         limits = self.manifest.data_range if name == "x" else None
         if limits is not None and not (limits[0] <= low and high <= limits[1]):
             fix = " Divide it by 255." if limits == (0.0, 1.0) and low >= 0.0 and 1.0 < high <= 255.0 else ""

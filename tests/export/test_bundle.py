@@ -1,5 +1,6 @@
 """The folder: whole or absent, as the manifest says, the same each time; and every planted fault is caught by name."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -101,6 +102,23 @@ def test_the_manifest_tells_what_a_client_needs(exported, vae):
     assert manifest.export["versions"]["keras"] == keras.__version__
     assert manifest.graphs["elbo"].parity["batches"] == [1, 2, 7, 64]
     assert manifest.graphs["elbo"].parity["inputs"] == ["ordinary", "extreme"]
+
+
+def test_a_threshold_stands_in_the_manifest(exported, vae, tmp_path, tampered):
+    tampered(lambda folder: None)
+    threshold = keras_vae.evaluation.fit_threshold(vae, np.ones((20, 4, 3), "float32"), 0.9, num_samples=2, seed=3)
+    keras_vae_export.export(vae, tmp_path / "bundle", threshold=threshold)
+    fields = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert fields["anomaly"] == {
+        "nats": threshold.nats,
+        "quantile": 0.9,
+        "num_samples": 2,
+        "seed": 3,
+        "examples": 20,
+    }
+    assert fields["missing"] is False
+    assert Manifest.load(tmp_path / "bundle").anomaly.nats == threshold.nats
+    assert exported[1].anomaly is None
 
 
 def test_nothing_of_this_machine_is_in_the_files(exported):
@@ -478,6 +496,14 @@ def test_what_is_no_model_is_refused(vae, tmp_path):
         keras_vae_export.export(keras_vae.VAE(keras.Sequential(), keras.Sequential()), tmp_path / "bundle")
     with pytest.raises(ValueError, match="likelihood is for a pair"):
         keras_vae_export.export(vae, tmp_path / "bundle", likelihood="mse")
+    threshold = keras_vae.evaluation.Threshold(1.0, 0.9, 1, 0, 10)
+    with pytest.raises(ValueError, match="threshold is for a VAE: a pair .* has no elbo graph"):
+        keras_vae_export.export((vae.encoder, vae.decoder), tmp_path / "bundle", threshold=threshold)
+    with pytest.raises(TypeError, match="threshold must be what .*fit_threshold returns; got 31.5"):
+        keras_vae_export.export(vae, tmp_path / "bundle", threshold=31.5)
+    threshold = dataclasses.replace(threshold, nats=np.nan)
+    with pytest.raises(ValueError, match="nats of an anomaly threshold must be a finite number; got nan"):
+        keras_vae_export.export(vae, tmp_path / "bundle", threshold=threshold)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,11 +3,12 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
 import keras_vae_export
-from keras_vae import cli
+from keras_vae import cli, datasets, evaluation
 from keras_vae_serving import Manifest
 
 
@@ -44,6 +45,36 @@ def test_export_and_check(trained, tmp_path, capsys):
     assert f"{tmp_path}/b is whole and runs on cpu. Largest difference" in capsys.readouterr().out
     assert run("export", "--check", tmp_path / "b", "--tolerance", "1e-30") == 1
     assert "where they may differ by 1e-30" in capsys.readouterr().err
+
+
+@pytest.mark.once
+def test_a_threshold_is_fitted_on_the_held_out_data(trained, tmp_path, capsys):
+    assert run("export", trained, tmp_path / "b", "--threshold", 0.98, "--seed", 4) == 0
+    vae = keras.saving.load_model(trained / "model.keras")
+    x = datasets.load("digits", binarize="threshold").test
+    expected = evaluation.fit_threshold(vae, x, 0.98, seed=4)
+    found = Manifest.load(tmp_path / "b").anomaly
+    assert found.nats == pytest.approx(expected.nats, rel=1e-6)
+    assert (found.quantile, found.num_samples, found.seed, found.examples) == (0.98, 16, 4, 300)
+    assert (
+        f"Threshold {found.nats:.3f} nats, fitted on 300 held-out examples: 2.00% of normal data, give or take 0.81%, "
+        "will be called anomalous."
+    ) in capsys.readouterr().out
+
+
+@pytest.mark.once
+def test_a_threshold_needs_data(trained, tmp_path, capsys):
+    shutil.copy(trained / "model.keras", tmp_path)
+    command = ("export", tmp_path / "model.keras", tmp_path / "b", "--threshold", "0.98")
+    assert run(*command) == 1
+    assert "--threshold is fitted on held-out data, of which there are none" in capsys.readouterr().err
+    np.save(tmp_path / "x.npy", np.ones((40, 8, 8), "float32"))
+    assert run(*command, "--data", tmp_path / "x.npy") == 1
+    assert "The quantile 0.98 needs at least 50 examples" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(*command[:-1], "98")
+    assert "argument --threshold: must be a number between 0 and 1; got '98'" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.once

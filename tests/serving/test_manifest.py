@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from keras_vae_serving import BundleError, Graph, Manifest, Tensor
+from keras_vae_serving.manifest import Threshold
 
 pytestmark = pytest.mark.once
+
+
+THRESHOLD = Threshold(nats=31.5, quantile=0.99, num_samples=16, seed=0, examples=300)
 
 
 @pytest.fixture
@@ -26,13 +30,57 @@ def manifest():
     )
 
 
-def test_a_manifest_survives_the_way_through_json(manifest):
+@pytest.fixture
+def scored(manifest):
+    """One with a threshold, and what it takes to have one."""
+    elbo = dataclasses.replace(manifest.graphs["encoder"], name="elbo")
+    return dataclasses.replace(manifest, graphs={**manifest.graphs, "elbo": elbo}, anomaly=THRESHOLD, missing=True)
+
+
+def test_a_manifest_survives_the_way_through_json(manifest, scored):
     assert Manifest.from_json(manifest.to_json()) == manifest
     empty = dataclasses.replace(manifest, latent_dim=None, data_range=None, likelihood=None, prior=None)
     assert Manifest.from_json(empty.to_json()) == empty
     half_open = dataclasses.replace(manifest, data_range=(0.0, float("inf")))
     assert "Infinity" not in half_open.to_json()
     assert Manifest.from_json(half_open.to_json()) == half_open
+    assert Manifest.from_json(scored.to_json()) == scored
+
+
+def test_a_manifest_from_before_there_were_thresholds_is_read(manifest):
+    def change(fields):
+        del fields["anomaly"], fields["missing"]
+
+    assert Manifest.from_json(changed(manifest, change)) == manifest
+    assert (manifest.anomaly, manifest.missing) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda fields: fields.update(anomaly=31.5), "is not a bundle's manifest"),
+        (lambda fields: fields["anomaly"].pop("seed"), "is not a bundle's manifest .*seed"),
+        (lambda fields: fields["anomaly"].update(mean=1.0), "is not a bundle's manifest .*mean"),
+        (
+            lambda fields: fields["anomaly"].update(nats="31"),
+            "the nats of an anomaly threshold must be a finite number",
+        ),
+        (lambda fields: fields["anomaly"].update(nats=float("nan")), "nats .* must be a finite number; got nan"),
+        (lambda fields: fields["anomaly"].update(nats=float("inf")), "nats .* must be a finite number; got inf"),
+        (lambda fields: fields["anomaly"].update(quantile=1), "quantile .* must be a number between 0 and 1; got 1"),
+        (lambda fields: fields["anomaly"].update(num_samples=0), "num_samples .* of at least 1; got 0"),
+        (lambda fields: fields["anomaly"].update(num_samples=True), "num_samples .* of at least 1; got True"),
+        (lambda fields: fields["anomaly"].update(seed=-1), r"seed .* from 0 to 2\*\*63 - 1; got -1"),
+        (lambda fields: fields["anomaly"].update(seed=2**63), r"seed .* from 0 to 2\*\*63 - 1"),
+        (lambda fields: fields["anomaly"].update(seed=None), "seed .* got None"),
+        (lambda fields: fields["anomaly"].update(examples=0), "examples .* of at least 1; got 0"),
+        (lambda fields: fields["graphs"].pop("elbo"), "has an anomaly threshold, but no elbo graph to score with"),
+        (lambda fields: fields.update(missing="no"), "missing must be true or false; got 'no'"),
+    ],
+)
+def test_a_broken_threshold_is_refused(scored, change, message):
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_json(changed(scored, change))
 
 
 def changed(manifest, change):

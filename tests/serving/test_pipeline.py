@@ -1,6 +1,8 @@
 """The verbs of a bundle give the numbers of the model that it was exported from, and refuse what makes no sense."""
 
+import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -55,6 +57,64 @@ def test_the_score_is_the_negative_elbo_of_the_model(vae, pipeline, x, num_sampl
     expected = -vae.elbo(x, num_samples, seed=6)
     np.testing.assert_allclose(pipeline.score(x, num_samples, seed=6), expected, rtol=1e-5)
     np.testing.assert_array_equal(pipeline.score(x, num_samples), pipeline.score(x, num_samples, seed=0))
+
+
+@pytest.fixture(scope="module")
+def threshold(vae, x):
+    return keras_vae.evaluation.fit_threshold(vae, x, quantile=0.9, num_samples=5, seed=6, batch_size=20)
+
+
+@pytest.fixture(scope="module")
+def judging(vae, threshold, tmp_path_factory):
+    """The same model with a threshold."""
+    folder = tmp_path_factory.mktemp("judging") / "bundle"
+    manifest = keras_vae_export.export(vae, folder, threshold=threshold)
+    assert dataclasses.asdict(manifest.anomaly) == dataclasses.asdict(threshold)
+    return Pipeline.load(folder, providers="cpu", batch_size=32)
+
+
+def test_a_threshold_scores_as_it_was_fitted(vae, judging, pipeline, threshold, x):
+    expected = -vae.elbo(x, 5, seed=6)
+    found = judging.score(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(judging.score(x, num_samples=2), judging.score(x, 2, seed=6))
+    np.testing.assert_array_equal(judging.score(x, seed=0), pipeline.score(x, num_samples=5))
+    assert judging.threshold.nats == threshold.nats
+    verdicts = judging.is_anomaly(x)
+    assert (verdicts.shape, verdicts.dtype) == ((len(x),), bool)
+    np.testing.assert_array_equal(verdicts, found > threshold.nats)
+    # In another order of operations, the very example that is the threshold may come out on either side of it.
+    assert (verdicts != keras_vae.evaluation.anomalies(vae, x, threshold)).sum() <= 1
+    assert 0 < verdicts.sum() <= 7
+    assert json.loads(json.dumps(judging.describe()))["anomaly"] == dataclasses.asdict(threshold)
+
+
+def test_without_a_threshold_nothing_is_called_anomalous(pipeline, x):
+    assert pipeline.threshold is None
+    assert "anomaly" not in pipeline.describe()
+    with pytest.raises(BundleError, match=r"no threshold to tell anomalies by: export .*fit_threshold\(vae, x\)"):
+        pipeline.is_anomaly(x)
+
+
+def test_missing_numbers_are_taken_where_the_manifest_says_so(folder, pipeline, x, tmp_path):
+    changed = shutil.copytree(folder, tmp_path / "bundle")
+    fields = json.loads((changed / "manifest.json").read_text())
+    (changed / "manifest.json").write_text(json.dumps({**fields, "missing": True}))
+    taking = Pipeline.load(changed, providers="cpu")
+    some = x[:3].copy()
+    some[1, 2:4] = np.nan
+    # These graphs leave nothing out, and give NaN: it has come to them, and stays in its row.
+    for found in (taking.encode(some).mean, taking.score(some)):
+        assert [bool(np.isnan(row).any()) for row in found] == [False, True, False]
+    assert np.isnan(taking.encode(np.full_like(x[:1], np.nan)).mean).all()
+    with pytest.raises(ValueError, match="x contains infinite values"):
+        taking.encode(np.where(np.isnan(some), np.inf, some))
+    with pytest.raises(ValueError, match=r"x must lie in \[0, 1\].* ranges from 0 to 2"):
+        taking.encode(2 * some)
+    with pytest.raises(ValueError, match="z contains NaN or infinite values"):
+        taking.decode(np.full((1, 3), np.nan))
+    with pytest.raises(ValueError, match="x contains NaN or infinite values"):
+        pipeline.encode(some)
 
 
 def test_the_size_of_the_batches_changes_nothing(folder, pipeline, x):
