@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from keras_vae_serving.batching import Batcher
-from keras_vae_serving.manifest import Tensor
+from keras_vae_serving.manifest import MAX_SEED, Tensor
 from keras_vae_serving.pipeline import Pipeline, Posterior
 from keras_vae_serving.protocol import ProtocolError, all_finite, shown
 from keras_vae_serving.session import examples
-
-MAX_SEED = 2**63
 
 
 @dataclass(frozen=True)
@@ -107,18 +105,7 @@ class Models:
                 )
             )
         if "elbo" in sessions:
-            x = tuple(tensor for tensor in sessions["elbo"].graph.inputs if tensor.name != "epsilon")
-            outputs = tuple(Tensor(name, "float32", ("batch",)) for name in ("negative_elbo", "reconstruction", "kl"))
-            models.append(
-                Model(
-                    "score",
-                    "The negative ELBO of each example and its two terms, in nats: the anomaly score.",
-                    x,
-                    outputs,
-                    self._score,
-                    {"num_samples": "Draws of z that it is averaged over (1).", "seed": "Of the draws (0)."},
-                )
-            )
+            models.append(self._score_model())
         self.by_name = {model.name: model for model in models}
         self.batchers = {  # last: from here on there are threads to end
             name: Batcher(session, max_batch, max_queue, lambda rows, name=name: on_batch(name, rows))
@@ -162,9 +149,13 @@ class Models:
 
         async def run(inputs, parameters):
             for key, array in inputs.items():
-                if array.size == 0 or not all_finite(array):
-                    what = "no numbers" if array.size == 0 else "NaN or infinite values"
-                    raise ProtocolError(f"the input {key!r} holds {what}.")
+                if array.size == 0:
+                    raise ProtocolError(f"the input {key!r} holds no numbers.")
+                if not all_finite(array):
+                    missing = self.pipeline.may_miss(key)
+                    if not missing or np.isinf(array).any():
+                        what = "infinite" if missing else "NaN or infinite"
+                        raise ProtocolError(f"the input {key!r} holds {what} values.")
             if scalars:
                 inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}
             outputs = await self.batchers[name].run(inputs)
@@ -177,6 +168,24 @@ class Models:
             tuple(_unsqueezed(tensor) for tensor in graph.outputs),
             run,
         )
+
+    def _score_model(self):
+        x = tuple(tensor for tensor in self.pipeline.sessions["elbo"].graph.inputs if tensor.name != "epsilon")
+        outputs = tuple(Tensor(name, "float32", ("batch",)) for name in ("negative_elbo", "reconstruction", "kl"))
+        description = "The negative ELBO of each example and its two terms, in nats: the anomaly score."
+        threshold = self.pipeline.threshold
+        if threshold is not None:
+            outputs += (Tensor("is_anomaly", "bool", ("batch",)),)
+            description += (
+                f" is_anomaly: whether it is above {threshold.nats:g} nats, as a share of {1 - threshold.quantile:g} "
+                f"of normal data is (fitted on {threshold.examples} examples)."
+            )
+        num_samples, seed = self.pipeline.score_settings
+        parameters = {
+            "num_samples": f"Draws of z that it is averaged over ({num_samples}).",
+            "seed": f"Of the draws ({seed}).",
+        }
+        return Model("score", description, x, outputs, self._score, parameters)
 
     async def _encode(self, inputs, parameters):
         return await self._run("encoder", inputs)
@@ -201,7 +210,8 @@ class Models:
         return await self._run("decoder", {self.pipeline.z: self.pipeline.draw(n, _seed(parameters))})
 
     async def _score(self, inputs, parameters):
-        num_samples, seed = self._count("num_samples", parameters), _seed(parameters, default=0)
+        num_samples, seed = self.pipeline.score_settings
+        num_samples, seed = self._count("num_samples", parameters, num_samples), _seed(parameters, seed)
         arrays = self._checked("elbo", inputs)
         rows = examples(arrays)
         if rows * num_samples > self.max_rows:
@@ -210,7 +220,10 @@ class Models:
                 status=413,
             )
         terms = await self.batchers["elbo"].run({**arrays, "epsilon": self.pipeline.noise(rows, num_samples, seed)})
-        return {"negative_elbo": terms["reconstruction"] + terms["kl"], **terms}
+        outputs = {"negative_elbo": terms["reconstruction"] + terms["kl"], **terms}
+        if self.pipeline.threshold is not None:
+            outputs["is_anomaly"] = self.pipeline.threshold.is_anomaly(outputs["negative_elbo"])
+        return outputs
 
     async def _run(self, graph, inputs):
         return await self.batchers[graph].run(self._checked(graph, inputs))
@@ -221,8 +234,8 @@ class Models:
         except ValueError as error:
             raise ProtocolError(str(error)) from None
 
-    def _count(self, name, parameters):
-        value = parameters.get(name, 1)
+    def _count(self, name, parameters, default=1):
+        value = parameters.get(name, default)
         if type(value) is not int or value < 1:
             raise ProtocolError(f'the parameter "{name}" must be a whole number of at least 1; got {shown(value)}.')
         if value > self.max_rows:

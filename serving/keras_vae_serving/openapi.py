@@ -75,7 +75,7 @@ def document(repository, version, has_token):
             "post": _get("Load a bundle again"),
             "parameters": [model],
         },
-        "/bundles": {"get": _get("What is served: likelihood, latents, graphs, providers")},
+        "/bundles": {"get": _get("What is served: likelihood, latents, threshold, graphs, providers")},
         "/metrics": {"get": _get("Numbers for Prometheus", content="text/plain")},
         "/openapi.json": {"get": _get("This document")},
         "/": {"get": _get("A page to look at the model", content="text/html", secured=False)},

@@ -148,7 +148,8 @@ def map(  # as the method of a dataset is called; the built-in function is not u
         dataset: A `ray.data.Dataset`. Examples are tensors, of the bundle's shape without the batch, or lists.
         bundle: The folder, under a path that is found on this machine and on all on which workers run.
         verb: "encode", which adds `z_mean` and `z_log_var`, each `(latent_dim,)`; "decode" or "reconstruct": `x_mean`,
-            like an example of x; "score": `negative_elbo`, a number, in nats.
+            like an example of x; "score": `negative_elbo`, a number, in nats, and where the bundle has a threshold
+            `is_anomaly`, whether it is above that.
         columns: Which column is the input: a name, or a dict of names by input, such as `{"x": "image", "label":
             "digit"}`. By default they are called as the inputs are: x, or z for "decode".
         workers: Up to how many processes run it: Ray starts as many as there is room for beside what reads the data.
@@ -161,7 +162,7 @@ def map(  # as the method of a dataset is called; the built-in function is not u
         **arguments: `sample` for "reconstruct", `num_samples` for "score".
 
     Returns:
-        A `ray.data.Dataset` with the columns of `dataset` and the results, float32.
+        A `ray.data.Dataset` with the columns of `dataset` and the results, float32 (`is_anomaly`: bool).
 
     Raises:
         BundleError: If the bundle cannot be run, or lacks what the verb needs.
@@ -240,6 +241,8 @@ class _Worker:
             arguments = {**arguments, "seed": _Noise(self._seeds(x))}
         results = getattr(self._pipeline, self._verb)(x, **arguments)
         results = dict(zip(self._results, results if isinstance(results, tuple) else [results], strict=True))
+        if self._verb == "score" and self._pipeline.threshold is not None:
+            results["is_anomaly"] = self._pipeline.threshold.is_anomaly(results["negative_elbo"])
         taken = sorted(set(results) & set(batch))
         if taken:
             raise ValueError(f"The dataset has a column {taken[0]!r} already: rename or drop it, {self._verb} adds it.")

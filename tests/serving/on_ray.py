@@ -48,6 +48,7 @@ def map(bundle, folder, x):
         "score": run(images, "score", columns="image", seed=3, num_samples=2),
         "encode": run(pixels, "encode", num_cpus=1),  # for both they have not, and must not wait for it
         "reconstruct": run(images, "reconstruct", columns={"x": "image"}, sample=True, workers=1, seed=3),
+        "judge": on_ray.map(images.limit(20), folder / "judging", "score", columns="image", workers=1, num_cpus=0.5),
         "decode": run(ray.data.from_items([{"z": [0.5 * i, -1.0, 0.0]} for i in range(5)]), "decode"),
     }
     arrays = {f"{run}/{name}": array for run, dataset in found.items() for name, array in gathered(dataset).items()}

@@ -1,7 +1,9 @@
 """The page, as somebody sees it who opens it: in Chromium, over the server that shows it."""
 
+import dataclasses
 import json
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -40,6 +42,11 @@ def bundles(tmp_path_factory):
     vae.fit(x, epochs=4, verbose=0)
     decoder.weights[0].assign(decoder.weights[0] * np.array([[1], [0], [1], [1]], "float32"))
     keras_vae_export.export(vae, folder / "digits")
+    # The same with a threshold, which is all in the manifest.
+    threshold = keras_vae.evaluation.fit_threshold(vae, x[:300], 0.9, num_samples=3, seed=8)
+    fields = json.loads((shutil.copytree(folder / "digits", folder / "judged") / "manifest.json").read_text())
+    fields["anomaly"] = dataclasses.asdict(threshold)
+    (folder / "judged" / "manifest.json").write_text(json.dumps(fields))
     vectors = keras_vae.networks.mlp((12,), 2, hidden=(8,), activation="tanh", likelihood="mse")
     keras_vae_export.export(vectors, folder / "vectors")
     keras_vae_export.export(families.make("conditional"), folder / "conditional")
@@ -168,6 +175,7 @@ def test_an_image_is_scored_as_the_pipeline_scores_it(page, pipeline, examples):
     x, files = examples
     score = encoded(page, lambda: page.ref("file").send_keys(files[0]))
     assert score == pytest.approx(pipeline.score(x[:1], num_samples=16, seed=0)[0], rel=1e-3)
+    assert not page.ref("verdict").is_displayed()  # there is no threshold
     terms = [float(page.ref(name).text) for name in ("reconstructionTerm", "klTerm", "negativeElbo")]
     assert terms[0] + terms[1] == pytest.approx(terms[2], abs=0.02)
     posterior = pipeline.encode(x[:1])
@@ -178,6 +186,28 @@ def test_an_image_is_scored_as_the_pipeline_scores_it(page, pipeline, examples):
     np.testing.assert_array_equal(page.pixels('[data-ref="given"]'), drawn(x[:1]))
     for part in ("reconstruction", "decoded"):
         np.testing.assert_allclose(page.pixels(f'[data-ref="{part}"]'), drawn(pipeline.reconstruct(x[:1])), atol=1)
+
+
+def test_where_there_is_a_threshold_a_score_comes_with_a_verdict(chromium, bundles, examples):
+    page, pipeline = chromium, Pipeline.load(bundles / "judged", providers="cpu")
+    x, files = examples
+    normal, inverted = pipeline.score(x[:1]), pipeline.score(1.0 - x[:1])
+    nats = pipeline.threshold.nats
+    assert normal < nats < inverted
+    with browser.serving(bundles / "judged") as address:
+        page.errors()
+        page.open(address).settled()
+        assert encoded(page, lambda: page.ref("file").send_keys(files[0])) == pytest.approx(normal[0], rel=1e-3)
+        threshold = f"above {nats:.2f} nats, which 10% of normal data exceed"
+        assert page.ref("verdict").text == f"✓ Not anomalous: not {threshold}"
+        assert "3 draws of z with seed 8" in page.ref("scoreNote").text
+        colour = page.ref("verdict").find_element(By.TAG_NAME, "b").value_of_css_property("color")
+        assert encoded(page, page.ref("invert").click) == pytest.approx(inverted[0], rel=1e-3)
+        assert page.ref("verdict").text == f"⚠ Anomalous: {threshold}"
+        assert page.ref("verdict").find_element(By.TAG_NAME, "b").value_of_css_property("color") != colour
+        # A screen reader says it with the score.
+        assert page.find('[data-ref="score"][aria-live="polite"] [data-ref="verdict"]').is_displayed()
+        assert page.errors() == []
 
 
 def test_dark_ink_on_paper_is_inverted_padded_and_not_stretched(page, examples, tmp_path):

@@ -78,6 +78,11 @@ def test_nan_and_infinity_are_answered_in_binary_and_refused_in_json(value):
     np.testing.assert_array_equal(oip.outputs(content, {oip.HEADER: length})["y"], outputs["y"])
 
 
+def test_null_is_nan_where_numbers_have_one():
+    (array,) = protocol.parse(json.dumps(tensor(data=[None, 1])).encode()).inputs.values()
+    np.testing.assert_array_equal(array, np.array([np.nan, 1.0], "float32"), strict=True)
+
+
 def test_large_finite_numbers_are_finite():
     assert protocol.all_finite(np.full(9, 1e308))
     assert protocol.all_finite(np.full(9, 3e38, "float32"))
@@ -124,7 +129,7 @@ def tensor(**fields):
         ({"inputs": [], "id": {"a": 1}}, r'"id" must be a string; got an object'),
         (tensor(data=[[1], [2]]), r"must be numbers"),
         (tensor(data=["1", "2"]), r"must be numbers, as its datatype is FP32"),
-        (tensor(data=[None, 1]), r"must be numbers"),
+        (tensor(datatype="INT32", data=[None, 1]), r"must be whole numbers"),
         (tensor(data=[{}, 1]), r"must be numbers"),
         (tensor(data=[True, False]), r"must be numbers"),
         (tensor(datatype="BOOL"), r"must be true and false"),

@@ -101,8 +101,13 @@ def seed_of(seed, example):
 @needs_ray
 def test_map_gives_each_row_once_and_the_pipelines_numbers_though_a_worker_is_killed(bundle, tmp_path):
     x = keras_vae.datasets.load("digits", binarize="threshold").train[:320]
-    found, report = run("map", bundle, tmp_path, x)
+    judging = shutil.copytree(bundle, tmp_path / "judging")
+    fields = json.loads((judging / "manifest.json").read_text())
     pipeline = Pipeline.load(bundle, providers="cpu")
+    middle = float(np.median([pipeline.score(e[None], 3, seed_of(0, e))[0] for e in x[:20]]))
+    anomaly = {"nats": middle, "quantile": 0.5, "num_samples": 3, "seed": 0, "examples": 20}
+    (judging / "manifest.json").write_text(json.dumps({**fields, "anomaly": anomaly}))
+    found, report = run("map", bundle, tmp_path, x)
 
     def in_order(run, key):
         rows = np.argsort([int(str(row).removeprefix("row ")) for row in found[f"{run}/{key}"]])
@@ -129,6 +134,15 @@ def test_map_gives_each_row_once_and_the_pipelines_numbers_though_a_worker_is_ki
     difference = score["negative_elbo"] - together
     assert np.abs(difference).max() > 0.01
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(x))
+
+    # A bundle with a threshold: scored as that was fitted, with the verdict as a column.
+    judge = in_order("judge", "name")
+    assert set(judge) == {"name", "image", "negative_elbo", "is_anomaly"}
+    alone = [pipeline.score(e[None], 3, seed_of(0, e))[0] for e in judge["image"]]
+    np.testing.assert_allclose(judge["negative_elbo"], alone, rtol=1e-5)
+    assert judge["is_anomaly"].dtype == bool
+    np.testing.assert_array_equal(judge["is_anomaly"], np.array(alone) > anomaly["nats"])
+    assert judge["is_anomaly"].sum() == 10
 
     encode = in_order("encode", "id")
     assert encode["id"].tolist() == list(range(320))

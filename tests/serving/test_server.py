@@ -109,6 +109,89 @@ def test_only_the_outputs_asked_for_are_sent_each_in_its_form(server, x):
     )
 
 
+@pytest.fixture(scope="module")
+def judging(bundle, pipeline, x, tmp_path_factory):
+    """A server of the same graphs with a threshold between two scores, whose manifest says that numbers may miss."""
+    folder = shutil.copytree(bundle, tmp_path_factory.mktemp("judging") / "bundle")
+    nats = float(np.sort(pipeline.score(x, 3, seed=5))[29:31].mean())
+    anomaly = {"nats": nats, "quantile": 0.75, "num_samples": 3, "seed": 5, "examples": 40}
+    fields = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**fields, "anomaly": anomaly, "missing": True}))
+    with server_process.running(folder) as server:
+        yield server, anomaly
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_score_comes_with_the_verdict_of_the_threshold(judging, pipeline, x, binary):
+    server, anomaly = judging
+    found = server.infer("score", {"x": x}, binary=binary, binary_output=binary)
+    assert list(found) == ["negative_elbo", "reconstruction", "kl", "is_anomaly"]
+    scores = pipeline.score(x, 3, seed=5)
+    np.testing.assert_allclose(found["negative_elbo"], scores, rtol=1e-5)
+    assert found["is_anomaly"].dtype == bool
+    np.testing.assert_array_equal(found["is_anomaly"], scores > anomaly["nats"])
+    assert found["is_anomaly"].sum() == 10
+    # Asked for otherwise, it is scored otherwise, and the verdict is that of the score which it comes with.
+    found = server.infer("score", {"x": x}, binary=binary, parameters={"num_samples": 1, "seed": 0})
+    np.testing.assert_allclose(found["negative_elbo"], pipeline.score(x), rtol=1e-5)
+    np.testing.assert_array_equal(found["is_anomaly"], found["negative_elbo"] > np.float32(anomaly["nats"]))
+    done = server.post("score", {"x": x[:1]}, outputs=[{"name": "is_anomaly"}]).json()
+    assert done["outputs"] == [
+        {"name": "is_anomaly", "datatype": "BOOL", "shape": [1], "data": [bool(scores[0] > anomaly["nats"])]}
+    ]
+
+
+def test_a_threshold_is_described(judging, server):
+    judging, anomaly = judging
+    model = judging.client.get("/v2/models/score").json()
+    assert model["outputs"][-1] == {"name": "is_anomaly", "datatype": "BOOL", "shape": [-1]}
+    words = (
+        f"is_anomaly: whether it is above {anomaly['nats']:g} nats, as a share of 0.25 of normal data is (fitted on 40"
+    )
+    assert words in model["parameters"]["description"]
+    assert model["parameters"]["num_samples"] == "Draws of z that it is averaged over (3)."
+    assert model["parameters"]["seed"] == "Of the draws (5)."
+    document = judging.client.get("/openapi.json").json()
+    openapi_spec_validator.validate(document)
+    assert words in document["paths"]["/v2/models/{model}/infer"]["post"]["description"]
+    (described,) = judging.client.get("/bundles").json()
+    assert described["anomaly"] == anomaly
+    # Without a threshold there is no word of one.
+    assert "anomaly" not in server.client.get("/bundles").json()[0]
+    assert "is_anomaly" not in server.client.get("/v2/models/score").text
+    assert server.client.get("/v2/models/score").json()["parameters"]["num_samples"].endswith("(1).")
+
+
+def test_missing_numbers_are_taken_where_the_bundle_says_so(judging, server, x):
+    judging, _ = judging
+    some = x[:2].copy()
+    some[1, 3] = np.nan
+    epsilon = np.zeros((2, 1, 3), "float32")
+    asked = {
+        "encode": {"x": some},
+        "score": {"x": some},
+        "encoder": {"x": some},
+        "elbo": {"x": some, "epsilon": epsilon},
+    }
+    for model, inputs in asked.items():
+        # These graphs know of no missing numbers, and give NaN for them: in that row, and no other.
+        for array in judging.infer(model, inputs, binary=True, binary_output=True).values():
+            if array.dtype != bool:
+                assert [bool(np.isnan(row).any()) for row in array] == [False, True]
+        assert "holds NaN or infinite" in judging.error(400, model, inputs, binary=True)  # in the answer, which is JSON
+        assert "NaN or infinite values" in server.error(400, model, inputs, binary=True)
+        infinite = {**inputs, "x": np.where(np.isnan(some), np.float32(np.inf), some)}
+        assert " infinite values" in judging.error(400, model, infinite, binary=True)
+    assert "'epsilon' holds NaN" in judging.error(400, "elbo", {"x": x[:2], "epsilon": epsilon * np.nan}, binary=True)
+    null = {"name": "x", "datatype": "FP32", "shape": [2, 8, 8, 1], "data": [None, *x[:2].reshape(-1).tolist()[1:]]}
+    body = {"inputs": [null], "parameters": {"binary_data_output": True}}
+    done = judging.client.post("/v2/models/encode/infer", json=body)
+    means = oip.outputs(done.content, done.headers)["z_mean"]
+    assert np.isnan(means).any(axis=1).tolist() == [True, False]
+    done = server.client.post("/v2/models/encode/infer", json=body)
+    assert (done.status_code, "x contains NaN or infinite values" in done.text) == (400, True)
+
+
 def test_metadata_health_index_and_description(server, pipeline):
     get = server.client.get
     assert get("/v2/health/live").json() == {"live": True}
