@@ -227,10 +227,10 @@ class Threshold:
 
     @property
     def standard_error(self):
-        """Of the share of normal data that is really called anomalous, which 1 - quantile only estimates.
+        """How far the share of normal data that is called anomalous may be from 1 - quantile.
 
-        That share of a quantile of n examples does not depend on their distribution: it is Beta distributed, with a
-        standard deviation near sqrt(quantile * (1 - quantile) / n).
+        Whatever the distribution of the scores, the share of it above a quantile of n of them is Beta distributed; its
+        standard deviation is near sqrt(quantile * (1 - quantile) / n).
         """
         return math.sqrt(self.quantile * (1.0 - self.quantile) / self.examples)
 
@@ -248,7 +248,7 @@ def fit_threshold(vae, x, quantile=0.99, num_samples=16, seed=0, batch_size=256)
 
     Args:
         vae: A built `VAE`.
-        x: `(n, ...)` data known to be normal and held out from training, on which scores are lower than on new data.
+        x: `(n, ...)` data known to be normal and held out: those of training score lower than new ones do.
         quantile: Between 0 and 1; 0.99 calls 1% of normal data anomalous.
         num_samples: Samples of z that each score is averaged over.
         seed: Of their noise.
@@ -266,8 +266,8 @@ def fit_threshold(vae, x, quantile=0.99, num_samples=16, seed=0, batch_size=256)
     >>> threshold = fit_threshold(vae, held_out, quantile=0.99)
     >>> anomalies(vae, x, threshold)  # (n,) bool
 
-    Reference: An & Cho 2015, Variational Autoencoder based Anomaly Detection using Reconstruction Probability, SNU Data
-    Mining Center 2015-2 (a threshold on a score of the VAE, there without the KL term). Nalisnick et al. 2019, Do Deep
+    Reference: An & Cho 2015, Variational Autoencoder based Anomaly Detection using Reconstruction Probability,
+    SNUDM-TR-2015-03 (a threshold on a score of the VAE, there without the KL term). Nalisnick et al. 2019, Do Deep
     Generative Models Know What They Don't Know?, arXiv:1810.09136.
     """
     if isinstance(quantile, bool) or not isinstance(quantile, Real) or not 0.0 < quantile < 1.0:

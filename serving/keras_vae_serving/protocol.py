@@ -235,7 +235,7 @@ def _from_json(what, kind, shape, count, data):
             f'{what} of shape {shown(shape)} takes {shown(count)} numbers, but its "data" are {len(flat)}.'
         )
     dtype = np.dtype(DATATYPES[kind])
-    # null becomes NaN, which JSON lacks: whether the model takes it as a missing number, is for the model to say.
+    # null becomes NaN, which JSON lacks: whether that is a missing number or a mistake is for the model to say.
     allowed, wanted = {"b": ({bool}, "true and false"), "f": ({int, float, type(None)}, "numbers")}.get(
         dtype.kind, ({int}, "whole numbers in its range")
     )
