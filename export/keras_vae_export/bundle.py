@@ -215,7 +215,7 @@ def _checked_data(data, model, encoder):
     for tensor in encoder.inputs:
         array = np.asarray(keras.ops.convert_to_numpy(data[tensor.name][:MAX_EXAMPLES]))
         if isinstance(model, VAE) and len(array):
-            model.likelihood.validate(array, "data")
+            model.likelihood.validate(array, "data", model.allow_missing)
         arrays[tensor.name] = array.astype(tensor.dtype, copy=False)
         tensor.check(arrays[tensor.name])
         if len(array) == 0:
@@ -323,7 +323,7 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
             if path.is_file()
         },
         anomaly=anomaly,
-        missing=getattr(model, "allow_missing", False),
+        missing=isinstance(model, VAE) and model.allow_missing,
     )
 
 

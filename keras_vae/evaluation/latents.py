@@ -1,0 +1,80 @@
+"""What the latents hold: where the KL term goes, and how the codes of the data lie under the prior."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_vae.distributions import LOG_2_PI, DiagonalNormal
+
+
+class Surgery(NamedTuple):
+    """The KL term of the ELBO, taken apart: `kl` = `mutual_information` + `marginal_kl`. Floats, in nats."""
+
+    kl: float  # the mean over examples of KL(q(z|x) || p(z))
+    mutual_information: float  # between an example's index and its z: what the latents say about which x it was
+    marginal_kl: float  # KL(q(z) || p(z)): how far the codes of all data together are from the prior
+    max_mutual_information: float  # the logarithm of the number of examples, which the information cannot exceed
+
+
+def elbo_surgery(vae, x, seed=0, batch_size=256):
+    """Where the KL term goes: into information about x, or into a mismatch of codes and prior.
+
+    With q(z) the average of q(z|x) over the examples. Samples of the prior fall where no code is as far as the
+    marginal KL is large; and it is the only part that a better prior could save. The mutual information is estimated
+    with one draw of z per example, against all examples: its work and memory grow with their square (10,000 take
+    seconds).
+
+    Args:
+        vae: A built `VAE`.
+        x: `(n, ...)` data.
+        seed: Of the draws.
+        batch_size: Examples encoded at a time.
+
+    Returns:
+        A `Surgery`.
+
+    Reference: Hoffman & Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence lower bound.
+    """
+    posterior = vae.encode(x, batch_size)
+    z = posterior.sample(seed=seed).astype("float64")
+    mean, log_var = posterior.mean.astype("float64"), posterior.log_var.astype("float64")
+    entropy = 0.5 * (log_var + 1.0 + LOG_2_PI).sum(axis=1)
+    information = float(np.mean(-_log_mixture(z, mean, log_var) - entropy))
+    kl = float(np.mean(posterior.kl_divergence(vae.prior), dtype="float64"))
+    return Surgery(kl, information, kl - information, math.log(len(z)))
+
+
+def _log_mixture(z, mean, log_var):
+    """log of the average over rows n of N(z; mean_n, exp(log_var_n)), float64: `(m, latent_dim)` to `(m,)`."""
+    precision = np.exp(-log_var)
+    constant = (np.square(mean) * precision + log_var + LOG_2_PI).sum(axis=1)
+    step = max(1, 2**24 // len(mean))
+    found = []
+    for start in range(0, len(z), step):
+        part = z[start : start + step]
+        # The square written out, so that all pairs are two products of matrices.
+        log_prob = -0.5 * (np.square(part) @ precision.T - 2.0 * part @ (mean * precision).T + constant)
+        largest = log_prob.max(axis=1)
+        found.append(largest + np.log(np.exp(log_prob - largest[:, None]).mean(axis=1)))
+    return np.concatenate(found)
+
+
+def aggregate_posterior(vae, x, batch_size=256):
+    """Mean and variance of q(z), the average of q(z|x) over the examples, in each latent dimension.
+
+    In a model whose codes match its prior they are those of the prior; `kl_divergence(vae.prior, per_dimension=True)`
+    of the result says which dimensions do not.
+
+    Args:
+        vae: A built `VAE`.
+        x: `(n, ...)` data.
+        batch_size: Examples at a time.
+
+    Returns:
+        A `DiagonalNormal` of NumPy arrays of shape `(latent_dim,)`.
+    """
+    posterior = vae.encode(x, batch_size)
+    mean, variance = posterior.mean.astype("float64"), np.exp(posterior.log_var.astype("float64"))
+    total = mean.var(axis=0) + variance.mean(axis=0)
+    return DiagonalNormal(mean.mean(axis=0).astype("float32"), np.log(total).astype("float32"))
