@@ -7,6 +7,7 @@ not at all.
 """
 
 import argparse
+import contextlib
 import csv
 import errno
 import json
@@ -16,6 +17,7 @@ import signal
 import sys
 import time
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,14 +30,22 @@ QUICKSTART = {
     "data": "digits",
     "binarize": "threshold",
     "likelihood": "bce",
+    "scale": None,
+    "levels": 256,
     "network": "mlp",
     "hidden": (256,),
     "latent_dim": 2,
     "epochs": 60,
     "batch_size": 50,
     "learning_rate": 2e-3,
+    "objective": "elbo",
+    "num_samples": 1,
     "beta": 1.0,
+    "free_bits": 0.0,
 }
+
+# Of examples that are compared with each other, all with all, to take the KL term apart.
+_MOST_FOR_SURGERY = 10_000
 
 
 def main(arguments=None, exporter=None):
@@ -100,9 +110,42 @@ def evaluate(options):
         options.data or settings.get("data", "digits"),
         options.binarize or (settings.get("binarize") if options.data is None else None),
     )
-    x = data.test if options.split == "test" else data.train
-    summary = evaluation.held_out(vae, _fit_shape(x, vae.data_shape), options.num_samples, options.seed)
-    print(json.dumps(summary) if options.json else f"{len(x):,} examples   {_in_words(summary)}")
+    x = _fit_shape(data.test if options.split == "test" else data.train, vae.data_shape)
+    found: dict[str, Any] = evaluation.held_out(vae, x, options.num_samples, options.seed)
+    found |= _latents(vae, x, options.seed)
+    if options.log_likelihood is not None:
+        verbose = 0 if options.json else "auto"
+        estimate = evaluation.log_likelihood(vae, x, options.log_likelihood, options.seed, verbose=verbose)
+        found["log_likelihood"] = estimate.mean
+        found["log_likelihood_standard_error"] = estimate.mean_standard_error
+        found["effective_sample_size"] = float(np.median(estimate.effective_sample_size))
+    if options.json:
+        print(json.dumps(found))
+        return
+    print(f"{len(x):,} examples   {_in_words(found)}")
+    units = ", ".join(f"{kl:.2f}" for kl in sorted(found["kl_per_unit"], reverse=True))
+    print(f"latents   {found['active_units']} of {vae.latent_dim} active; KL of each in nats: {units}")
+    print(
+        f"of the KL   {found['mutual_information']:.3f} nats tell examples apart ({found['max_mutual_information']:.3f} "
+        f"would tell all); {found['marginal_kl']:.3f} are the distance of codes from prior"
+    )
+    if options.log_likelihood is not None:
+        print(
+            f"log p(x)   {found['log_likelihood']:.3f} +- {found['log_likelihood_standard_error']:.3f} nats per "
+            f"example, by {options.log_likelihood:,} draws, of which {found['effective_sample_size']:.0f} count (median)"
+        )
+
+
+def _latents(vae, x, seed):
+    """What the latents hold, as numbers that can be written as JSON."""
+    surgery = evaluation.elbo_surgery(vae, x[:_MOST_FOR_SURGERY], seed)
+    return {
+        "active_units": int(evaluation.active_units(vae, x).sum()),
+        "kl_per_unit": evaluation.kl_per_unit(vae, x).tolist(),
+        "mutual_information": surgery.mutual_information,
+        "marginal_kl": surgery.marginal_kl,
+        "max_mutual_information": surgery.max_mutual_information,
+    }
 
 
 def sample(options):
@@ -219,7 +262,8 @@ def _train(settings, output, overwrite):
             f"keras-vae {__version__} on {keras.backend.backend()}. {settings['data']}: {len(train):,} examples of "
             f"{shape} to train on, {len(test):,} held out{how}. {vae.count_params():,} weights."
         )
-        history = _fit(vae, settings, train, test)
+        with _notes():
+            history = _fit(vae, settings, train, test)
         summary = {
             "backend": keras.backend.backend(),
             "versions": {"keras_vae": __version__, "keras": keras.__version__},
@@ -241,22 +285,54 @@ def _train(settings, output, overwrite):
 
 
 def _model(settings, train):
-    likelihood = likelihoods.get(settings["likelihood"])
+    likelihood = _likelihood(settings)
     likelihood.validate(train, "the data")
-    if isinstance(likelihood, likelihoods.Bernoulli) and np.any((train > 0.0) & (train < 1.0)):
-        print(
-            "Note: the data have grey values, of which bce is a cross-entropy but not a log-likelihood: its least "
-            "value is not 0. For a bound on log p(x) add --binarize sample."
-        )
     build = networks.conv if settings["network"] == "conv" else networks.mlp
     size = {"filters": settings["hidden"]} if settings["network"] == "conv" else {"hidden": settings["hidden"]}
     data_mean = train.mean(axis=0, dtype="float64")
     encoder, decoder = build(
         train.shape[1:], settings["latent_dim"], likelihood=likelihood, data_mean=data_mean, **size
     )
-    vae = VAE(encoder, decoder, likelihood, objectives.ELBO(beta=settings["beta"]), seed=settings["seed"])
+    vae = VAE(encoder, decoder, likelihood, _objective(settings), seed=settings["seed"])
     vae.compile(keras.optimizers.Adam(settings["learning_rate"]))
     return vae
+
+
+def _likelihood(settings):
+    kind = type(likelihoods.get(settings["likelihood"]))
+    arguments = {}
+    if settings["scale"] is not None:
+        if not issubclass(kind, likelihoods.LocationScale):
+            raise ValueError(f"--scale has no meaning for {settings['likelihood']}: it is for gaussian and its like.")
+        arguments["scale"] = settings["scale"]
+    if kind is likelihoods.DiscretizedLogistic:
+        arguments["levels"] = settings["levels"]
+    return kind(**arguments)
+
+
+def _objective(settings):
+    if settings["objective"] == "elbo":
+        names = ("beta", "num_samples", "free_bits")
+        return objectives.ELBO(**{name: settings[name] for name in names})
+    changed = [name for name in ("beta", "free_bits") if settings[name] != QUICKSTART[name]]
+    if changed:
+        raise ValueError(f"--{changed[0].replace('_', '-')} belongs to the ELBO and has no meaning for iwae.")
+    return objectives.IWAE(settings["num_samples"])
+
+
+@contextlib.contextmanager
+def _notes():
+    """Shows what the library warns of as a line among the others."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message, category, *rest, **named):
+            if category is not UserWarning:
+                return show(message, category, *rest, **named)
+            return print(f"Note: {message}", flush=True)
+
+        warnings.showwarning = note
+        yield
 
 
 def _fit(vae, settings, train, test):
@@ -396,7 +472,13 @@ def _parser():
     command = _command(commands, "train", train)
     command.add_argument("--data", default="digits", help="digits, mnist, fashion_mnist, cifar10, or a file or folder")
     command.add_argument("--binarize", choices=("threshold", "sample"), help="make grey values binary")
-    command.add_argument("--likelihood", choices=("bce", "mse"), default="bce")
+    command.add_argument("--likelihood", choices=_LIKELIHOODS, default="bce", metavar="NAME", help=_likelihood_help())
+    command.add_argument(
+        "--scale", type=_scale, help="of gaussian and its like: a number, learned, optimal or predicted"
+    )
+    command.add_argument(
+        "--levels", type=_count, default=256, help="of discretized_logistic (default 256; the digits have 17)"
+    )
     command.add_argument("--network", choices=("mlp", "conv"), default="mlp")
     command.add_argument(
         "--hidden", type=_counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas"
@@ -405,7 +487,12 @@ def _parser():
     command.add_argument("--epochs", type=_count, default=20)
     command.add_argument("--batch-size", type=_count, default=100)
     command.add_argument("--learning-rate", type=_positive, default=1e-3, help="of Adam (default 0.001)")
+    command.add_argument("--objective", choices=("elbo", "iwae"), default="elbo", help="(default elbo)")
+    command.add_argument("--num-samples", type=_count, default=1, help="samples of z per example (default 1)")
     command.add_argument("--beta", type=_non_negative, default=1.0, help="weight of the KL term (default 1, the ELBO)")
+    command.add_argument(
+        "--free-bits", type=_non_negative, default=0.0, help="nats that each latent may have for free (default 0)"
+    )
     _add_output(command, "runs/vae")
 
     command = _command(commands, "evaluate", evaluate)
@@ -414,6 +501,9 @@ def _parser():
     command.add_argument("--binarize", choices=("threshold", "sample"))
     command.add_argument("--split", choices=("test", "train"), default="test")
     command.add_argument("--num-samples", type=_count, default=16, help="samples of z per example (default 16)")
+    command.add_argument(
+        "--log-likelihood", type=_count, metavar="SAMPLES", help="estimate log p(x) too, with so many (papers: 5000)"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
 
     command = _command(commands, "sample", sample)
@@ -484,6 +574,18 @@ def _number(convert, accept, words):
         return value
 
     return parse
+
+
+# One name for each that fits data of any shape; a Mixed one needs to know its columns.
+_LIKELIHOODS = tuple(name for name in likelihoods.NAMES if name != "categorical")
+
+
+def _likelihood_help():
+    return f"{', '.join(_LIKELIHOODS)} (default bce)"
+
+
+def _scale(text):
+    return text if text in likelihoods.SCALES else _positive(text)
 
 
 _count = _number(int, lambda value: value >= 1, "a whole number of at least 1")

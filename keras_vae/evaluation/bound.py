@@ -64,7 +64,7 @@ class LogLikelihood(NamedTuple):
         return float(np.sqrt(np.sum(np.square(self.standard_error))) / len(self.standard_error))
 
 
-def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose="auto"):
+def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: int | str = "auto"):
     """log p(x) by importance sampling with q(z|x), the estimate that papers report.
 
         log p(x) ~ log 1/k sum_i w_i,   w_i = p(x|z_i) p(z_i) / q(z_i|x),   z_i ~ q(z|x)

@@ -26,6 +26,7 @@ from keras_vae.likelihoods.base import check_finite as check_finite
 from keras_vae.likelihoods.discrete import Categorical as Categorical
 from keras_vae.likelihoods.discrete import NegativeBinomial as NegativeBinomial
 from keras_vae.likelihoods.discrete import Poisson as Poisson
+from keras_vae.likelihoods.location_scale import SCALES as SCALES
 from keras_vae.likelihoods.location_scale import DiscretizedLogistic as DiscretizedLogistic
 from keras_vae.likelihoods.location_scale import Gaussian as Gaussian
 from keras_vae.likelihoods.location_scale import Laplace as Laplace

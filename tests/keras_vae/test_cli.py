@@ -48,11 +48,60 @@ def test_train_writes_everything(trained):
 def test_evaluate_repeats_the_figures_of_the_summary(trained, capsys):
     assert run("evaluate", trained, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == pytest.approx(json.loads((trained / "summary.json").read_text())["held_out"], rel=1e-5)
+    held_out = json.loads((trained / "summary.json").read_text())["held_out"]
+    assert {name: found[name] for name in held_out} == pytest.approx(held_out, rel=1e-5)
     assert (
         run("evaluate", trained / "model.keras", "--data", "digits", "--binarize", "threshold", "--split", "train") == 0
     )
     assert "1,497 examples   negative ELBO" in capsys.readouterr().out
+
+
+def test_evaluate_says_what_the_latents_hold_and_estimates_log_p(trained, capsys):
+    assert run("evaluate", trained, "--json", "--log-likelihood", 20) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(found["kl_per_unit"]) == pytest.approx(found["kl"], rel=1e-4)
+    assert found["mutual_information"] + found["marginal_kl"] == pytest.approx(found["kl"], rel=1e-4)
+    assert 0 <= found["active_units"] <= 3
+    assert -found["negative_elbo"] < found["log_likelihood"] < 0.0
+    assert 1.0 <= found["effective_sample_size"] <= 20.0
+    assert run("evaluate", trained, "--log-likelihood", 20) == 0
+    out = capsys.readouterr().out
+    assert f"log p(x)   {found['log_likelihood']:.3f} +-" in out
+    assert "of 3 active" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "likelihood"),
+    [
+        (("--likelihood", "gaussian", "--scale", "learned"), {"scale": "learned"}),
+        (("--likelihood", "laplace", "--scale", "0.3"), {"scale": 0.3}),
+        (("--likelihood", "discretized_logistic", "--levels", "17"), {"scale": "predicted", "levels": 17}),
+        (("--likelihood", "continuous_bernoulli", "--objective", "iwae", "--num-samples", "3"), {}),
+        (("--likelihood", "mse", "--free-bits", "0.1"), {"scale": 1.0}),
+    ],
+)
+def test_train_with_other_likelihoods_and_objectives(arguments, likelihood, tmp_path, capsys):
+    assert run("train", *QUICK, *arguments, "--output", tmp_path / "out") == 0
+    assert "Note" not in capsys.readouterr().out
+    vae = keras.saving.load_model(tmp_path / "out" / "model.keras")
+    assert likelihood.items() <= vae.likelihood.get_config().items()
+    assert getattr(vae.objective, "free_bits", 0.0) == (0.1 if "--free-bits" in arguments else 0.0)
+    assert vae.objective.num_samples == (3 if "iwae" in arguments else 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--scale", "learned"), "--scale has no meaning for bce"),
+        (("--objective", "iwae", "--beta", "2"), "--beta belongs to the ELBO"),
+        (("--likelihood", "discretized_logistic"), "one of 256 evenly spaced levels"),
+        (("--likelihood", "poisson"), "needs counts"),
+    ],
+)
+def test_what_does_not_go_together_is_said(arguments, words, tmp_path, capsys):
+    assert run("train", *QUICK, *arguments, "--output", tmp_path / "out") == 1
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sample_writes_a_picture_or_an_array(trained, tmp_path, capsys):
@@ -102,7 +151,9 @@ def test_conv_and_mse_and_files(tmp_path):
 
 def test_grey_values_under_bce_get_a_word(tmp_path, capsys):
     assert run("train", "--epochs", 1, *QUICK[2:], "--output", tmp_path / "grey") == 0
-    assert "Note: the data have grey values" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.count("Note: ") == 1
+    assert re.search("Note: .* of grey values the Bernoulli likelihood gives a cross-entropy, not a log-likeli", out)
     assert run("train", "--epochs", 1, *QUICK[2:], "--binarize", "sample", "--output", tmp_path / "binary") == 0
     assert "Note:" not in capsys.readouterr().out
 
