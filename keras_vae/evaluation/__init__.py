@@ -16,5 +16,9 @@ from keras_vae.evaluation.bound import bits_per_dim as bits_per_dim
 from keras_vae.evaluation.bound import held_out as held_out
 from keras_vae.evaluation.bound import log_likelihood as log_likelihood
 from keras_vae.evaluation.latents import Surgery as Surgery
+from keras_vae.evaluation.latents import active_units as active_units
 from keras_vae.evaluation.latents import aggregate_posterior as aggregate_posterior
 from keras_vae.evaluation.latents import elbo_surgery as elbo_surgery
+from keras_vae.evaluation.latents import is_active as is_active
+from keras_vae.evaluation.latents import kl_per_unit as kl_per_unit
+from keras_vae.evaluation.latents import mean_kl as mean_kl

@@ -5,7 +5,67 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_vae import _checks
 from keras_vae.distributions import LOG_2_PI, DiagonalNormal
+
+
+def kl_per_unit(vae, x, batch_size=256):
+    """What each latent dimension costs: the analytic KL to the prior, averaged over examples.
+
+    Its sum is the `kl` of the logs; a dimension at 0 is one that the posterior leaves at the prior.
+
+    Args:
+        vae: A built `VAE`.
+        x: `(n, ...)` data, n >= 1.
+        batch_size: Examples at a time.
+
+    Returns:
+        `(latent_dim,)` float64, nats.
+
+    Raises:
+        ValueError: If there is no example, or x is not what the model reconstructs.
+
+    Example:
+
+    >>> keras_vae.evaluation.kl_per_unit(vae, data.test)
+    array([2.113, 0.004, 1.874])
+    """
+    return mean_kl(vae.encode(x, batch_size), vae.prior)
+
+
+def active_units(vae, x, threshold=0.01, batch_size=256):
+    """Which latent dimensions tell examples apart: the variance of the posterior mean over examples > threshold.
+
+    Args:
+        vae: A built `VAE`.
+        x: `(n, ...)` data, n >= 2.
+        threshold: In the squared units of z; the paper's 0.01 is meant for the prior N(0, I).
+        batch_size: Examples at a time.
+
+    Returns:
+        `(latent_dim,)` bool; its sum is the number of active units.
+
+    Raises:
+        ValueError: If there are fewer than two examples, or x is not what the model reconstructs.
+
+    Reference: Burda et al. 2016, arXiv:1509.00519, section 5.2.
+    """
+    return is_active(vae.encode(x, batch_size), threshold)
+
+
+def mean_kl(posterior, prior):
+    """`kl_per_unit` of a posterior at hand, `(n, latent_dim)`, as `VAE.encode` returns it."""
+    if len(posterior.mean) == 0:
+        raise ValueError("The KL is a mean over examples, and x has none.")
+    return np.mean(_checks.to_numpy(posterior.kl_divergence(prior, per_dimension=True)), axis=0, dtype="float64")
+
+
+def is_active(posterior, threshold=0.01):
+    """`active_units` of a posterior at hand, `(n, latent_dim)`, as `VAE.encode` returns it."""
+    n = len(posterior.mean)
+    if n < 2:
+        raise ValueError(f"Which units are active is told by a variance over examples: x needs two, and has {n}.")
+    return np.var(posterior.mean, axis=0, dtype="float64") > threshold
 
 
 class Surgery(NamedTuple):
