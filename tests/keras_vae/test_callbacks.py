@@ -224,8 +224,10 @@ def test_bad_arguments_of_the_monitor(make_vae, digits):
     ):
         with pytest.raises(ValueError, match=words):
             callbacks.LatentMonitor(**arguments)
+    vae = make_vae()
     with pytest.raises(ValueError, match="add the channel axis"):
-        make_vae().fit(digits, verbose=0, callbacks=[callbacks.LatentMonitor(digits[..., 0])])
+        vae.fit(digits, verbose=0, callbacks=[callbacks.LatentMonitor(digits[..., 0])])
+    assert int(keras.ops.convert_to_numpy(vae.training_step.value)) == 0  # before an epoch, not after it
 
 
 # Pictures
