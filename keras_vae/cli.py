@@ -124,15 +124,16 @@ def evaluate(options):
         return
     print(f"{len(x):,} examples   {_in_words(found)}")
     units = ", ".join(f"{kl:.2f}" for kl in sorted(found["kl_per_unit"], reverse=True))
-    print(f"latents   {found['active_units']} of {vae.latent_dim} active; KL of each in nats: {units}")
+    print(f"latents    {found['active_units']} of {vae.latent_dim} active; KL of each in nats: {units}")
     print(
-        f"of the KL   {found['mutual_information']:.3f} nats tell examples apart ({found['max_mutual_information']:.3f} "
-        f"would tell all); {found['marginal_kl']:.3f} are the distance of codes from prior"
+        f"of the KL  {found['mutual_information']:.3f} nats tell examples apart (to tell all takes "
+        f"{found['max_mutual_information']:.3f}); {found['marginal_kl']:.3f} are the distance of codes from prior"
     )
     if options.log_likelihood is not None:
+        error, effective = found["log_likelihood_standard_error"], found["effective_sample_size"]
         print(
-            f"log p(x)   {found['log_likelihood']:.3f} +- {found['log_likelihood_standard_error']:.3f} nats per "
-            f"example, by {options.log_likelihood:,} draws, of which {found['effective_sample_size']:.0f} count (median)"
+            f"log p(x)   {found['log_likelihood']:.3f} +- {error:.3f} nats per example, by {options.log_likelihood:,} "
+            f"draws of z, of which {effective:.0f} count in the median example"
         )
 
 
