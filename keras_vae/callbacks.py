@@ -246,7 +246,7 @@ class LatentMonitor(_OnData):
 def _largest_deviation(x):
     """The standard deviation of data along the direction in which they vary most, by at most 256 of them."""
     rows = x[:256].reshape(min(len(x), 256), -1).astype("float32")
-    rows -= rows.mean(axis=0)
+    rows = np.nan_to_num(rows - np.nanmean(rows, axis=0))  # a missing value at the mean
     # The greatest eigenvalue of the covariance, which is also that of the products of the rows: at most 256 x 256.
     return math.sqrt(max(float(np.linalg.eigvalsh(rows @ rows.T)[-1]), 0.0) / len(rows))
 
