@@ -333,6 +333,7 @@ def _notes():
             return print(f"Note: {message}", flush=True)
 
         warnings.showwarning = note
+        warnings.filterwarnings("always", category=UserWarning, module=r"keras_vae\.")
         yield
 
 

@@ -400,7 +400,7 @@ def _centres(names, size, gap):
 def _mosaic(tiles, columns):
     """One picture of all tiles, scaled to [0, 1], and the pixels between two of them."""
     everything = np.concatenate([np.stack(row) for row in tiles])
-    low, high = min(0.0, float(everything.min())), max(1.0, float(everything.max()))
+    low, high = min(0.0, float(np.nanmin(everything))), max(1.0, float(np.nanmax(everything)))  # NaN: missing
     height, width = tiles[0][0].shape[:2]
     channels = tiles[0][0].shape[2:] if tiles[0][0].ndim == 3 else (1,)
     gap = max(1, min(height, width) // 14)
