@@ -59,13 +59,15 @@ def _refuse_unconverted(model, graph):
             )
 
 
-# Operators that tf2onnx 1.17 lacks, as ONNX formulas of accurate pieces.
+# Operators that tf2onnx 1.17 lacks or gets wrong, as ONNX formulas of accurate pieces.
 # expm1(x) = tanh(x/2) (e**x + 1) keeps the digits that e**x - 1 loses near 0, where the KL of a collapsed unit lives.
+# Its own where(c, a, b) is c * a + (1 - c) * b, which is NaN where the branch not chosen is infinite or NaN.
 # log1p(x) = x log(u) / (u - 1) with u = 1 + x is Kahan's; where u rounds to 1 it is x.
 _FORMULAS = {
     "Erfc": lambda g, x: g("Sub", 1.0, g("Erf", x)),
     "Expm1": lambda g, x: g("Mul", g("Tanh", g("Mul", x, 0.5)), g("Add", g("Exp", x), 1.0)),
     "Log1p": lambda g, x: g.log1p(x),
+    "SelectV2": lambda g, condition, x, y: g("Where", condition, x, y),
     "Xlogy": lambda g, x, y: g("Where", g("Equal", x, 0.0), 0.0, g("Mul", x, g("Log", y))),
     "Xlog1py": lambda g, x, y: g("Where", g("Equal", x, 0.0), 0.0, g("Mul", x, g.log1p(y))),
     "Xdivy": lambda g, x, y: g("Where", g("Equal", x, 0.0), 0.0, g("Div", x, y)),
