@@ -137,7 +137,8 @@ def test_bad_arguments_of_traversals(make_vae, arguments, words):
 def test_latent_pictures_of_other_shapes(shape, tmp_path):
     vae = VAE(*networks.mlp(shape, 2, hidden=(3,)))
     x = np.random.default_rng(0).random((5, *shape)).astype("float32")
-    plotting.traversals(vae, x, tmp_path / "t.png", steps=3)
+    figure = plotting.traversals(vae, x, tmp_path / "t.png", steps=3)
+    assert shape != (1,) or figure.axes[0].lines[0].get_marker() == "."  # a single number is no line
     plotting.latent_scatter(vae, x, path=tmp_path / "s.png")
     plotting.kl_per_unit(vae, x, tmp_path / "k.png")
     for name in "tsk":
