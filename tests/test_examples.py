@@ -1,0 +1,65 @@
+"""Every example, and every benchmark that trains or scores, runs from its command line on data of a few rows."""
+
+import gzip
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+NUMBER = r"-?\d+\.\d+"
+
+pytestmark = pytest.mark.once
+
+
+def run(script, *arguments):
+    """What a script prints."""
+    command = [sys.executable, str(ROOT / script), *(str(argument) for argument in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory):
+    """A folder of idx files with 200 and 40 images of noise."""
+    folder, rng = tmp_path_factory.mktemp("mnist"), np.random.default_rng(0)
+    for name, rows in (("train", 200), ("t10k", 40)):
+        header = struct.pack(">HBB3I", 0, 8, 3, rows, 28, 28)
+        images = rng.integers(0, 256, (rows, 28, 28), dtype="uint8")
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
+    return folder
+
+
+def test_binarized_mnist(tmp_path):
+    rng = np.random.default_rng(0)
+    parts = {
+        name: np.packbits(rng.integers(0, 2, (rows, 784)), axis=1) for name, rows in (("train", 256), ("test", 32))
+    }
+    np.savez(tmp_path / "data.npz", **parts)
+    printed = run("examples/binarized_mnist.py", tmp_path / "data.npz", 1, "--log-likelihood", 10)
+    assert re.search(rf"test negative ELBO {NUMBER} nats, of which KL {NUMBER}\n", printed)
+    assert re.search(rf"test log p\(x\) {NUMBER} nats, .* \(10 draws for 32 random images\)\n", printed)
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+def test_iwae_mnist(mnist, objective):
+    quick = ("--num-samples", 2, "--epochs", 1, "--test-images", 20, "--draws", 10)
+    printed = run("examples/iwae_mnist.py", mnist, "--objective", objective, *quick)
+    assert re.search(rf"test ELBO {NUMBER}, log p\(x\) {NUMBER} nats, .* \(10 draws, 20 images\)", printed)
+
+
+def test_the_paper_s_schedule_goes_on_where_it_stopped(mnist, tmp_path):
+    quick = ("--schedule", "paper", "--test-images", 20, "--draws", 10)
+    whole = run("examples/iwae_mnist.py", mnist, *quick, "--stages", 2)
+    part = (*quick, "--checkpoint", tmp_path / "iwae.keras")
+    run("examples/iwae_mnist.py", mnist, *part, "--stages", 1)
+    rest = run("examples/iwae_mnist.py", mnist, *part, "--stages", 2)
+    assert "after 1 passes" in rest
+    assert re.findall(r"Epoch \d/\d", rest) == ["Epoch 2/4", "Epoch 3/4", "Epoch 4/4"]
+    assert rest.splitlines()[-1] == whole.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["iwae.keras"]
