@@ -3,12 +3,16 @@
 import gzip
 import pathlib
 import re
+import runpy
 import struct
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from keras import ops
+
+import keras_vae
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUMBER = r"-?\d+\.\d+"
@@ -63,3 +67,15 @@ def test_the_paper_s_schedule_goes_on_where_it_stopped(mnist, tmp_path):
     assert re.findall(r"Epoch \d/\d", rest) == ["Epoch 2/4", "Epoch 3/4", "Epoch 4/4"]
     assert rest.splitlines()[-1] == whole.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["iwae.keras"]
+
+
+def test_continuous_bernoulli(mnist):
+    printed = run("benchmarks/continuous_bernoulli.py", mnist, "--epochs", 1)
+    assert len(re.findall(rf"trained as .* {NUMBER}   published \d+\n", printed)) == 3
+
+
+def test_continuous_bernoulli_is_corrected_to_the_mean_that_training_aimed_at():
+    layer = runpy.run_path(str(ROOT / "benchmarks" / "continuous_bernoulli.py"))["LogitsAtMean"]()
+    logits = np.linspace(-2.0, 2.0, 9, dtype="float32")  # beyond, the parameter is at the end of its range
+    mean = ops.convert_to_numpy(keras_vae.ContinuousBernoulli().mean(layer(logits)))
+    np.testing.assert_allclose(mean, 1.0 / (1.0 + np.exp(-logits)), atol=1e-6)
