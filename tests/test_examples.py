@@ -69,6 +69,15 @@ def test_the_paper_s_schedule_goes_on_where_it_stopped(mnist, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["iwae.keras"]
 
 
+def test_frey_face(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (600, 28, 20), dtype="uint8")
+    np.savez(tmp_path / "faces.npz", images=images)
+    output = tmp_path / "faces.png"
+    printed = run("examples/frey_face.py", tmp_path / "faces.npz", "--epochs", 1, "--latents", 2, "--output", output)
+    assert re.search(rf" 2 latents, bound {NUMBER} nats .* probabilistic PCA {NUMBER}\n", printed)
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
 def test_continuous_bernoulli(mnist):
     printed = run("benchmarks/continuous_bernoulli.py", mnist, "--epochs", 1)
     assert len(re.findall(rf"trained as .* {NUMBER}   published \d+\n", printed)) == 3
