@@ -88,3 +88,14 @@ def test_continuous_bernoulli_is_corrected_to_the_mean_that_training_aimed_at():
     logits = np.linspace(-2.0, 2.0, 9, dtype="float32")  # beyond, the parameter is at the end of its range
     mean = ops.convert_to_numpy(keras_vae.ContinuousBernoulli().mean(layer(logits)))
     np.testing.assert_allclose(mean, 1.0 / (1.0 + np.exp(-logits)), atol=1e-6)
+
+
+def test_log_likelihood(tmp_path):
+    quick = ("--images", 2, "--draws", 50, "--repeats", 1, "--output", tmp_path / "speed.csv")
+    printed = run("benchmarks/log_likelihood.py", *quick)
+    found = re.findall(
+        rf"keras_vae (\w+) +{NUMBER} images/s, limit +{NUMBER}, cpu +{NUMBER} ms, log p\(x\) ({NUMBER})\n", printed
+    )
+    assert [backend for backend, _ in found] == ["jax", "tensorflow", "torch"]
+    assert len({value for _, value in found}) == 1
+    assert len((tmp_path / "speed.csv").read_text().splitlines()) == 4
