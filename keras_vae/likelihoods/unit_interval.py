@@ -43,9 +43,12 @@ class Bernoulli(Likelihood):
 
     def log_prob_per_dimension(self, x, parameters):
         if self.from_logits:
-            # log p = -softplus(-logit) and log(1 - p) = -softplus(logit). Both are exact at any logit, and their
-            # gradient at logit 0 is right, which relu(l) - l * x + softplus(-|l|) loses to the corner of |l|.
-            return -(x * ops.softplus(-parameters) + (1.0 - x) * ops.softplus(parameters))
+            # x log p + (1 - x) log(1 - p), with log p = -softplus(-l) and log(1 - p) = -softplus(l), and softplus(l) =
+            # (l + |l|) / 2 + log(1 + exp(-|l|)). Exact at any logit; at 0, where |l| has a corner and autodiff takes
+            # its slope for 0, the gradient x - 1/2 is that of the first term, which relu(l) - l x would lose. One
+            # exponential and one logarithm: two softplus took half of the time of `evaluation.log_likelihood`.
+            size = ops.abs(parameters)
+            return (x - 0.5) * parameters - 0.5 * size - ops.log1p(ops.exp(-size))
         p = ops.clip(parameters, 1e-7, 1.0 - 1e-7)
         return x * ops.log(p) + (1.0 - x) * ops.log1p(-p)
 
