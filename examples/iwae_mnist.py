@@ -110,7 +110,7 @@ vae.fit(batches, epochs=len(rates), initial_epoch=passes, shuffle=False, callbac
 test = binarize(data.test[: options.test_images], seed=0)
 elbo = vae.elbo(test, num_samples=1, seed=0).mean()
 found = keras_vae.evaluation.log_likelihood(vae, test, num_samples=options.draws)
-active = int((vae.encode(test).mean.var(axis=0) > 0.01).sum())
+active = keras_vae.evaluation.active_units(vae, test).sum()
 print(
     f"{keras.backend.backend()} {vae.objective!r}: test ELBO {elbo:.2f}, log p(x) {found.mean:.2f} nats, Monte-Carlo "
     f"error {found.mean_standard_error:.2f} ({options.draws} draws, {len(test)} images); {active} active units"
