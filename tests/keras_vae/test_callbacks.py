@@ -100,6 +100,7 @@ def test_every_log_has_a_value_for_every_epoch(make_vae, digits, tmp_path):
 # Words
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("kl_by_epoch", "times"),
     [
@@ -120,6 +121,7 @@ def test_collapse_is_said_once_when_it_sets_in(frozen, digits, monkeypatch, caps
     assert capsys.readouterr().out.count(COLLAPSED) == times
 
 
+@pytest.mark.once
 def test_no_active_unit_is_a_collapse_whatever_the_kl(frozen, digits, capsys):
     vae = frozen()
     vae.encoder.get_layer("z_mean").bias.assign(np.full(3, 5.0, "float32"))
@@ -127,6 +129,7 @@ def test_no_active_unit_is_a_collapse_whatever_the_kl(frozen, digits, capsys):
     assert "0 of 3 latents are active and the KL is 38 nats" in capsys.readouterr().out
 
 
+@pytest.mark.once
 def test_it_is_said_after_enough_batches_or_at_the_end(frozen, digits, monkeypatch, capsys):
     class Epochs(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -146,6 +149,7 @@ def test_it_is_said_after_enough_batches_or_at_the_end(frozen, digits, monkeypat
     assert when() == ("[2]", False)
 
 
+@pytest.mark.once
 def test_a_model_that_trains_well_is_left_alone(make_vae, digits, monkeypatch, capsys):
     monkeypatch.setattr(callbacks, "_TOO_EARLY", 0)
     adam = keras.optimizers.Adam(1e-2)
@@ -154,6 +158,7 @@ def test_a_model_that_trains_well_is_left_alone(make_vae, digits, monkeypatch, c
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("beta", "said"),
     [
@@ -175,6 +180,7 @@ class Other(Objective):
         return ELBO()(log_likelihood, z, posterior, prior, step)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("settings", "named", "not_named"),
     [
@@ -201,6 +207,7 @@ def test_the_hints_fit_the_model(frozen, digits, capsys, settings, named, not_na
     assert [text for text in not_named if text in words] == []
 
 
+@pytest.mark.once
 def test_the_scale_is_compared_with_the_principal_deviation(capsys):
     """Data of standard deviation 2 along a diagonal and 0.5 across it, which no coordinate alone shows."""
     z = np.random.default_rng(0).standard_normal((800, 2)) * [2.0, 0.5]
@@ -215,6 +222,7 @@ def test_the_scale_is_compared_with_the_principal_deviation(capsys):
     assert "its standard deviation is 2" in words
 
 
+@pytest.mark.once
 def test_bad_arguments_of_the_monitor(make_vae, digits):
     for arguments, words in (
         ({"x": digits[:1]}, "x needs two examples"),
@@ -265,6 +273,7 @@ def test_pictures_and_looks_leave_training_as_it_was(make_vae, digits, tmp_path)
     assert {name: history[name] for name in expected} == expected
 
 
+@pytest.mark.once
 def test_curves_where_data_are_no_images(tmp_path):
     vae = VAE(*networks.mlp((6,), 2, hidden=(3,)))
     vae.compile("adam")
@@ -273,6 +282,7 @@ def test_curves_where_data_are_no_images(tmp_path):
     assert (tmp_path / "epoch_0001.png").stat().st_size > 1000
 
 
+@pytest.mark.once
 def test_bad_arguments_of_the_grid(digits, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="folder=, for files, or log_dir="):
         callbacks.ReconstructionGrid(digits)

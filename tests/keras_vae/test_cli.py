@@ -70,6 +70,7 @@ def test_evaluate_says_what_the_latents_hold_and_estimates_log_p(trained, capsys
     assert "of 3 active" in out
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "likelihood"),
     [
@@ -89,6 +90,7 @@ def test_train_with_other_likelihoods_and_objectives(arguments, likelihood, tmp_
     assert vae.objective.num_samples == (3 if "iwae" in arguments else 1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

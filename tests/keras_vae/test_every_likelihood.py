@@ -131,11 +131,13 @@ def tabulated(likelihood, support, parameter):
     return p, weights
 
 
+@pytest.mark.once
 def test_there_is_a_case_for_every_likelihood():
     named = {likelihoods.get(name).__class__ for name in likelihoods.NAMES}
     assert named == {type(likelihood) for likelihood, *_ in CASES.values()}
 
 
+@pytest.mark.once
 def test_the_density_integrates_or_sums_to_one(case):
     likelihood, support, parameters, _ = case
     for parameter in parameters:
@@ -157,6 +159,7 @@ def test_mean_and_stddev_are_those_of_the_density(case):
             np.testing.assert_allclose(stddev, np.sqrt(variance), rtol=2e-3)
 
 
+@pytest.mark.once
 def test_draws_follow_the_density_and_repeat_for_a_seed(case):
     """The mean and the mean square of many draws, within five standard errors of those of the density."""
     likelihood, support, parameters, _ = case
@@ -237,6 +240,7 @@ def test_what_is_missing_counts_for_nothing_in_value_and_gradient(case, gradient
         np.testing.assert_array_equal(g[2], 0.0)
 
 
+@pytest.mark.once
 def test_config_round_trip(case):
     likelihood, _, parameters, _ = case
     copy = likelihoods.get(keras.saving.serialize_keras_object(likelihood))
@@ -246,6 +250,7 @@ def test_config_round_trip(case):
     assert copy.parameter_channels(6) == 6 * (1 if parameters.shape[1] in (1, 3) else 2)
 
 
+@pytest.mark.once
 def test_parameters_at_mean_have_that_mean(case):
     likelihood, *_ = case
     mean = np.array([[0.1, 0.3, 0.6]])  # in the support, and a distribution over three categories
@@ -254,6 +259,7 @@ def test_parameters_at_mean_have_that_mean(case):
     np.testing.assert_allclose(numpy(likelihood.mean(tensor(parameters))), mean, rtol=1e-3)
 
 
+@pytest.mark.once
 def test_the_range_of_the_data_is_that_of_the_support(case):
     likelihood, support, *_ = case
     low, high = likelihood.ranges(support.shape[1])

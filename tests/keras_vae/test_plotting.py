@@ -9,6 +9,8 @@ from PIL import Image
 
 from keras_vae import ELBO, VAE, DiagonalNormal, networks, plotting, schedules
 
+pytestmark = pytest.mark.once
+
 
 def pixels(path):
     with Image.open(path) as image:
