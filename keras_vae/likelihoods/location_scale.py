@@ -57,7 +57,8 @@ class LocationScale(Likelihood):
                 f"got {scale!r}."
             )
         self.scale = scale if isinstance(scale, str) else float(scale)
-        self.num_parameters = 2 if scale == "predicted" else 1
+        if scale == "predicted":
+            self.num_parameters = 2
         self.initial_scale, self.min_scale = float(initial_scale), float(min_scale)
         if scale == "learned":
             self._raw_log_scale = self._weight("raw_log_scale", self._unbounded(math.log(self.initial_scale)), True)
