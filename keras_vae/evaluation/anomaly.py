@@ -59,8 +59,8 @@ def fit_threshold(vae, x, quantile=0.99, num_samples=16, seed=0, batch_size=256)
         A `Threshold`. Give it to `keras_vae_export.export`, and the bundle's scores come with a verdict.
 
     Raises:
-        ValueError: If x holds fewer than 1 / (1 - quantile) examples, of which none would lie above the threshold, or
-            if a score is not finite.
+        ValueError: If x holds no more than 1 / (1 - quantile) examples, of which none would lie above the threshold,
+            or if a score is not finite.
 
     Example:
 
@@ -74,7 +74,8 @@ def fit_threshold(vae, x, quantile=0.99, num_samples=16, seed=0, batch_size=256)
     if isinstance(quantile, bool) or not isinstance(quantile, Real) or not 0.0 < quantile < 1.0:
         raise ValueError(f"quantile must be a number between 0 and 1, such as 0.99; got {quantile!r}.")
     seed = _checks.whole_number("seed", seed, least=0)
-    needed = math.ceil(round(1.0 / (1.0 - quantile), 6))  # without the rounding, 11 for 0.9
+    # Of n scores, (1 - quantile) * (n - 1) lie above. Without the rounding, 12 for 0.9.
+    needed = 1 + math.ceil(round(1.0 / (1.0 - quantile), 6))
     if len(x) < needed:
         raise ValueError(
             f"The quantile {quantile:g} needs at least {needed} examples, or none of them lies beyond it; x has "

@@ -81,7 +81,7 @@ def test_a_score_at_the_threshold_is_normal_and_one_that_is_no_number_is_not():
         ({"quantile": 0}, "quantile must be a number between 0 and 1"),
         ({"quantile": "0.9"}, "quantile must be a number between 0 and 1.*got '0.9'"),
         ({"quantile": float("nan")}, "quantile must be a number between 0 and 1"),
-        ({"quantile": 0.91}, "quantile 0.91 needs at least 12 examples.*x has 10. Give more, or a smaller quantile"),
+        ({"quantile": 0.91}, "quantile 0.91 needs at least 13 examples.*x has 11. Give more, or a smaller quantile"),
         ({"num_samples": 0}, "num_samples must be a whole number"),
         ({"seed": None}, "seed must be a whole number of at least 0; got None"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
@@ -89,14 +89,22 @@ def test_a_score_at_the_threshold_is_normal_and_one_that_is_no_number_is_not():
 )
 def test_what_gives_no_threshold_is_refused(make_vae, digits, arguments, message):
     vae = make_vae()
-    assert fit_threshold(vae, digits[:10], 0.9).examples == 10  # the fewest that 0.9 allows
     with pytest.raises(ValueError, match=message):
-        fit_threshold(vae, digits[:10], **{"quantile": 0.9, **arguments})
+        fit_threshold(vae, digits[:11], **{"quantile": 0.9, **arguments})
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("quantile", "fewest"), [(0.9, 11), (0.5, 3), (0.7, 5), (0.99, 101)])
+def test_of_the_fewest_examples_that_are_allowed_one_lies_above(make_vae, digits, quantile, fewest):
+    vae, x = make_vae(), np.tile(digits, (10, 1, 1, 1))[:fewest]
+    assert anomalies(vae, x, fit_threshold(vae, x, quantile)).sum() == 1
+    with pytest.raises(ValueError, match=f"needs at least {fewest} examples, or none of them lies beyond it"):
+        fit_threshold(vae, x[1:], quantile)
 
 
 @pytest.mark.once
 def test_scores_that_are_not_finite_give_no_threshold(make_vae, digits):
     vae = make_vae()
     vae.decoder.set_weights([np.full_like(weights, np.nan) for weights in vae.decoder.get_weights()])
-    with pytest.raises(ValueError, match="The ELBO of 10 of 10 examples is not finite: look for NaN in the model's"):
-        fit_threshold(vae, digits[:10], 0.9)
+    with pytest.raises(ValueError, match="The ELBO of 11 of 11 examples is not finite: look for NaN in the model's"):
+        fit_threshold(vae, digits[:11], 0.9)
