@@ -128,13 +128,13 @@ def test_the_progress_bar_is_there_when_asked_for(points, linear, capsys):
     assert "60/60" in capsys.readouterr().out
 
 
-def one_latent(slope, log_var):
-    """A model whose posterior is N(slope * x, exp(log_var)), over data of one dimension."""
-    x, z = keras.Input((1,)), keras.Input((1,))
-    encoder = keras.Model(x, [layers.Dense(1, name="mean")(x), layers.Dense(1, name="log_var")(x)])
+def one_latent(slope, log_var, copies=1):
+    """A model whose posterior is N(slope * x, exp(log_var)), over data of one dimension; or so in several latents."""
+    x, z = keras.Input((1,)), keras.Input((copies,))
+    encoder = keras.Model(x, [layers.Dense(copies, name="mean")(x), layers.Dense(copies, name="log_var")(x)])
     vae = VAE(encoder, keras.Model(z, layers.Dense(1)(z)), likelihood="mse")
-    vae.encoder.get_layer("mean").set_weights([np.array([[slope]]), np.zeros(1)])
-    vae.encoder.get_layer("log_var").set_weights([np.zeros((1, 1)), np.array([log_var])])
+    vae.encoder.get_layer("mean").set_weights([np.full((1, copies), slope), np.zeros(copies)])
+    vae.encoder.get_layer("log_var").set_weights([np.zeros((1, copies)), np.full(copies, log_var)])
     return vae
 
 
@@ -154,6 +154,16 @@ def test_surgery_of_codes_that_tell_every_example_finds_the_logarithm_of_their_n
     assert found.max_mutual_information == pytest.approx(np.log(100.0))
     assert found.mutual_information == pytest.approx(np.log(100.0), abs=0.1)
     assert found.kl == pytest.approx(found.mutual_information + found.marginal_kl)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_surgery_finds_no_information_below_none_or_above_all(seed):
+    """Whatever is drawn: 32 latents, whose noise alone would add half a nat either way."""
+    x = np.arange(50.0, dtype="float32")[:, None]
+    ignored = evaluation.elbo_surgery(one_latent(0.0, 0.0, copies=32), x, seed=seed)
+    assert ignored.mutual_information == pytest.approx(0.0, abs=1e-9)
+    told = evaluation.elbo_surgery(one_latent(1.0, -12.0, copies=32), x, seed=seed)
+    assert told.mutual_information == pytest.approx(told.max_mutual_information, abs=1e-6)
 
 
 @pytest.mark.once
