@@ -66,7 +66,8 @@ class Inference:
         if not draw:
             return self.decode(z, batch_size)
         parameters = self._in_batches(self.decoder_parameters, z, batch_size=batch_size)
-        noise = None if seed is None else np.random.SeedSequence(seed).spawn(1)[0]  # another than that of z
+        # Another noise than that of z.
+        noise = None if seed is None else np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         return self.likelihood.sample(parameters, noise)
 
     def interpolate(self, a, b, steps=10, path="linear"):

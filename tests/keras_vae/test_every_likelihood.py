@@ -11,6 +11,7 @@ from scipy import stats
 
 import oracles
 from keras_vae import (
+    VAE,
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
@@ -21,6 +22,7 @@ from keras_vae import (
     NegativeBinomial,
     Poisson,
     likelihoods,
+    networks,
 )
 
 UNIT = np.linspace(0.0, 1.0, 4001)[:, None]
@@ -266,6 +268,24 @@ def test_the_range_of_the_data_is_that_of_the_support(case):
     assert low.shape == high.shape == support.shape[1:]
     assert np.all((low == support.min()) | np.isinf(low))
     assert np.all((high == support.max()) | np.isinf(high))
+
+
+def test_a_model_hands_its_likelihood_a_seed_that_the_contract_knows():
+    """What a likelihood of one's own, drawing with SciPy, can take."""
+
+    class Exponential(likelihoods.Likelihood):
+        def mean(self, parameters):
+            return ops.exp(-parameters)
+
+        def sample(self, parameters, seed=None):
+            assert seed is None or isinstance(seed, int | np.random.Generator)
+            return stats.expon.rvs(scale=np.exp(-numpy(parameters)), random_state=seed).astype("float32")
+
+    vae = VAE(*networks.mlp((3,), 2, hidden=(4,)), likelihood=Exponential(), seed=0)
+    first = vae.sample(5, seed=1, draw=True)
+    np.testing.assert_array_equal(first, vae.sample(5, seed=1, draw=True))
+    assert not np.array_equal(first, vae.sample(5, seed=2, draw=True))
+    assert vae.sample(5, draw=True).shape == (5, 3)
 
 
 def test_mixed_is_its_parts_side_by_side():
