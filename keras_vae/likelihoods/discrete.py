@@ -12,6 +12,9 @@ from keras_vae.likelihoods.base import Likelihood, refuse_activation
 # Outside, the negative binomial is a Poisson or a point at 0 as far as float32 can tell.
 _LOG_DISPERSION_RANGE = (-15.0, 15.0)
 
+# Above, log x! is no longer a sum of its own: x log x, where float32 counts in ones from x = 1e6 on, falls out first.
+_LARGE = 100.0
+
 
 @keras.saving.register_keras_serializable(package="keras_vae")
 class Categorical(Likelihood):
@@ -106,7 +109,13 @@ class Poisson(_Counts):
     """
 
     def log_prob_per_dimension(self, x, parameters):
-        return x * parameters - ops.exp(parameters) - log_gamma(x + 1.0)
+        is_large = x > _LARGE
+        # Each formula sees only what is its own, as an infinity in the other would be NaN in the gradient.
+        small, log_rate = ops.where(is_large, 0.0, x), ops.where(is_large, 0.0, parameters)
+        direct = small * log_rate - ops.exp(log_rate) - log_gamma(small + 1.0)
+        large = ops.where(is_large, x, _LARGE)
+        distance = ops.where(is_large, parameters - ops.log(large), 0.0)
+        return ops.where(is_large, -large * (ops.expm1(distance) - distance) - _log_factorial_excess(large), direct)
 
     def mean(self, parameters):
         return ops.exp(parameters)
@@ -143,8 +152,22 @@ class NegativeBinomial(_Counts):
         log_mean, log_r = self._split(parameters)
         logit = log_mean - log_r  # of m / (r + m)
         r = ops.exp(log_r)
-        chance = -(r * ops.softplus(logit) + x * ops.softplus(-logit))
-        return log_gamma_ratio(x, r) - log_gamma(x + 1.0) + chance
+        is_large = x > _LARGE
+        small, large = ops.where(is_large, 0.0, x), ops.where(is_large, x, _LARGE)
+        y = r + 8.0
+        # log(G(x + r) / G(r)) by Stirling's series at y, of whose parts each meets what cancels it before it is
+        # multiplied with r or x.
+        both = (
+            r * (ops.log1p(x / y) - ops.softplus(logit))
+            + 7.5 * ops.log1p(x / y)
+            - sum(ops.log1p(x / (r + float(i))) for i in range(8))
+            + _stirling(x + y)
+            - _stirling(y)
+        )
+        per_event = ops.softplus(-logit)
+        few = small * (ops.log(small + y) - per_event) - small - log_gamma(small + 1.0)
+        many = large * (ops.log1p(y / large) - per_event) - _log_factorial_excess(large)
+        return both + ops.where(is_large, many, few)
 
     def mean(self, parameters):
         return ops.exp(self._split(parameters)[0])
@@ -168,21 +191,15 @@ class NegativeBinomial(_Counts):
 
 
 def log_gamma(x):
-    """log G(x) for x > 0: Stirling's series at x + 8, and back by G(x + 1) = x G(x). Keras and ONNX have none."""
+    """log G(x) for 0 < x <= 101: Stirling's series at x + 8, and back by G(x + 1) = x G(x). Keras has none."""
     y = x + 8.0
-    # In two products, each of which fits into float32 up to x = 1e9.
     back = ops.log(x * (x + 1.0) * (x + 2.0) * (x + 3.0)) + ops.log((x + 4.0) * (x + 5.0) * (x + 6.0) * (x + 7.0))
     return (y - 0.5) * ops.log(y) - y + 0.5 * math.log(2.0 * math.pi) + _stirling(y) - back
 
 
-def log_gamma_ratio(x, r):
-    """log(G(x + r) / G(r)) for x >= 0 and r > 0.
-
-    Not as a difference of two logarithms: at r = 1e6 each is 1.3e7, where float32 counts in ones.
-    """
-    y = r + 8.0
-    series = (y - 0.5) * ops.log1p(x / y) + x * ops.log(x + y) - x + _stirling(x + y) - _stirling(y)
-    return series - sum(ops.log1p(x / (r + float(i))) for i in range(8))
+def _log_factorial_excess(x):
+    """log x! - (x log x - x), for x >= 8."""
+    return 0.5 * ops.log(2.0 * math.pi * x) + _stirling(x)
 
 
 def _stirling(y):

@@ -30,8 +30,8 @@ class Mixed(Likelihood):
         super().__init__()
         from keras_vae.likelihoods import get  # a name may stand for any likelihood, this one too
 
-        groups = [tuple(group) for group in groups]
-        if not groups or any(len(group) != 2 for group in groups):
+        pairs = isinstance(groups, list | tuple) and all(isinstance(g, list | tuple) and len(g) == 2 for g in groups)
+        if not groups or not pairs:
             raise ValueError(
                 'Mixed needs pairs of a likelihood and its number of columns, such as [("gaussian", 3), ("poisson", '
                 f"2)]; got {groups!r}."
