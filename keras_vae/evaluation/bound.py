@@ -77,7 +77,7 @@ def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: i
         x: `(n, ...)` data.
         num_samples: k, draws of z per example.
         seed: Of the draws.
-        max_bytes: How much decoder output is held at a time.
+        max_bytes: How much is held at a time of the decoder's widest layer, as far as its structure tells.
         verbose: 1 shows a progress bar, 0 does not, "auto" does on a terminal.
 
     Returns:
@@ -99,8 +99,7 @@ def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: i
     if caveat:
         raise ValueError(f"log p(x) is not defined here. {caveat}")
     num_samples = _checks.whole_number("num_samples", num_samples)
-    values = math.prod(_checks.parameter_shape(x.shape[1:], vae.likelihood))  # of the decoder, for each z
-    rows = max(1, _checks.whole_number("max_bytes", max_bytes) // (4 * values))
+    rows = max(1, _checks.whole_number("max_bytes", max_bytes) // (4 * _widest(vae)))
     at_a_time = max(1, rows // num_samples)
     generator = np.random.default_rng(seed)
     bar = keras.utils.Progbar(
@@ -118,6 +117,14 @@ def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: i
         bar.update(start + len(part))
     estimate, standard_error, effective = (np.concatenate(column) for column in zip(*found, strict=True))
     return LogLikelihood(estimate, standard_error, effective, num_samples)
+
+
+def _widest(vae):
+    """How many values the decoder holds at once for each z, in its widest layer: of a table that is a hidden one."""
+    nodes = [node for layer in vae.decoder._flatten_layers() for node in layer._inbound_nodes]
+    shapes = [tensor.shape[1:] for node in nodes for tensor in node.output_tensors]
+    sizes = [math.prod(shape) for shape in shapes if None not in shape]
+    return max(vae.latent_dim, math.prod(_checks.parameter_shape(vae.data_shape, vae.likelihood)), *sizes)
 
 
 def _importance_estimate(log_weights):

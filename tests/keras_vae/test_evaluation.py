@@ -73,6 +73,27 @@ def test_the_same_numbers_however_the_work_is_cut(points, linear):
     assert not np.allclose(other.log_likelihood, whole.log_likelihood, rtol=1e-4)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_no_layer_of_the_decoder_holds_more_at_a_time_than_it_is_told(nested):
+    """Of a table the hidden layers are the wide ones: at 5 columns, a hundred times what the output holds."""
+    rows = []
+
+    class Counted(layers.Layer):
+        def call(self, h):
+            rows.append(h.shape[0])
+            return h
+
+    encoder, _ = networks.mlp((5,), 2, hidden=(4,), likelihood="mse")
+    decoder = keras.Sequential([keras.Input((2,)), Counted(), layers.Dense(500), layers.Dense(5)])
+    if nested:
+        z = keras.Input((2,))
+        decoder = keras.Model(z, decoder(z))
+    vae = VAE(encoder, decoder, likelihood="mse", seed=0)
+    rows.clear()
+    evaluation.log_likelihood(vae, np.zeros((3, 5), "float32"), num_samples=200, max_bytes=4 * 500 * 70)
+    assert max(size for size in rows if size is not None) == 70
+
+
 def test_one_sample_is_the_monte_carlo_elbo_and_has_no_known_error(points, linear):
     vae, x = linear(widen=2.0), points[0]
     found = evaluation.log_likelihood(vae, x, num_samples=1, seed=4)
