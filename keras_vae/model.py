@@ -139,7 +139,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
     def posterior(self, x, training=False):
         """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32."""
         x = self._as_input(x)
-        if self.allow_missing:
+        if self.allow_missing and "float" in keras.backend.standardize_dtype(x.dtype):  # an integer is never missing
             x = ops.where(ops.isnan(x), ops.zeros_like(x), x)
         mean, log_var = _checks.encoder_outputs(self.encoder(x, training=training))
         mean, log_var = ops.cast(mean, "float32"), ops.cast(log_var, "float32")

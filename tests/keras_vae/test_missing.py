@@ -132,6 +132,17 @@ def test_a_table_of_kinds_with_holes_trains_saves_and_fills_in(tmp_path):
     np.testing.assert_allclose(loaded.elbo(holes, seed=0), vae.elbo(holes, seed=0), rtol=1e-5)
 
 
+def test_an_encoder_of_integers_is_told_too():
+    """Where nothing can be missing."""
+    x, z = keras.Input((4,), dtype="int32"), keras.Input((2,))
+    h = layers.Flatten()(layers.Embedding(9, 3)(x))
+    encoder = keras.Model(x, [layers.Dense(2)(h), layers.Dense(2)(h)])
+    vae = VAE(encoder, keras.Model(z, layers.Dense(4)(z)), likelihood="poisson", allow_missing=True, seed=0)
+    vae.compile("adam")
+    counts = np.random.default_rng(0).integers(0, 9, (10, 4)).astype("int32")
+    assert np.isfinite(vae.fit(counts, verbose=0).history["loss"]).all()
+
+
 def test_a_category_that_is_missing_in_part_is_refused():
     x = np.array([[0.0, np.nan, 1.0]])
     with pytest.raises(ValueError, match="missing category is NaN in all of them"):
