@@ -97,6 +97,8 @@ def quickstart(options):
 def train(options):
     """Trains on any data."""
     options.hidden = options.hidden or ((32, 64) if options.network == "conv" else (500,))
+    # With one sample the importance-weighted bound is the ELBO.
+    options.num_samples = options.num_samples or (5 if options.objective == "iwae" else 1)
     if options.data not in ("digits", *datasets.KERAS_SETS) and pathlib.Path(options.data).exists():
         options.data = str(pathlib.Path(options.data).resolve())  # so that `evaluate` finds it from any folder
     names = (*QUICKSTART, "seed")
@@ -308,6 +310,8 @@ def _likelihood(settings):
         arguments["scale"] = settings["scale"]
     if kind is likelihoods.DiscretizedLogistic:
         arguments["levels"] = settings["levels"]
+    elif settings["levels"] != QUICKSTART["levels"]:
+        raise ValueError(f"--levels has no meaning for {settings['likelihood']}: it is for discretized_logistic.")
     return kind(**arguments)
 
 
@@ -490,7 +494,7 @@ def _parser():
     command.add_argument("--batch-size", type=_count, default=100)
     command.add_argument("--learning-rate", type=_positive, default=1e-3, help="of Adam (default 0.001)")
     command.add_argument("--objective", choices=("elbo", "iwae"), default="elbo", help="(default elbo)")
-    command.add_argument("--num-samples", type=_count, default=1, help="samples of z per example (default 1)")
+    command.add_argument("--num-samples", type=_count, help="samples of z per example (default 1; of iwae 5)")
     command.add_argument("--beta", type=_non_negative, default=1.0, help="weight of the KL term (default 1, the ELBO)")
     command.add_argument(
         "--free-bits", type=_non_negative, default=0.0, help="nats that each latent may have for free (default 0)"

@@ -78,6 +78,7 @@ def test_evaluate_says_what_the_latents_hold_and_estimates_log_p(trained, capsys
         (("--likelihood", "laplace", "--scale", "0.3"), {"scale": 0.3}),
         (("--likelihood", "discretized_logistic", "--levels", "17"), {"scale": "predicted", "levels": 17}),
         (("--likelihood", "continuous_bernoulli", "--objective", "iwae", "--num-samples", "3"), {}),
+        (("--likelihood", "continuous_bernoulli", "--objective", "iwae"), {}),  # with one it would be the ELBO
         (("--likelihood", "mse", "--free-bits", "0.1"), {"scale": 1.0}),
     ],
 )
@@ -87,7 +88,7 @@ def test_train_with_other_likelihoods_and_objectives(arguments, likelihood, tmp_
     vae = keras.saving.load_model(tmp_path / "out" / "model.keras")
     assert likelihood.items() <= vae.likelihood.get_config().items()
     assert getattr(vae.objective, "free_bits", 0.0) == (0.1 if "--free-bits" in arguments else 0.0)
-    assert vae.objective.num_samples == (3 if "iwae" in arguments else 1)
+    assert vae.objective.num_samples == (3 if "3" in arguments else 5 if "iwae" in arguments else 1)
 
 
 @pytest.mark.once
@@ -95,6 +96,10 @@ def test_train_with_other_likelihoods_and_objectives(arguments, likelihood, tmp_
     ("arguments", "words"),
     [
         (("--scale", "learned"), "--scale has no meaning for bce"),
+        (
+            ("--likelihood", "continuous_bernoulli", "--levels", "17"),
+            "--levels has no meaning for continuous_bernoulli",
+        ),
         (("--objective", "iwae", "--beta", "2"), "--beta belongs to the ELBO"),
         (("--likelihood", "discretized_logistic"), "one of 256 evenly spaced levels"),
         (("--likelihood", "poisson"), "needs counts"),
