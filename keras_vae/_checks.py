@@ -86,7 +86,10 @@ def _shape_fix(got, expected):
     if None not in got and None not in expected and np.prod(got) == np.prod(expected):
         return f"The sizes agree: end the decoder with keras.layers.Reshape({expected})."
     if len(got) == len(expected) and got[:-1] == expected[:-1]:
-        return f"Give the decoder's last layer {expected[-1]} units or filters."
+        return (
+            f"Give the decoder's last layer {expected[-1]} units or filters; keras_vae.networks.mlp and conv do so "
+            "when they are passed the same likelihood=."
+        )
     return "Change the decoder, or build a pair that fits with keras_vae.networks.mlp or keras_vae.networks.conv."
 
 

@@ -58,5 +58,7 @@ def get(likelihood) -> Likelihood:
         return keras.saving.deserialize_keras_object(likelihood)
     if isinstance(likelihood, str) and likelihood.lower() in _BY_NAME:
         return _BY_NAME[likelihood.lower()]()
+    if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):
+        raise ValueError(f"likelihood is the class {likelihood.__name__}; pass one of it: {likelihood.__name__}(...).")
     names = ", ".join(f'"{name}"' for name in NAMES)
     raise ValueError(f"likelihood must be one of {names}, or a Likelihood object; got {likelihood!r}.")

@@ -178,6 +178,6 @@ def test_refusals():
         _ = Gaussian("predicted").current_scale
     with pytest.raises(ValueError, match="ends in a sigmoid, but its output is a location and a log scale"):
         Gaussian("predicted").validate_activation("sigmoid")
-    with pytest.raises(ValueError, match=r"needs \('batch', 12\)"):
+    with pytest.raises(ValueError, match=r"needs \('batch', 12\).*networks.mlp and conv .* likelihood="):
         VAE(*networks.mlp((6,), 2), likelihood=Gaussian("predicted"))
     assert Bernoulli().has_stddev is False
