@@ -42,6 +42,7 @@ QUICKSTART = {
     "num_samples": 1,
     "beta": 1.0,
     "free_bits": 0.0,
+    "allow_missing": False,
 }
 
 # Of examples that are compared with each other, all with all, to take the KL term apart.
@@ -289,14 +290,21 @@ def _train(settings, output, overwrite):
 
 def _model(settings, train):
     likelihood = _likelihood(settings)
-    likelihood.validate(train, "the data")
+    likelihood.validate(train, "the data", settings["allow_missing"])
     build = networks.conv if settings["network"] == "conv" else networks.mlp
     size = {"filters": settings["hidden"]} if settings["network"] == "conv" else {"hidden": settings["hidden"]}
-    data_mean = train.mean(axis=0, dtype="float64")
+    data_mean = np.nanmean(train, axis=0, dtype="float64") if settings["allow_missing"] else train.mean(axis=0)
     encoder, decoder = build(
         train.shape[1:], settings["latent_dim"], likelihood=likelihood, data_mean=data_mean, **size
     )
-    vae = VAE(encoder, decoder, likelihood, _objective(settings), seed=settings["seed"])
+    vae = VAE(
+        encoder,
+        decoder,
+        likelihood,
+        _objective(settings),
+        seed=settings["seed"],
+        allow_missing=settings["allow_missing"],
+    )
     vae.compile(keras.optimizers.Adam(settings["learning_rate"]))
     return vae
 
@@ -499,6 +507,7 @@ def _parser():
     command.add_argument(
         "--free-bits", type=_non_negative, default=0.0, help="nats that each latent may have for free (default 0)"
     )
+    command.add_argument("--allow-missing", action="store_true", help="NaN in the data is a missing value")
     _add_output(command, "runs/vae")
 
     command = _command(commands, "evaluate", evaluate)

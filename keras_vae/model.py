@@ -180,17 +180,17 @@ class VAE(BackendTrainer, Inference, keras.Model):
         """
         return self._terms(self.posterior(x, training), epsilon, x if target is None else target, training)
 
-    def _terms(self, posterior, epsilon, target, training):
+    def _terms(self, posterior, epsilon, target, training, weight=None):
         z = posterior.reparameterize(epsilon)
         parameters = self.decoder_parameters(z, training)
-        log_likelihood = self._log_likelihood(target, parameters, training)
+        log_likelihood = self._log_likelihood(target, parameters, training, weight)
         return self.objective(log_likelihood, z, posterior, self.prior, self.training_step.value)
 
-    def _log_likelihood(self, x, parameters, training=False):
+    def _log_likelihood(self, x, parameters, training=False, weight=None):
         """log p(x|z) of what is observed of x: `(num_samples, batch)` for parameters with an axis of samples."""
         x = ops.cast(x, "float32")
         observed = ops.logical_not(ops.isnan(x)) if self.allow_missing else None
-        return self.likelihood.log_prob(x, parameters, observed, training)
+        return self.likelihood.log_prob(x, parameters, observed, training, weight)
 
     def log_weights(self, x, epsilon):
         """log of the importance weights w = p(x|z) p(z) / q(z|x), whose mean over z from q(z|x) is p(x).
@@ -223,7 +223,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         """
         x, target, weight = self._unpack(data)
         posterior = self.posterior(x, training)
-        terms = self._terms(posterior, self.noise(ops.shape(x)[0]), target, training)
+        terms = self._terms(posterior, self.noise(ops.shape(x)[0]), target, training, weight)
         penalties = sum((ops.cast(loss, "float32") for loss in self.losses), start=0.0)
         self._track(terms, penalties, weight)
         if self._has_compiled_metrics:

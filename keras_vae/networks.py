@@ -29,7 +29,8 @@ def mlp(
         latent_dim: Number of latent dimensions.
         hidden: Units of the encoder's hidden layers; the decoder has them in reverse.
         activation: Of the hidden layers.
-        likelihood: What the decoder shall parametrise: a name or a `Likelihood`, the same as given to `VAE`.
+        likelihood: What the decoder shall parametrise: a name or a `Likelihood`, the same as given to `VAE`. Of counts
+            the encoder sees log(1 + x).
         data_mean: If given, the mean of the training data, a number or an array of `data_shape`: the decoder's
             output bias then starts where it reconstructs that mean, which saves the first epochs.
 
@@ -43,7 +44,7 @@ def mlp(
     hidden = _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
-    h = layers.Flatten()(x)
+    h = layers.Flatten()(likelihood.for_encoder(x))
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
     encoder = _encoder(x, h, latent_dim)
@@ -98,7 +99,7 @@ def conv(
     filters, hidden = _positive_integers("filters", filters), _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
-    h = x
+    h = likelihood.for_encoder(x)
     sizes = []  # height and width before each halving
     for count in filters:
         sizes.append(h.shape[1:3])

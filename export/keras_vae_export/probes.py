@@ -161,7 +161,7 @@ def _ordinary(tensor, shape, limits, rng):
 
 
 def _extreme(tensor, shape, limits, rng):
-    low, high = _finite(limits or (-np.inf, np.inf))
+    low, high = _finite(limits or (-np.inf, np.inf), reach=1000.0 if limits else 10.0)
     values = np.where(rng.random(shape) < 0.5, low, high)
     if limits is None:
         values = np.where(rng.random(shape) < 0.5, values, 10.0 * rng.standard_normal(shape))
@@ -169,11 +169,11 @@ def _extreme(tensor, shape, limits, rng):
     return values.astype(tensor.dtype)
 
 
-def _finite(limits):
-    """A range with its open ends ten from the other end, or from 0."""
+def _finite(limits, reach=10.0):
+    """A range with its open ends `reach` from the other end, or from 0."""
     low, high = limits
-    low = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0) - 10.0)
-    return low, np.where(np.isfinite(high), high, np.maximum(low, 0.0) + 10.0)
+    low = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0) - reach)
+    return low, np.where(np.isfinite(high), high, np.maximum(low, 0.0) + reach)
 
 
 def _held_out_inputs(graph, held_out, rng):

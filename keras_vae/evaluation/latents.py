@@ -55,8 +55,7 @@ def active_units(vae, x, threshold=0.01, batch_size=256):
 
 def mean_kl(posterior, prior):
     """`kl_per_unit` of a posterior at hand, `(n, latent_dim)`, as `VAE.encode` returns it."""
-    if len(posterior.mean) == 0:
-        raise ValueError("The KL is a mean over examples, and x has none.")
+    _require_examples(posterior.mean)
     return np.mean(_checks.to_numpy(posterior.kl_divergence(prior, per_dimension=True)), axis=0, dtype="float64")
 
 
@@ -95,6 +94,7 @@ def elbo_surgery(vae, x, seed=0, batch_size=256):
 
     Reference: Hoffman & Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence lower bound.
     """
+    _require_examples(x)
     encoded = vae.encode(x, batch_size)
     posterior = DiagonalNormal(encoded.mean.astype("float64"), encoded.log_var.astype("float64"))
     z = posterior.sample(seed=seed)
@@ -103,6 +103,11 @@ def elbo_surgery(vae, x, seed=0, batch_size=256):
     information = float(np.mean(posterior.log_prob(z) - _log_mixture(z, posterior.mean, posterior.log_var)))
     kl = float(np.mean(posterior.kl_divergence(vae.prior)))
     return Surgery(kl, information, kl - information, math.log(len(z)))
+
+
+def _require_examples(x):
+    if len(x) == 0:
+        raise ValueError("This is an average over examples, and x has none.")
 
 
 def _log_mixture(z, mean, log_var):
@@ -134,6 +139,7 @@ def aggregate_posterior(vae, x, batch_size=256):
     Returns:
         A `DiagonalNormal` of NumPy arrays of shape `(latent_dim,)`.
     """
+    _require_examples(x)
     posterior = vae.encode(x, batch_size)
     mean, variance = posterior.mean.astype("float64"), np.exp(posterior.log_var.astype("float64"))
     total = mean.var(axis=0) + variance.mean(axis=0)

@@ -29,7 +29,7 @@ class Likelihood(keras.layers.Layer):
         """The decoder's output channels for data with `channels` on the last axis."""
         return channels * self.num_parameters
 
-    def log_prob(self, x, parameters, observed=None, training=False):
+    def log_prob(self, x, parameters, observed=None, training=False, weight=None):
         """log p(x|z) in nats, summed over the data's dimensions.
 
         Args:
@@ -37,6 +37,7 @@ class Likelihood(keras.layers.Layer):
             parameters: `(batch, ...)` or `(num_samples, batch, ...)`.
             observed: Booleans, shaped like x: False where a value is missing and does not count. None: all count.
             training: Whether this is a training step, for a likelihood that learns from the batch.
+            weight: `(batch,)`, how much each example counts in what is learned from the batch. None: all the same.
 
         Returns:
             `(batch,)` or `(num_samples, batch)`.
@@ -45,7 +46,7 @@ class Likelihood(keras.layers.Layer):
         if observed is not None:
             # Both: a missing value is NaN, and NaN times zero, as in a gradient, is NaN.
             x = ops.where(observed, x, 0.0)
-        terms = self.batch_log_prob(x, parameters, observed, training)
+        terms = self.batch_log_prob(x, parameters, _counts(x, observed, weight), training)
         if observed is not None:
             terms = ops.where(observed, terms, 0.0)
         return ops.sum(terms, axis=tuple(range(1 - len(x.shape), 0)))
@@ -54,9 +55,18 @@ class Likelihood(keras.layers.Layer):
         """The terms that `log_prob` sums, shaped like the data."""
         raise NotImplementedError
 
-    def batch_log_prob(self, x, parameters, observed, training):
-        """The same for a batch that a likelihood may learn from; arguments as in `log_prob`."""
+    def batch_log_prob(self, x, parameters, counts, training):
+        """The same for a batch that a likelihood may learn from.
+
+        Args:
+            x, parameters, training: As in `log_prob`.
+            counts: How much each value counts in what is learned, float32, shaped like x; None: all the same.
+        """
         return self.log_prob_per_dimension(x, parameters)
+
+    def for_encoder(self, x):
+        """What an encoder should be shown of x, where x itself is of no use to a network; `networks` apply it."""
+        return x
 
     def mean(self, parameters):
         """E[x|z], shaped like the data."""
@@ -117,6 +127,21 @@ class Likelihood(keras.layers.Layer):
     def __repr__(self):
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _counts(x, observed, weight):
+    if weight is None:
+        return None if observed is None else ops.cast(observed, "float32")
+    weight = ops.reshape(weight, (-1, *(1 for _ in x.shape[1:]))) + ops.zeros_like(x)
+    return weight if observed is None else weight * ops.cast(observed, "float32")
+
+
+def at_most(value, limit):
+    """`value`, bounded in value while its gradient passes, so that what wandered out is drawn back.
+
+    value - stop_gradient(value) is exactly 0: below the limit nothing changes.
+    """
+    return ops.stop_gradient(ops.minimum(value, limit)) + (value - ops.stop_gradient(value))
 
 
 def check_finite(x, name="x", missing=False):

@@ -7,10 +7,12 @@ import numpy as np
 from keras import ops
 
 from keras_vae import _checks
-from keras_vae.likelihoods.base import Likelihood, refuse_activation
+from keras_vae.likelihoods.base import Likelihood, at_most, refuse_activation
 
 # Outside, the negative binomial is a Poisson or a point at 0 as far as float32 can tell.
 _LOG_DISPERSION_RANGE = (-15.0, 15.0)
+
+_MAX_LOG_RATE = 60.0  # a rate of 1e26; at 89 it would be infinite
 
 # Above, log x! is no longer a sum of its own: x log x, where float32 counts in ones from x = 1e6 on, falls out first.
 _LARGE = 100.0
@@ -81,6 +83,9 @@ class _Counts(Likelihood):
     is_discrete = True
     data_range = (0.0, math.inf)
 
+    def for_encoder(self, x):
+        return ops.log1p(x)  # counts of thousands are too much for a network that starts at small weights
+
     def validate_values(self, x, name):
         bad = (x < 0) | (x != np.round(x))
         if bad.any():
@@ -109,6 +114,7 @@ class Poisson(_Counts):
     """
 
     def log_prob_per_dimension(self, x, parameters):
+        parameters = at_most(parameters, _MAX_LOG_RATE)
         is_large = x > _LARGE
         # Each formula sees only what is its own, as an infinity in the other would be NaN in the gradient.
         small, log_rate = ops.where(is_large, 0.0, x), ops.where(is_large, 0.0, parameters)
@@ -118,7 +124,7 @@ class Poisson(_Counts):
         return ops.where(is_large, -large * (ops.expm1(distance) - distance) - _log_factorial_excess(large), direct)
 
     def mean(self, parameters):
-        return ops.exp(parameters)
+        return ops.exp(at_most(parameters, _MAX_LOG_RATE))
 
     def sample(self, parameters, seed=None):
         rate = np.exp(_checks.to_numpy(parameters).astype("float64"))
@@ -187,7 +193,8 @@ class NegativeBinomial(_Counts):
 
     def _split(self, parameters):
         log_mean, log_r = ops.split(parameters, 2, axis=-1)
-        return log_mean, ops.clip(log_r, *_LOG_DISPERSION_RANGE)
+        low, high = _LOG_DISPERSION_RANGE
+        return at_most(log_mean, _MAX_LOG_RATE), -at_most(-at_most(log_r, high), -low)
 
 
 def log_gamma(x):

@@ -17,13 +17,15 @@ import numpy as np
 from keras import ops
 
 from keras_vae import _checks
-from keras_vae.likelihoods.base import Likelihood, refuse_activation
+from keras_vae.likelihoods.base import Likelihood, at_most, refuse_activation
 
 SCALES = ("learned", "optimal", "predicted")
 
 # A density has no upper end: a pixel that the decoder gets right for certain would pull its scale to 0 and the loss to
 # minus infinity. exp(-6) is the bound of the sigma-VAE authors' code, half a grey level of pixels in [0, 1].
 MIN_SCALE = math.exp(-6.0)
+
+MAX_LOG_SCALE = 30.0  # a scale of 1e13, above which float32 loses what is divided by it
 
 _WINDOW = 100  # training batches that the value kept by "optimal" is averaged over
 
@@ -45,9 +47,9 @@ class LocationScale(Likelihood):
     def __init__(self, scale: float | str = 1.0, initial_scale=1.0, min_scale=MIN_SCALE):
         super().__init__()
         name = type(self).__name__
+        _positive(name, "min_scale", min_scale)
+        _positive(name, "initial_scale", initial_scale)
         if isinstance(scale, str) and scale in self.modes:
-            _positive(name, "min_scale", min_scale)
-            _positive(name, "initial_scale", initial_scale)
             if initial_scale <= min_scale:
                 raise ValueError(f"{name} initial_scale must be above min_scale; got {initial_scale} and {min_scale}.")
         elif not _is_positive(scale):
@@ -85,15 +87,15 @@ class LocationScale(Likelihood):
     def log_prob_per_dimension(self, x, parameters):
         return self.log_density(x, *self._location_and_log_scale(parameters))
 
-    def batch_log_prob(self, x, parameters, observed, training):
+    def batch_log_prob(self, x, parameters, counts, training):
         if self.scale != "optimal" or not training:
             return self.log_prob_per_dimension(x, parameters)
         errors = self.error(x - parameters)
-        if observed is None:
+        if counts is None:
             error = ops.mean(errors)
         else:
-            counts = ops.cast(ops.broadcast_to(observed, ops.shape(errors)), "float32")
-            error = ops.sum(errors * counts) / ops.maximum(ops.sum(counts), 1.0)
+            counts = ops.broadcast_to(counts, ops.shape(errors))
+            error = ops.sum(errors * counts) / ops.maximum(ops.sum(counts), 1e-6)
         self._remember(ops.stop_gradient(error))
         return self.log_density(x, parameters, self._log_scale_at(error))
 
@@ -172,7 +174,7 @@ class LocationScale(Likelihood):
     def _bounded(self, raw):
         """The log scale from a number without bounds; far above the least scale it is that number."""
         least = math.log(self.min_scale)
-        return least + ops.softplus(raw - least)
+        return at_most(least + ops.softplus(raw - least), MAX_LOG_SCALE)
 
     def _unbounded(self, log_scale):
         least = math.log(self.min_scale)
@@ -332,10 +334,16 @@ class DiscretizedLogistic(LocationScale):
         off = np.abs(steps - np.round(steps)) > 0.01
         if float(np.min(x)) >= 0.0 and float(np.max(x)) <= 1.0 and not off.any():
             return
-        if not (x == np.round(x)).all() or float(np.max(x)) > self.levels - 1 or float(np.min(x)) < 0.0:
-            fix = f"scale the levels to [0, 1], and set levels= to how many there are (now {self.levels})"
-        else:
+        low, high = float(np.min(x)), float(np.max(x))
+        if low >= 0.0 and 1.0 < high <= self.levels - 1 and (x == np.round(x)).all():
             fix = f"divide {name} by {self.levels - 1}"
+        elif -1.0 <= low < 0.0 and high <= 1.0:
+            fix = f"map {name} from [-1, 1] to [0, 1] with ({name} + 1) / 2"
+        elif low >= 0.0 and high <= 1.0:
+            found = next((n for n in range(2, 257) if np.abs(x * (n - 1) - np.round(x * (n - 1))).max() < 1e-3), None)
+            fix = f"pass levels={found}" if found else "its values are none of them, so round them first"
+        else:
+            fix = f"scale the levels to [0, 1], and set levels= to how many there are (now {self.levels})"
         raise ValueError(
             f"The discretized logistic likelihood needs one of {self.levels} evenly spaced levels from 0 to 1, but "
             f"{name} ranges from {np.min(x):g} to {np.max(x):g}: {fix}."

@@ -51,10 +51,16 @@ class Mixed(Likelihood):
     def log_prob_per_dimension(self, x, parameters):
         return self.batch_log_prob(x, parameters, None, training=False)
 
-    def batch_log_prob(self, x, parameters, observed, training):
-        masks = [None] * len(self.parts) if observed is None else self._of_data(observed)
-        pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), masks, strict=True)
-        return ops.concatenate([part.batch_log_prob(a, b, mask, training) for part, a, b, mask in pieces], axis=-1)
+    def batch_log_prob(self, x, parameters, counts, training):
+        counted = [None] * len(self.parts) if counts is None else self._of_data(counts)
+        pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), counted, strict=True)
+        return ops.concatenate([part.batch_log_prob(a, b, c, training) for part, a, b, c in pieces], axis=-1)
+
+    def for_encoder(self, x):
+        if all(type(part).for_encoder is Likelihood.for_encoder for part in self.parts):
+            return x
+        pieces = zip(self.parts, ops.split(x, np.cumsum(self.columns)[:-1].tolist(), axis=-1), strict=True)
+        return ops.concatenate([part.for_encoder(piece) for part, piece in pieces], axis=-1)
 
     def mean(self, parameters):
         return self._joined("mean", parameters)
@@ -81,7 +87,9 @@ class Mixed(Likelihood):
     def validate(self, x, name="x", missing=False):
         self._check_columns(x.shape[-1])
         for part, piece, start in zip(self.parts, self._of_data(x), self._starts(), strict=True):
-            part.validate(piece, f"columns {start} to {start + piece.shape[-1] - 1} of {name}", missing)
+            end = start + piece.shape[-1] - 1
+            columns = f"column {start}" if start == end else f"columns {start} to {end}"
+            part.validate(piece, f"{columns} of {name}", missing)
 
     def validate_activation(self, activation):
         for part in self.parts:

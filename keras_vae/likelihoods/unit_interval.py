@@ -122,7 +122,7 @@ class ContinuousBernoulli(Likelihood):
 
     def log_prob_per_dimension(self, x, parameters):
         # A(l) = l/2 + log(sinh(t)/t) with t = |l|/2. At l = 0 that is 0/0: near it the Taylor series, in t**2, whose
-        # next term is below 1e-7; beyond it, sinh without overflow. Each branch sees only what it can take, as a NaN
+        # next term is 1e-7; beyond it, sinh without overflow. Each branch sees only what it can take, as a NaN
         # in the one not chosen would be in the gradient.
         squared = 0.25 * ops.square(parameters)
         near = squared < 0.25

@@ -92,6 +92,19 @@ def test_train_with_other_likelihoods_and_objectives(arguments, likelihood, tmp_
 
 
 @pytest.mark.once
+def test_missing_values_are_taken_where_they_are_allowed(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    x[rng.random(x.shape) < 0.2] = np.nan
+    np.save(tmp_path / "table.npy", x)
+    arguments = ("train", "--data", tmp_path / "table.npy", "--likelihood", "mse", *QUICK, "--output", tmp_path / "out")
+    assert run(*arguments) == 1
+    assert "contains NaN" in capsys.readouterr().err
+    assert run(*arguments, "--allow-missing") == 0
+    assert run("evaluate", tmp_path / "out", "--log-likelihood", 5) == 0
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -205,7 +205,7 @@ def test_the_gradient_is_that_of_the_reference(case, gradient):
 def test_extreme_parameters_give_finite_numbers_and_gradients(case, gradient):
     likelihood, support, parameters, _ = case
     probability = isinstance(likelihood, Bernoulli) and not likelihood.from_logits
-    for extreme in (0.0, 1.0) if probability else (-40.0, 0.0, 40.0):
+    for extreme in (0.0, 1.0) if probability else (-1e4, -40.0, 0.0, 40.0, 1e4):
         point = np.full_like(parameters[:1], extreme)
         for x in (support[:1], support[len(support) // 2][None], support[-1:]):
             assert np.isfinite(numpy(likelihood.log_prob(tensor(x), tensor(point)))).all(), (x, extreme)

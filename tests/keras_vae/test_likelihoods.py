@@ -144,7 +144,11 @@ def test_bernoulli_says_what_is_wrong_with_data(data, words):
     [
         (ContinuousBernoulli(), [[0.0, 255.0]], "continuous Bernoulli likelihood needs .* divide x by 255"),
         (DiscretizedLogistic(), [[0.0, 255.0]], "one of 256 evenly spaced levels from 0 to 1, .*: divide x by 255"),
-        (DiscretizedLogistic(), [[0.0, 1.0 / 16.0]], "scale the levels to .* set levels="),
+        (DiscretizedLogistic(), [[0.0, 1.0 / 16.0]], "pass levels=17"),
+        (DiscretizedLogistic(), [[-1.0, 1.0]], r"map x from \[-1, 1\]"),
+        (DiscretizedLogistic(), [[0.123, 0.71341]], "its values are none of them"),
+        (DiscretizedLogistic(), [[0.0, 700.0]], "scale the levels to .* set levels="),
+        (Mixed([("mse", 1), ("poisson", 1)]), [[0.5, 0.5]], "column 1 of x holds 0.5"),
         (Categorical(), [[0.0, 2.0]], r"needs one-hot vectors .* At index \(0,\) it holds \[0. 2.\]. Encode labels"),
         (Categorical(), [[0.0, 1.0], [1.0, 1.0]], r"At index \(1,\)"),
         (Poisson(), [[1.0, 2.5]], r"needs counts, .* x holds 2.5 at index \(0, 1\)"),

@@ -1,9 +1,10 @@
 """Pairs for every shape return to exactly the input shape, and start where they are told."""
 
+import keras
 import numpy as np
 import pytest
 
-from keras_vae import VAE, Bernoulli, Gaussian, likelihoods, networks
+from keras_vae import VAE, Bernoulli, Gaussian, Mixed, likelihoods, networks
 
 
 class TwoParameters(likelihoods.Gaussian):
@@ -25,6 +26,28 @@ def test_conv_returns_to_the_input_shape(shape, filters):
     encoder, decoder = networks.conv(shape, 2, filters=filters, hidden=(4,))
     outputs = encoder(np.zeros((3, *shape), "float32"))
     assert tuple(decoder(outputs["z_mean"]).shape) == (3, *shape)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", Mixed([("poisson", 4), ("mse", 3)])])
+def test_counts_of_thousands_can_be_trained_on_as_they_are(likelihood, tmp_path):
+    x = np.random.default_rng(0).poisson(5e3, (200, 7)).astype("float32")
+    x[:, 4:] = x[:, 4:] if isinstance(likelihood, str) else 0.5
+    network = networks.mlp((7,), 2, hidden=(8,), likelihood=likelihood, data_mean=x.mean(axis=0))
+    vae = VAE(*network, likelihood=likelihood, seed=0)
+    vae.compile(keras.optimizers.Adam(1e-3))
+    loss = vae.fit(x, epochs=3, verbose=0).history["loss"]
+    assert np.isfinite(loss).all()
+    vae.save(tmp_path / "counts.keras")
+    loaded = keras.saving.load_model(tmp_path / "counts.keras")
+    np.testing.assert_allclose(loaded.encode(x).mean, vae.encode(x).mean, rtol=1e-4, atol=1e-5)
+    assert np.abs(vae.encode(x).mean).max() < 20.0  # and not of the size of the counts
+
+
+def test_the_encoder_sees_counts_as_logarithms_and_other_data_as_they_are():
+    x = np.array([[0.0, 7.0, -3.0]], "float32")
+    seen = Mixed([("poisson", 2), ("mse", 1)]).for_encoder(x)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(seen), [[0.0, np.log(8.0), -3.0]], rtol=1e-6)
+    assert [layer.name.split("_")[0] for layer in networks.mlp((3,), 2)[0].layers[:3]] == ["x", "flatten", "dense"]
 
 
 def test_the_decoder_has_the_channels_that_the_likelihood_needs():

@@ -101,6 +101,22 @@ def test_missing_values_do_not_count_in_the_optimal_scale():
     assert likelihood.current_scale == pytest.approx(np.sqrt(11.0 / 3.0), rel=1e-5)
 
 
+def test_an_example_of_weight_0_does_not_count_in_the_optimal_scale():
+    x = np.random.default_rng(3).normal(size=(32, 3)).astype("float32")
+    weights = np.ones(32, "float32")
+    weights[0] = 0.0
+    scales = []
+    for outlier in (0.0, 1e6):
+        x[0] = outlier
+        vae = linear_vae(3, 1, Gaussian("optimal"))
+        vae.set_weights([0.1 * np.ones_like(w) if w.ndim else w for w in vae.get_weights()])
+        vae.compile("sgd")
+        vae.train_on_batch(x, sample_weight=weights)
+        scales.append(vae.likelihood.current_scale)
+    assert scales[0] == pytest.approx(scales[1], rel=0.02)
+    assert 0.3 < scales[0] < 3.0
+
+
 @pytest.mark.parametrize("scale", ["learned", "optimal", "predicted"])
 def test_a_model_saves_and_loads_what_it_learned(tmp_path, scale):
     x = np.random.default_rng(0).normal(scale=0.2, size=(64, 6)).astype("float32")
@@ -172,6 +188,8 @@ def test_refusals():
         Gaussian("learned", initial_scale=0.001, min_scale=0.01)
     with pytest.raises(ValueError, match="min_scale must be a positive number"):
         Gaussian("optimal", min_scale=0.0)
+    with pytest.raises(ValueError, match="min_scale must be a positive number"):
+        Gaussian(0.1, min_scale=-5.0)
     with pytest.raises(ValueError, match='one of "learned", "predicted"'):
         DiscretizedLogistic("optimal")
     with pytest.raises(ValueError, match="scale is predicted"):
