@@ -83,7 +83,13 @@ def _image(session, folder):
 
 
 def _pytest(session, backend, *arguments):
-    # Two processes: tracing and compiling, most of the time, use one core each.
-    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    # Two processes: tracing and compiling, most of the time, use one core each, and more threads would wait for each
+    # other.
+    environment = {
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
     session.log(f"pytest on {backend}")
     session.run("pytest", "-q", "-n", "2", *arguments, env=environment)
