@@ -104,9 +104,8 @@ class LocationScale(Likelihood):
 
     def stddev(self, parameters):
         location, log_scale = self._location_and_log_scale(parameters)
-        scale = (
-            self.scale if isinstance(self.scale, float) else ops.exp(log_scale)
-        )  # to the last digit where it is given
+        # A given number to its last digit, which a logarithm would cost.
+        scale = self.scale if isinstance(self.scale, float) else ops.exp(log_scale)
         return self.standard_stddev * scale + ops.zeros_like(location)
 
     def sample(self, parameters, seed=None):
@@ -136,6 +135,7 @@ class LocationScale(Likelihood):
 
     standard_stddev: float  # of the noise: of x at scale 1
     raw_per_log_scale = 1.0  # the decoder's second parameter is this times the logarithm of the scale
+    error_power = 1.0  # the error is the scale to this power: 2 for a mean square, 1 for a mean absolute value
 
     def error(self, difference):
         """What is averaged over the batch to find the best scale."""
@@ -144,9 +144,6 @@ class LocationScale(Likelihood):
     def standard_sample(self, rng, shape):
         """Draws of the noise, NumPy."""
         raise NotImplementedError
-
-    # The error is the scale to this power: 2 for a mean square, 1 for a mean absolute value.
-    error_power = 1.0
 
     def _error_of(self, scale):
         return scale**self.error_power
