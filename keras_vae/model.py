@@ -67,7 +67,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
     >>> vae.compile("adam")
     >>> vae.fit(images, epochs=10)
 
-    Reference: Kingma & Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114.
+    Reference: Kingma & Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114; Nazabal et al. 2020,
+    arXiv:1807.03653, and Mattei & Frellsen 2019, arXiv:1812.02633 (missing values).
     """
 
     def __init__(
@@ -202,7 +203,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         Returns:
             `(num_samples, batch)` float32 tensor, in nats.
 
-        Reference: Burda et al. 2016, arXiv:1509.00519, equation 7.
+        Reference: Burda et al. 2016, arXiv:1509.00519, section 3.
         """
         posterior = self.posterior(x)
         z = posterior.reparameterize(epsilon)

@@ -27,6 +27,8 @@ class Categorical(Likelihood):
     Example:
 
     >>> Categorical().log_prob(ops.one_hot([2], 4), ops.zeros((1, 4)))  # -log 4 = -1.386 nats
+
+    Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653.
     """
 
     is_discrete = True
@@ -111,6 +113,9 @@ class Poisson(_Counts):
     Example:
 
     >>> Poisson().log_prob(ops.zeros((1, 3)), ops.zeros((1, 3)))  # no event at rate 1, three times: -3 nats
+
+    Reference: Gronbech et al. 2020, scVAE: variational auto-encoders for single-cell gene expression data,
+    Bioinformatics 36 (both likelihoods of counts).
     """
 
     def log_prob_per_dimension(self, x, parameters):

@@ -243,6 +243,8 @@ class Laplace(LocationScale):
     Example:
 
     >>> Laplace().log_prob(ops.zeros((1, 2)), ops.zeros((1, 2)))  # -2 log 2 = -1.386 nats
+
+    Reference: Kotz et al. 2001, The Laplace Distribution and Generalizations, section 2.1.
     """
 
     standard_stddev = math.sqrt(2.0)
@@ -277,8 +279,8 @@ class DiscretizedLogistic(LocationScale):
 
     >>> DiscretizedLogistic(scale=0.1).log_prob(ops.zeros((1, 1)), ops.zeros((1, 1)))  # log F(h / 0.1) = -0.683 nats
 
-    Reference: Kingma et al. 2016, arXiv:1606.04934, section 5.2 and appendix; Salimans et al. 2017, arXiv:1701.05517,
-    equation 2 (the tails).
+    Reference: Kingma et al. 2016, arXiv:1606.04934 (one logistic for each pixel); Salimans et al. 2017,
+    arXiv:1701.05517, section 2.1 (the tails).
     """
 
     is_discrete = True

@@ -24,6 +24,8 @@ class Mixed(Likelihood):
     Example:
 
     >>> Mixed([("gaussian", 3), (Categorical(), 4), ("poisson", 2)])  # a table of nine columns
+
+    Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653.
     """
 
     def __init__(self, groups):

@@ -115,7 +115,7 @@ class ContinuousBernoulli(Likelihood):
 
     >>> ContinuousBernoulli().log_prob(ops.ones((1, 784)) / 3, ops.zeros((1, 784)))  # the uniform density: 0 nats
 
-    Reference: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli, arXiv:1907.06845, equations 5 to 8.
+    Reference: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli, arXiv:1907.06845.
     """
 
     data_range = (0.0, 1.0)
