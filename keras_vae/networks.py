@@ -30,7 +30,7 @@ def mlp(
         hidden: Units of the encoder's hidden layers; the decoder has them in reverse.
         activation: Of the hidden layers.
         likelihood: What the decoder shall parametrise: a name or a `Likelihood`, the same as given to `VAE`. Of counts
-            the encoder sees log(1 + x).
+            the encoder sees log(1 + x), less what that is of `data_mean`, which counts of thousands need.
         data_mean: If given, the mean of the training data, a number or an array of `data_shape`: the decoder's
             output bias then starts where it reconstructs that mean, which saves the first epochs.
 
@@ -44,7 +44,7 @@ def mlp(
     hidden = _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
-    h = layers.Flatten()(likelihood.for_encoder(x))
+    h = layers.Flatten()(_shown(x, likelihood, data_mean))
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
     encoder = _encoder(x, h, latent_dim)
@@ -99,7 +99,7 @@ def conv(
     filters, hidden = _positive_integers("filters", filters), _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
-    h = likelihood.for_encoder(x)
+    h = _shown(x, likelihood, data_mean)
     sizes = []  # height and width before each halving
     for count in filters:
         sizes.append(h.shape[1:3])
@@ -130,6 +130,16 @@ def conv(
         name="x_parameters",
     )(h)
     return encoder, keras.Model(z, parameters, name="decoder")
+
+
+def _shown(x, likelihood, data_mean):
+    """What the encoder sees of x; where that is not x itself, about 0 where the data mean is known."""
+    h = likelihood.for_encoder(x)
+    if h is x or data_mean is None:
+        return h
+    mean = np.broadcast_to(data_mean, x.shape[1:]).astype("float32")
+    center = keras.ops.convert_to_numpy(likelihood.for_encoder(mean))
+    return layers.Rescaling(1.0, offset=-center)(h)
 
 
 def _encoder(x, h, latent_dim):

@@ -29,6 +29,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.once
 def test_the_commands_run_in_order(folder):
     assert len(commands()) >= 3
     servers = []
@@ -76,6 +77,7 @@ def test_the_python_blocks_run_in_order(folder):
         exec(compile(block, "README.md", "exec"), namespace)
 
 
+@pytest.mark.once
 def test_the_checks_of_the_readme_are_what_ci_runs():
     """`.ci/run` runs the README's second command, word for word."""
     script = pathlib.Path(__file__).parent.parent / ".ci" / "run"
@@ -87,6 +89,7 @@ def test_the_checks_of_the_readme_are_what_ci_runs():
     assert command in script.read_text()
 
 
+@pytest.mark.once
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!http|#)([^)#]+)", README):
         assert (pathlib.Path(__file__).parent.parent / target).exists(), target

@@ -12,7 +12,7 @@ from keras_vae.likelihoods.base import Likelihood, at_most, refuse_activation
 # Outside, the negative binomial is a Poisson or a point at 0 as far as float32 can tell.
 _LOG_DISPERSION_RANGE = (-15.0, 15.0)
 
-_MAX_LOG_RATE = 60.0  # a rate of 1e26; at 89 it would be infinite
+_MAX_LOG_RATE = 30.0  # a rate of 1e13, whose square, in an optimizer, is still a number of float32
 
 # Above, log x! is no longer a sum of its own: x log x, where float32 counts in ones from x = 1e6 on, falls out first.
 _LARGE = 100.0

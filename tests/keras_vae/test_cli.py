@@ -141,6 +141,7 @@ def test_quickstart_draws_the_manifold_and_says_the_bound(tmp_path, capsys):
     assert "bits per dimension" in out
 
 
+@pytest.mark.once
 def test_quickstart_without_the_exporter_says_what_is_missing(tmp_path, capsys):
     assert run("quickstart", "--epochs", 1, "--output", tmp_path / "q") == 0
     missing = 'keras_vae_export is not installed: pip install "keras-vae[export]".'
@@ -149,6 +150,7 @@ def test_quickstart_without_the_exporter_says_what_is_missing(tmp_path, capsys):
     assert missing in capsys.readouterr().err
 
 
+@pytest.mark.once
 def test_a_full_disk_is_a_sentence(trained, tmp_path, capsys, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -169,6 +171,7 @@ def test_conv_and_mse_and_files(tmp_path):
     assert run("evaluate", tmp_path / "out") == 0  # the data get their channel axis here too
 
 
+@pytest.mark.once
 def test_grey_values_under_bce_get_a_word(tmp_path, capsys):
     assert run("train", "--epochs", 1, *QUICK[2:], "--output", tmp_path / "grey") == 0
     out = capsys.readouterr().out
@@ -185,6 +188,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     assert a == pytest.approx(b, rel=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -219,6 +223,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, trained,
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.once
 def test_an_existing_folder_is_kept_unless_told(trained, tmp_path, capsys):
     assert run("train", *QUICK, "--output", trained) == 1
     assert "exists already" in capsys.readouterr().err
@@ -262,6 +267,7 @@ def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeyp
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -287,6 +293,7 @@ def command(*arguments, **environment):
     )
 
 
+@pytest.mark.once
 def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path):
     backend = keras.backend.backend()
     done = command(
@@ -297,6 +304,7 @@ def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.once
 def test_a_backend_other_than_the_running_one_is_refused(capsys):
     other = {"jax": "torch", "torch": "tensorflow", "tensorflow": "jax"}[keras.backend.backend()]
     with pytest.raises(SystemExit):
@@ -304,6 +312,7 @@ def test_a_backend_other_than_the_running_one_is_refused(capsys):
     assert f"set KERAS_BACKEND={other} before" in capsys.readouterr().err
 
 
+@pytest.mark.once
 def test_an_unknown_backend_is_a_sentence():
     done = command("quickstart", KERAS_BACKEND="theano")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

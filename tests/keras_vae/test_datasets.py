@@ -9,6 +9,8 @@ from PIL import Image
 
 from keras_vae import datasets
 
+pytestmark = pytest.mark.once
+
 
 def write_idx(path, array, compress=True):
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
