@@ -29,6 +29,10 @@ class Likelihood(keras.layers.Layer):
         """The decoder's output channels for data with `channels` on the last axis."""
         return channels * self.num_parameters
 
+    def data_channels(self, parameter_channels):
+        """The channels of the data that a decoder with so many output channels describes."""
+        return parameter_channels // self.num_parameters
+
     def log_prob(self, x, parameters, observed=None, training=False, weight=None):
         """log p(x|z) in nats, summed over the data's dimensions.
 

@@ -50,6 +50,9 @@ class Mixed(Likelihood):
         self._check_columns(channels)
         return sum(self._parameter_counts())
 
+    def data_channels(self, parameter_channels):
+        return sum(self.columns)
+
     def log_prob_per_dimension(self, x, parameters):
         return self.batch_log_prob(x, parameters, None, training=False)
 

@@ -249,6 +249,7 @@ def test_config_round_trip(case):
     assert type(copy) is type(likelihood)
     assert repr(copy) == repr(likelihood)
     assert copy.get_config() == likelihood.get_config()
+    assert copy.data_channels(copy.parameter_channels(6)) == 6
     assert copy.parameter_channels(6) == 6 * (1 if parameters.shape[1] in (1, 3) else 2)
 
 
@@ -296,6 +297,7 @@ def test_mixed_is_its_parts_side_by_side():
     parameters = np.concatenate([np.array(values)[:2] for _, _, values, _ in parts], axis=1)
     assert x.shape == (2, 6)
     assert mixed.parameter_channels(6) == parameters.shape[1] == 7
+    assert mixed.data_channels(7) == 6
     expected = sum(
         numpy(likelihood.log_prob(tensor(support[:2]), tensor(np.array(values)[:2])))
         for likelihood, support, values, _ in parts
