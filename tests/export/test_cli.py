@@ -70,7 +70,7 @@ def test_a_threshold_needs_data(trained, tmp_path, capsys):
     assert "--threshold is fitted on held-out data, of which there are none" in capsys.readouterr().err
     np.save(tmp_path / "x.npy", np.ones((40, 8, 8), "float32"))
     assert run(*command, "--data", tmp_path / "x.npy") == 1
-    assert "The quantile 0.98 needs at least 50 examples" in capsys.readouterr().err
+    assert "The quantile 0.98 needs at least 51 examples" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(*command[:-1], "98")
     assert "argument --threshold: must be a number between 0 and 1; got '98'" in capsys.readouterr().err
