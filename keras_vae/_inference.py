@@ -13,7 +13,7 @@ from keras_vae.distributions import DiagonalNormal
 
 
 class Inference:
-    """Mixed into `VAE`, whose `posterior`, `decoder_parameters`, `terms`, `log_weights`, `likelihood`, ... it uses."""
+    """Mixed into `VAE`, which has the networks, the likelihood, the prior and the functions of the bound."""
 
     def encode(self, x, batch_size=256):
         """q(z|x).

@@ -239,7 +239,7 @@ class LatentMonitor(_OnData):
                 yield f"let beta {warm_up};"
         else:
             yield f"let beta, now {beta!r}, rise for longer or end lower;"
-        if not getattr(objective, "free_bits", None):
+        if not objective.free_bits:
             yield "leave each latent some nats for free: ELBO(free_bits=...);"
 
 

@@ -143,9 +143,10 @@ def evaluate(options):
 def _latents(vae, x, seed):
     """What the latents hold, as numbers that can be written as JSON."""
     surgery = evaluation.elbo_surgery(vae, x[:_MOST_FOR_SURGERY], seed)
+    posterior = vae.encode(x)
     return {
-        "active_units": int(evaluation.active_units(vae, x).sum()),
-        "kl_per_unit": evaluation.kl_per_unit(vae, x).tolist(),
+        "active_units": int(evaluation.is_active(posterior).sum()),
+        "kl_per_unit": evaluation.mean_kl(posterior, vae.prior).tolist(),
         "mutual_information": surgery.mutual_information,
         "marginal_kl": surgery.marginal_kl,
         "max_mutual_information": surgery.max_mutual_information,
@@ -293,7 +294,7 @@ def _model(settings, train):
     likelihood.validate(train, "the data", settings["allow_missing"])
     build = networks.conv if settings["network"] == "conv" else networks.mlp
     size = {"filters": settings["hidden"]} if settings["network"] == "conv" else {"hidden": settings["hidden"]}
-    data_mean = np.nanmean(train, axis=0, dtype="float64") if settings["allow_missing"] else train.mean(axis=0)
+    data_mean = np.nanmean(train, axis=0, dtype="float64")  # NaN is there only where it is allowed
     encoder, decoder = build(
         train.shape[1:], settings["latent_dim"], likelihood=likelihood, data_mean=data_mean, **size
     )

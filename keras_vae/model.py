@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_vae import _checks, likelihoods, objectives
 from keras_vae._inference import BatchedFunctions, Inference
+from keras_vae._numerics import bounded
 from keras_vae._train_step import BackendTrainer
 from keras_vae.distributions import DiagonalNormal
 from keras_vae.schedules import Constant
@@ -22,8 +23,6 @@ from keras_vae.schedules import Constant
 # log_var is kept in this range. Below, a standard deviation of 3e-7 is float32's resolution of a mean near 1; above,
 # one of 1800 still leaves z inside float16. No sensible posterior comes near either.
 LOG_VAR_RANGE = (-30.0, 15.0)
-
-_FLOAT32_MAX = float(np.finfo("float32").max)
 
 # `evaluate` draws from the model's seed at this position of the counter, which training does not reach.
 _EVALUATION_COUNTER = 2**30
@@ -146,13 +145,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         mean, log_var = ops.cast(mean, "float32"), ops.cast(log_var, "float32")
         if not training:
             return DiagonalNormal(mean, ops.clip(log_var, *LOG_VAR_RANGE))
-        # Bounded in value, while the gradient passes: a unit that wandered out is drawn back by the KL, where a plain
-        # clip would strand it. log_var - stop_gradient(log_var) is exactly 0, so inside the range nothing changes;
-        # the first clip is for the infinity that an overflow in half precision leaves, whose difference would be NaN.
-        log_var = ops.clip(log_var, -_FLOAT32_MAX, _FLOAT32_MAX)
-        bounded = ops.clip(log_var, *LOG_VAR_RANGE)
-        log_var = ops.stop_gradient(bounded) + (log_var - ops.stop_gradient(log_var))
-        return DiagonalNormal(mean, log_var)
+        return DiagonalNormal(mean, bounded(log_var, *LOG_VAR_RANGE))
 
     def decoder_parameters(self, z, training=False):
         """The parameters of p(x|z) in float32: `(..., latent_dim)` to `(..., *parameter shape)`."""

@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from keras_vae import _checks, schedules
+from keras_vae._config import Configured
 
 
 class Terms(NamedTuple):
@@ -29,7 +30,7 @@ class Terms(NamedTuple):
         return self.reconstruction + self.kl
 
 
-class Objective:
+class Objective(Configured):
     """What the model asks of an objective.
 
     `num_samples` says how many samples of z the model shall draw for each example; `beta` is the schedule whose
@@ -131,10 +132,6 @@ class ELBO(Objective):
             "groups": self.groups,
         }
 
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
     def __repr__(self):
         free_bits = f", free_bits={self.free_bits}, groups={self.groups}" if self.free_bits else ""
         return f"ELBO(beta={self.beta!r}, num_samples={self.num_samples}, kl={self.kl!r}{free_bits})"
@@ -169,13 +166,6 @@ class IWAE(Objective):
 
     def get_config(self):
         return {"num_samples": self.num_samples}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __repr__(self):
-        return f"IWAE(num_samples={self.num_samples})"
 
 
 def get(objective) -> Objective:

@@ -10,9 +10,10 @@ import keras
 from keras import ops
 
 from keras_vae import _checks
+from keras_vae._config import Configured
 
 
-class Schedule:
+class Schedule(Configured):
     """beta(step). Subclasses are compared with `Constant` to know whether there is anything to log."""
 
     def __call__(self, step):
@@ -28,14 +29,6 @@ class Schedule:
 
     def get_config(self):
         return dict(vars(self))
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vae._config import Configured
 
-class Likelihood(keras.layers.Layer):
+
+class Likelihood(Configured, keras.layers.Layer):
     """What the model asks of p(x|z).
 
     A Keras layer without a call: what a likelihood learns, such as one standard deviation for all of the data, is a
@@ -22,7 +24,7 @@ class Likelihood(keras.layers.Layer):
     data_range: tuple[float, float] | None = None  # the least and the greatest value that x may have
 
     def __init__(self):
-        super().__init__(dtype="float32")
+        super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin
         self.built = True
 
     def parameter_channels(self, channels):
@@ -121,17 +123,6 @@ class Likelihood(keras.layers.Layer):
         """Why log_prob of such data is not a log-likelihood, and what to use instead, in words; None where it is."""
         return
 
-    def get_config(self):
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
-
 
 def _counts(x, observed, weight):
     if weight is None:
@@ -140,12 +131,9 @@ def _counts(x, observed, weight):
     return weight if observed is None else weight * ops.cast(observed, "float32")
 
 
-def at_most(value, limit):
-    """`value`, bounded in value while its gradient passes, so that what wandered out is drawn back.
-
-    value - stop_gradient(value) is exactly 0: below the limit nothing changes.
-    """
-    return ops.stop_gradient(ops.minimum(value, limit)) + (value - ops.stop_gradient(value))
+def first_index(mask):
+    """Where a NumPy mask is first True, as a tuple of ints to show and to index with."""
+    return tuple(int(i) for i in np.argwhere(mask)[0])
 
 
 def check_finite(x, name="x", missing=False):
@@ -155,12 +143,11 @@ def check_finite(x, name="x", missing=False):
     bad = np.isinf(x) if missing else ~np.isfinite(x)
     if bad.any():
         what = "NaN" if np.isnan(x[bad]).any() else "infinite values"
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
         if what == "NaN":
             fix = "Remove or fill in such examples, or, where it means missing, say so with VAE(allow_missing=True)."
         else:
             fix = "Remove or fill in such examples."
-        raise ValueError(f"{name} contains {what}, first at index {where} of the batch. {fix}")
+        raise ValueError(f"{name} contains {what}, first at index {first_index(bad)} of the batch. {fix}")
 
 
 def check_unit_interval(x, name, likelihood, otherwise):

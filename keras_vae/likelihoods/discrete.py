@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_vae import _checks
-from keras_vae.likelihoods.base import Likelihood, at_most, refuse_activation
+from keras_vae._numerics import bounded
+from keras_vae.likelihoods.base import Likelihood, first_index, refuse_activation
 
 # Outside, the negative binomial is a Poisson or a point at 0 as far as float32 can tell.
 _LOG_DISPERSION_RANGE = (-15.0, 15.0)
@@ -54,10 +55,9 @@ class Categorical(Likelihood):
             nan = np.isnan(x)
             partly = nan.any(axis=-1) & ~nan.all(axis=-1)
             if partly.any():
-                where = tuple(int(i) for i in np.argwhere(partly)[0])
                 raise ValueError(
-                    f"{name} has a category of which only some of the one-hot columns are missing, at index {where}: "
-                    "a missing category is NaN in all of them."
+                    f"{name} has a category of which only some of the one-hot columns are missing, at index "
+                    f"{first_index(partly)}: a missing category is NaN in all of them."
                 )
             x = np.where(nan, np.eye(x.shape[-1])[0], x)
         super().validate(x, name)
@@ -65,7 +65,7 @@ class Categorical(Likelihood):
     def validate_values(self, x, name):
         bad = ~(((x == 0) | (x == 1)).all(axis=-1) & (x.sum(axis=-1) == 1))
         if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            where = first_index(bad)
             raise ValueError(
                 f"The categorical likelihood needs one-hot vectors on the last axis of {name}: a 1 and else 0. At "
                 f"index {where} it holds {np.array2string(x[where], threshold=8)}. Encode labels with "
@@ -91,7 +91,7 @@ class _Counts(Likelihood):
     def validate_values(self, x, name):
         bad = (x < 0) | (x != np.round(x))
         if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            where = first_index(bad)
             raise ValueError(
                 f"The {type(self).__name__} likelihood needs counts, whole numbers from 0 on, but {name} holds "
                 f"{x[where]:g} at index {where} of the batch. Pass the counts themselves, neither scaled nor logged, "
@@ -119,7 +119,7 @@ class Poisson(_Counts):
     """
 
     def log_prob_per_dimension(self, x, parameters):
-        parameters = at_most(parameters, _MAX_LOG_RATE)
+        parameters = bounded(parameters, high=_MAX_LOG_RATE)
         is_large = x > _LARGE
         # Each formula sees only what is its own, as an infinity in the other would be NaN in the gradient.
         small, log_rate = ops.where(is_large, 0.0, x), ops.where(is_large, 0.0, parameters)
@@ -129,7 +129,7 @@ class Poisson(_Counts):
         return ops.where(is_large, -large * (ops.expm1(distance) - distance) - _log_factorial_excess(large), direct)
 
     def mean(self, parameters):
-        return ops.exp(at_most(parameters, _MAX_LOG_RATE))
+        return ops.exp(bounded(parameters, high=_MAX_LOG_RATE))
 
     def sample(self, parameters, seed=None):
         rate = np.exp(_checks.to_numpy(parameters).astype("float64"))
@@ -198,8 +198,7 @@ class NegativeBinomial(_Counts):
 
     def _split(self, parameters):
         log_mean, log_r = ops.split(parameters, 2, axis=-1)
-        low, high = _LOG_DISPERSION_RANGE
-        return at_most(log_mean, _MAX_LOG_RATE), -at_most(-at_most(log_r, high), -low)
+        return bounded(log_mean, high=_MAX_LOG_RATE), bounded(log_r, *_LOG_DISPERSION_RANGE)
 
 
 def log_gamma(x):

@@ -17,7 +17,8 @@ import numpy as np
 from keras import ops
 
 from keras_vae import _checks
-from keras_vae.likelihoods.base import Likelihood, at_most, refuse_activation
+from keras_vae._numerics import bounded
+from keras_vae.likelihoods.base import Likelihood, refuse_activation
 
 SCALES = ("learned", "optimal", "predicted")
 
@@ -171,7 +172,7 @@ class LocationScale(Likelihood):
     def _bounded(self, raw):
         """The log scale from a number without bounds; far above the least scale it is that number."""
         least = math.log(self.min_scale)
-        return at_most(least + ops.softplus(raw - least), MAX_LOG_SCALE)
+        return bounded(least + ops.softplus(raw - least), high=MAX_LOG_SCALE)
 
     def _unbounded(self, log_scale):
         least = math.log(self.min_scale)

@@ -214,6 +214,14 @@ def test_extreme_parameters_give_finite_numbers_and_gradients(case, gradient):
         assert np.isfinite(numpy(likelihood.mean(tensor(point)))).all()
 
 
+@pytest.mark.parametrize("likelihood", [Gaussian("predicted"), DiscretizedLogistic(), Poisson(), NegativeBinomial()])
+def test_a_parameter_that_overflowed_in_half_precision_gives_a_number(likelihood):
+    """Infinity minus infinity would be NaN, and every weight with it."""
+    location = [[0.0]] if likelihood.num_parameters == 2 else np.zeros((1, 0))
+    parameters = np.concatenate([location, [[np.inf]]], axis=1)
+    assert np.isfinite(numpy(likelihood.log_prob(tensor([[1.0]]), tensor(parameters)))).all()
+
+
 def test_a_leading_axis_of_samples_is_kept(case):
     likelihood, support, parameters, _ = case
     x = np.stack([support[0], support[-1], support[len(support) // 2]])[:, None]  # (3, 1, channels)
