@@ -16,7 +16,7 @@ from keras import ops
 from keras_vae import _checks, likelihoods, objectives
 from keras_vae._inference import BatchedFunctions, Inference
 from keras_vae._numerics import bounded
-from keras_vae._train_step import BackendTrainer
+from keras_vae._train_step import BackendTrainer, auto_jit, fused, normal, tune
 from keras_vae.distributions import DiagonalNormal
 from keras_vae.schedules import Constant
 
@@ -104,6 +104,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
         self._warned = False  # of data that the likelihood is none of
         self._data_seen = set()  # the Keras functions whose first batch has been checked
         self._in_batches = BatchedFunctions(self)
+        self.device_data = fused.DeviceData()
+        self.data_on_device: str | bool = "auto"
 
         input_shape = _known_input_shape(encoder)
         if input_shape is not None:
@@ -158,7 +160,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
     def noise(self, batch):
         """epsilon ~ N(0, I) of shape `(num_samples, batch, latent_dim)`, new at every call, from the model's seed."""
         shape = (self.objective.num_samples, batch, self.latent_dim)
-        return keras.random.normal(shape, dtype="float32", seed=self.seed_generator)
+        return normal(shape, self.seed_generator)
 
     def terms(self, x, epsilon, target=None, training=False):
         """The terms of the bound for given noise: the whole model as a function without randomness.
@@ -267,23 +269,48 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     # Keras's verbs, with their first batch checked
 
-    def compile(self, optimizer="adam", loss=None, *, metrics=None, weighted_metrics=None, **kwargs):
+    def compile(
+        self,
+        optimizer="adam",
+        loss=None,
+        *,
+        metrics=None,
+        weighted_metrics=None,
+        data_on_device: str | bool = "auto",
+        **kwargs,
+    ):
         """Configures training. As `keras.Model.compile`, but there is no `loss` to choose.
+
+        For speed, pass `steps_per_execution=N`: on JAX and TensorFlow the N steps are then one compiled program, and
+        callbacks hear of every N-th.
 
         Args:
             optimizer: Name or instance.
             loss: Refused: the loss follows from the likelihood and the objective.
             metrics, weighted_metrics: Keras metrics, which compare the target with the reconstruction.
+            data_on_device: Whether `fit` copies arrays to the device once and looks batches up there, which needs
+                `steps_per_execution` above 1. "auto" is up to 1 GiB; True is any size; False is never. Changes made
+                to the arrays while `fit` runs are then not seen.
             **kwargs: `run_eagerly`, `jit_compile`, `steps_per_execution`, `auto_scale_loss`.
         """
+        if data_on_device not in ("auto", True, False):
+            raise ValueError(f'data_on_device must be "auto", True or False; got {data_on_device!r}.')
         if loss is not None or kwargs.pop("loss_weights", None) is not None:
             raise ValueError(
                 f"A VAE takes no loss in compile() (got {loss!r}): the loss is -ELBO. Choose its reconstruction term "
                 'with VAE(..., likelihood="bce" or "mse"), and the weight of its KL term with objective=ELBO(beta=...).'
             )
+        if kwargs.get("jit_compile", "auto") == "auto" and not kwargs.get("run_eagerly"):
+            kwargs["jit_compile"] = auto_jit(self, kwargs.get("steps_per_execution", 1))
         super().compile(optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
+        tune(self.optimizer)
+        self.data_on_device = data_on_device
         self._has_compiled_metrics = bool(metrics or weighted_metrics)
         self._data_seen.clear()
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {**config, "data_on_device": self.data_on_device}
 
     def compile_from_config(self, config):
         config = keras.saving.deserialize_keras_object(config)
@@ -300,7 +327,31 @@ class VAE(BackendTrainer, Inference, keras.Model):
                 call.arguments["validation_data"] = (x, x, weight)
         _lower_is_better(call.arguments.get("callbacks"), self._trackers)
         self._data_seen.discard("train_function")
-        return super().fit(*call.args, **call.kwargs)
+        try:
+            self._put_on_device(call.arguments)
+            with fused.quiet_at_the_end(self, call.arguments.get("steps_per_epoch")):
+                return super().fit(*call.args, **call.kwargs)
+        finally:
+            self.device_data.clear()
+
+    def _put_on_device(self, arguments):
+        """Puts indices in the place of data that are better kept on the device, as `_train_step/fused.py` explains."""
+        names = ("x", "y", "sample_weight")
+        data = [arguments.get(name) for name in names]
+        if not self.data_on_device or not self.takes_indices() or not fused.are_arrays(*data):
+            return
+        if self.data_on_device == "auto" and not fused.are_small(*data):
+            return
+        x, y, weight = data
+        if any(array is not None and len(array) != len(x) for array in data) or len(x) == 0:
+            return  # Keras says what is wrong
+        if not self.built:
+            self.build((None, *x.shape[1:]))
+        if self._has_compiled_metrics:  # built here, as Keras would build them for indices
+            one, target, weight_of_one = (None if array is None else ops.convert_to_tensor(array[:1]) for array in data)
+            self.compute_metrics(one, target, self(one), weight_of_one)
+            self.reset_metrics()
+        arguments.update(x=self.device_data.put(x, y, weight), y=None, sample_weight=None)
 
     def train_on_batch(self, *args, **kwargs):
         """One training step; as `keras.Model.train_on_batch`."""
@@ -318,13 +369,15 @@ class VAE(BackendTrainer, Inference, keras.Model):
         state = _checks.to_numpy(self.seed_generator.state.value)
         self.seed_generator.state.assign(np.asarray([state[0], _EVALUATION_COUNTER], state.dtype))
         try:
-            return super().evaluate(*call.args, **call.kwargs)
+            with fused.quiet_at_the_end(self, call.arguments.get("steps")):
+                return super().evaluate(*call.args, **call.kwargs)
         finally:
             self.seed_generator.state.assign(state)
 
     def predict(self, x, *args, **kwargs):
         """The reconstruction through the posterior mean; as `keras.Model.predict`."""
-        return super().predict(_single(x), *args, **kwargs)
+        with fused.quiet_at_the_end(self, kwargs.get("steps")):
+            return super().predict(_single(x), *args, **kwargs)
 
     def make_train_function(self, force=False):
         super().make_train_function(force)
@@ -342,7 +395,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     def check_batch(self, batch):
         """Raises a ValueError if a batch, as Keras hands it to a step, is not what this model can be trained on."""
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(fused.look_up(self.device_data.arrays, batch))
         if isinstance(x, dict | list | tuple):
             what = f"a dict with keys {sorted(x)}" if isinstance(x, dict) else f"{len(x)} inputs"
             raise ValueError(

@@ -1,11 +1,17 @@
 """The seam: the only place of the library where a backend is named.
 
 Keras hides the backend everywhere but in three acts: differentiating a loss, updating weights from inside a compiled
-step, and compiling a function that reads weights. Each backend's file says how it does those three and nothing more;
-what is computed is `VAE.step_loss`, written once. Each file defines
+step, and compiling a function that reads weights. Each backend's file says how it does those three, and how it does
+them fast; what is computed is `VAE.step_loss`, written once. Each file defines
 
-    class BackendTrainer   train_step and test_step, mixed into `VAE`
+    class BackendTrainer   train_step and test_step, mixed into `VAE`, and what `fit` runs in their place
     def compiled           a function of arrays that reads the model's weights, made fast, without gradients
+    def normal             noise
+    def tune               what makes the update of an optimizer fast, with the same numbers
+    def auto_jit           what jit_compile="auto" means
+
+`pure.py` and `fused.py` are the parts of it that know no backend: a step as a function of values, and many steps in one
+call.
 
 A backend is imported only if Keras runs on it: the others need not be installed.
 """
@@ -15,13 +21,22 @@ import keras
 match keras.backend.backend():
     case "tensorflow":
         from .tensorflow import BackendTrainer as BackendTrainer
+        from .tensorflow import auto_jit as auto_jit
         from .tensorflow import compiled as compiled
+        from .tensorflow import normal as normal
+        from .tensorflow import tune as tune
     case "jax":
         from .jax import BackendTrainer as BackendTrainer
+        from .jax import auto_jit as auto_jit
         from .jax import compiled as compiled
+        from .jax import normal as normal
+        from .jax import tune as tune
     case "torch":
         from .torch import BackendTrainer as BackendTrainer
+        from .torch import auto_jit as auto_jit
         from .torch import compiled as compiled
+        from .torch import normal as normal
+        from .torch import tune as tune
     case backend:
         raise ImportError(
             f'keras_vae trains on the Keras backends "tensorflow", "jax" and "torch"; this is "{backend}". '

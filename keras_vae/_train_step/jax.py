@@ -1,12 +1,16 @@
 """JAX: state goes in and comes out, because a jitted function may change nothing.
 
-Keras hands the step every variable's value in lists. A `StatelessScope` lets the backend-neutral code assign to
-variables as usual and collects what they became. Every list must come back out, the non-trainable one too: it holds
-the seed generator's state (lose it and each step draws the same noise) and the step counter of the schedules.
+Keras hands the step every variable's value in lists, and every list must come back out; `pure` says how a step becomes
+a function of them. With `steps_per_execution` the loop over the steps is inside the jitted function.
 """
+
+import functools
 
 import jax
 import keras
+
+from keras_vae._train_step import fused
+from keras_vae._train_step.pure import loss_and_state
 
 
 class BackendTrainer:
@@ -14,11 +18,9 @@ class BackendTrainer:
         trainable, non_trainable, optimizer_state, metrics = state
 
         def scaled_loss(trainable):
-            loss, new_non_trainable, new_metrics, logs = self._stateless_loss(
-                trainable, non_trainable, metrics, data, training=True
-            )
+            loss, *others = loss_and_state(self, trainable, non_trainable, metrics, data, True)
             with keras.StatelessScope(zip(self.optimizer.variables, optimizer_state, strict=True)):
-                return self.optimizer.scale_loss(loss), (new_non_trainable, new_metrics, logs)
+                return self.optimizer.scale_loss(loss), others
 
         gradients, (non_trainable, metrics, logs) = jax.grad(scaled_loss, has_aux=True)(trainable)
         trainable, optimizer_state = self.optimizer.stateless_apply(optimizer_state, gradients, trainable)
@@ -26,8 +28,31 @@ class BackendTrainer:
 
     def test_step(self, state, data):
         trainable, non_trainable, metrics = state
-        _, non_trainable, metrics, logs = self._stateless_loss(trainable, non_trainable, metrics, data, training=False)
+        _, non_trainable, metrics, logs = loss_and_state(self, trainable, non_trainable, metrics, data, training=False)
         return logs, (trainable, non_trainable, metrics)
+
+    def make_train_function(self, force=False):
+        if self._is_fused("train_step") and (self.train_function is None or force):
+            self.train_function = _fused(self, self.train_step)
+        super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        if self._is_fused("test_step") and (self.test_function is None or force):
+            self.test_function = _fused(self, self.test_step)
+        super().make_test_function(force)
+
+    def takes_indices(self):
+        """Whether `fit` and the `evaluate` inside it can look batches up in `device_data`."""
+        return self._is_fused("train_step") and self._is_fused("test_step")
+
+    def _is_fused(self, name):
+        return (
+            self.steps_per_execution > 1
+            and self.jit_compile
+            and keras.distribution.distribution() is None
+            and not (jax.default_backend() == "cpu" and fused.has_convolutions(self))
+            and getattr(type(self), name) is getattr(BackendTrainer, name)
+        )
 
     def put_back(self, state):
         """Returns values to the variables after a first step that failed.
@@ -42,18 +67,36 @@ class BackendTrainer:
                 if not value.is_deleted():
                     variable.assign(value)
 
-    def _stateless_loss(self, trainable, non_trainable, metrics, data, training):
-        mapping = [
-            *zip(self.trainable_variables, trainable, strict=True),
-            *zip(self.non_trainable_variables, non_trainable, strict=True),
-            *zip(self.metrics_variables, metrics, strict=True),
-        ]
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
-            loss = self.step_loss(data, training=training)
-            logs = self.get_metrics_result()
-        non_trainable = [scope.get_current_value(variable) for variable in self.non_trainable_variables]
-        metrics = [scope.get_current_value(variable) for variable in self.metrics_variables]
-        return loss, non_trainable, metrics, logs
+
+def _fused(model, step):
+    """What Keras calls with the state and an iterator, of which it takes `steps_per_execution` batches."""
+    stacker = fused.Stacker(model.steps_per_execution)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(state, on_device, batches, count):
+        def one(i, state):
+            batch = jax.tree.map(lambda stack: stack[i], batches)
+            return step(state, fused.look_up(on_device, batch))[1]
+
+        state = jax.lax.fori_loop(0, count, one, state)
+        with keras.StatelessScope(zip(model.metrics_variables, state[-1], strict=True)):
+            return model.get_metrics_result(), state
+
+    def function(state, iterator):
+        logs = {}
+        for batches, count in stacker(iterator):
+            logs, state = run(state, model.device_data.arrays, batches, count)
+        return logs, state
+
+    return function
+
+
+def tune(optimizer):
+    """Nothing: XLA makes one kernel of Keras's update."""
+
+
+def auto_jit(model, steps_per_execution):
+    return "auto"
 
 
 def compiled(model, function):
@@ -69,3 +112,8 @@ def compiled(model, function):
         return pure([variable.value for variable in model.variables], *arrays)
 
     return call
+
+
+def normal(shape, seed):
+    """Draws from N(0, I); seed is a Keras `SeedGenerator`."""
+    return keras.random.normal(shape, dtype="float32", seed=seed)

@@ -1,7 +1,17 @@
-"""PyTorch: eager; gradients are left on the variables by `backward` and handed to Keras's optimizer."""
+"""PyTorch: eager, as Keras runs it, in `train_step` and `test_step`; in `fit` the same without the Python in between.
+
+Gradients are left on the variables by `backward` and handed to Keras's optimizer. What `fit` runs is `_gradients`, a
+function of values, which `torch_replay` can write down as a list of operations; a model with a `train_step` of its own
+gets that one.
+"""
 
 import keras
 import torch
+
+from keras_vae._train_step import fused
+from keras_vae._train_step.pure import loss_and_state
+from keras_vae._train_step.torch_adam import tune as tune
+from keras_vae._train_step.torch_replay import Replay
 
 
 class BackendTrainer:
@@ -20,12 +30,131 @@ class BackendTrainer:
             self.step_loss(data, training=False)
         return self.get_metrics_result()
 
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            step = Step(self, training=True) if self._is_plain("train_step") else self.train_step
+            self.train_function = _for_each(step)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            step = Step(self, training=False) if self._is_plain("test_step") else self.test_step
+            self.test_function = _for_each(step)
+
+    def make_predict_function(self, force=False):
+        if self.predict_function is None or force:
+            is_plain = not self.run_eagerly and type(self).predict_step is keras.Model.predict_step
+            self.predict_function = _concatenated(Prediction(self) if is_plain else self.predict_step)
+
+    def takes_indices(self):
+        """Whether `fit` and the `evaluate` inside it can look batches up in `device_data`."""
+        return self.steps_per_execution > 1 and self._is_plain("train_step") and self._is_plain("test_step")
+
+    def _is_plain(self, name):
+        return not self.run_eagerly and getattr(type(self), name) is getattr(BackendTrainer, name)
+
+
+def _for_each(step):
+    """What Keras calls with a list of `steps_per_execution` batches, of which it wants the last logs."""
+
+    def function(batches):
+        logs = {}
+        for batch in batches:
+            logs = step(batch)
+        return logs
+
+    return function
+
+
+def _concatenated(step):
+    @torch.no_grad()
+    def function(batches):
+        outputs = [step(batch) for batch in batches]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    return function
+
+
+class Prediction:
+    """`predict_step` without the Python in between."""
+
+    def __init__(self, model):
+        self.call = compiled(model, model)
+
+    def __call__(self, data):
+        return self.call(_three(data)[0])
+
+
+class Step:
+    """A training or test step without the Python in between; the same numbers as `train_step` and `test_step`."""
+
+    def __init__(self, model, training):
+        self.model, self.training = model, training
+        self.weights = model.trainable_variables
+        self.state = model.non_trainable_variables + model.metrics_variables
+        self.replay = Replay(model, self._gradients, model.jit_compile)
+        self.names = []  # of the logs, once known
+
+    def __call__(self, data):
+        data = fused.look_up(self.model.device_data.arrays, data)
+        data = [None if part is None else keras.ops.convert_to_tensor(part) for part in _three(data)]
+        scale = self.model.optimizer.scale_loss(torch.ones(())) if self.training else None
+        weights = [variable.value for variable in self.weights]
+        state = [variable.value for variable in self.state]
+        outputs = self.replay(*data, scale, *weights, *state)
+        gradients, outputs = outputs[: len(weights)], outputs[len(weights) :]
+        with torch.no_grad():
+            torch._foreach_copy_(state, outputs[: len(state)])  # pyright: ignore[reportPrivateImportUsage]
+            if self.training:
+                self.model.optimizer.apply(gradients, self.weights)
+        return dict(zip(self.names, outputs[len(state) :], strict=True))
+
+    def _gradients(self, x, y, sample_weight, scale, *values):
+        """Gradients (None in a test step), what the state became, and the logs, in one flat list."""
+        weights, state = values[: len(self.weights)], values[len(self.weights) :]
+        non_trainable = len(self.model.non_trainable_variables)
+        with torch.set_grad_enabled(self.training):
+            loss, *state, logs = loss_and_state(
+                self.model, weights, state[:non_trainable], state[non_trainable:], (x, y, sample_weight), self.training
+            )
+            gradients = [None] * len(weights)
+            if self.training:
+                gradients = torch.autograd.grad(loss * scale, weights, allow_unused=True)
+        self.names = list(logs)
+        return [*gradients, *state[0], *state[1], *logs.values()]
+
+
+def _three(data):
+    return keras.utils.unpack_x_y_sample_weight(data)
+
 
 def compiled(model, function):
     """`function(*arrays)` without gradients, on the device where Keras keeps the weights of `model`."""
+    count, single = 0, True  # of the arrays; of what `function` returns
 
     @torch.no_grad()
+    def pure(*tensors):
+        nonlocal single
+        with keras.StatelessScope(zip(model.variables, tensors[count:], strict=True)):
+            outputs = function(*tensors[:count])
+        single = not isinstance(outputs, tuple | list)
+        return [outputs] if single else list(outputs)
+
+    replay = Replay(model, pure)
+
     def call(*arrays):
-        return function(*(keras.ops.convert_to_tensor(array) for array in arrays))
+        nonlocal count
+        count = len(arrays)
+        tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+        outputs = replay(*tensors, *(variable.value for variable in model.variables))
+        return outputs[0] if single else outputs
 
     return call
+
+
+def normal(shape, seed):
+    """Draws from N(0, I); seed is a Keras `SeedGenerator`."""
+    return keras.random.normal(shape, dtype="float32", seed=seed)
+
+
+def auto_jit(model, steps_per_execution):
+    return "auto"

@@ -1,0 +1,50 @@
+"""Keras's Adam in PyTorch's one kernel, on the CPU.
+
+Keras's own update passes over the weights a dozen times, allocating as it goes: on two cores it takes five times as
+long as the kernel, and a third as long as the rest of a step. Both compute
+
+    w -= lr * sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / (sqrt(v) + epsilon)
+
+but PyTorch divides v by 1 - beta_2**t before it adds its epsilon, so it is given Keras's over the root of that. What is
+around the update (clipping, weight decay, averages, loss scaling) remains Keras's.
+
+Reference: Kingma & Ba 2015, arXiv:1412.6980, section 2, whose last lines have the order that Keras takes.
+"""
+
+import math
+import types
+
+import keras
+import torch
+from torch.optim.adam import adam
+
+
+def tune(optimizer):
+    """Makes the optimizer's update fast where there is a way that gives the same numbers."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of Keras's LossScaleOptimizer
+    if type(optimizer) is type(keras.optimizers.Adam()) and not optimizer.amsgrad:  # of a class that Keras hides
+        vars(optimizer)["_parallel_update_step"] = types.MethodType(_update, optimizer)
+
+
+def _update(self, gradients, variables, learning_rate):
+    values = [variable.value for variable in variables]
+    if any(value.device.type != "cpu" or value.dtype != torch.float32 for value in values):
+        return type(self)._parallel_update_step(self, gradients, variables, learning_rate)
+    indices = [self._get_variable_index(variable) for variable in variables]
+    t = int(keras.ops.convert_to_numpy(self.iterations)) + 1
+    return adam(
+        [value.detach() for value in values],
+        gradients,
+        [self._momentums[i].value for i in indices],
+        [self._velocities[i].value for i in indices],
+        max_exp_avg_sqs=[],
+        state_steps=list(torch.full((len(values),), t - 1.0).unbind()),
+        fused=True,
+        amsgrad=False,
+        beta1=self.beta_1,
+        beta2=self.beta_2,
+        lr=float(learning_rate),
+        weight_decay=0.0,
+        eps=self.epsilon / math.sqrt(1.0 - self.beta_2**t),
+        maximize=False,
+    )

@@ -1,0 +1,317 @@
+"""What makes `fit` fast gives the numbers of the plain path: many steps in one call, data on the device, replay.
+
+The plain path is one step at a time: on PyTorch `run_eagerly`, elsewhere a compiled `train_step`. Its own numbers are
+compared with closed forms and among the backends by other tests.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_vae
+from keras_vae._train_step import fused
+
+BACKEND = keras.backend.backend()
+# On TensorFlow under XLA, as the loop of many dense steps is: it draws other noise than the plain graph.
+PLAIN = {"jax": {}, "tensorflow": {"jit_compile": True}, "torch": {"run_eagerly": True}}[BACKEND]
+
+# 12 batches of 20, the last of 3: groups of 5, 5, 1 and, on its own, the short one.
+FIT = {"batch_size": 20, "epochs": 2, "verbose": 0}
+EXAMPLES = 223
+
+WAYS = {
+    "many steps, data on the device": {"steps_per_execution": 5},
+    "many steps, data from the host": {"steps_per_execution": 5, "data_on_device": False},
+}
+if BACKEND == "torch":
+    WAYS["one step"] = {}
+
+
+def fitted(make, compile, *data, **fit):
+    """Weights and history of a model trained from one start with one order of the data."""
+    keras.utils.set_random_seed(1)
+    vae = make(compile=compile)
+    keras.utils.set_random_seed(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        history = vae.fit(*data, **FIT | fit).history
+    return vae.get_weights(), history
+
+
+def assert_same(found, expected, rtol=1e-4):
+    for one, other in zip(found[0], expected[0], strict=True):
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol / 10)
+    assert found[1].keys() == expected[1].keys()
+    for name, values in expected[1].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=rtol, err_msg=name)
+
+
+def _grey(digits):
+    return np.random.default_rng(0).random(digits.shape, dtype="float32")
+
+
+def weights_and_a_split(x):
+    return {}, {}, {"x": x, "sample_weight": np.linspace(0.0, 2.0, len(x)), "validation_split": 0.2}
+
+
+def target_and_metrics(x):
+    # In order, because Keras shuffles once more when it builds metrics by itself.
+    data = {"x": _grey(x), "y": x.astype("uint8"), "validation_data": (x[:50],), "shuffle": False}
+    return {}, {"metrics": ["mae"], "optimizer": "sgd"}, data
+
+
+def missing_values(x):
+    objective = keras_vae.ELBO(beta=keras_vae.schedules.Linear(steps=20))
+    settings = {"allow_missing": True, "likelihood": keras_vae.Gaussian("learned"), "objective": objective}
+    return settings, {}, {"x": np.where(_grey(x) < 0.2, np.nan, _grey(x)).astype("float32")}
+
+
+def importance_weights(x):
+    return {"objective": keras_vae.IWAE(num_samples=3)}, {}, {"x": x.astype("bool"), "validation_data": (x, x)}
+
+
+@pytest.mark.parametrize("case", [weights_and_a_split, target_and_metrics, missing_values, importance_weights])
+def test_every_fast_path_gives_the_numbers_of_the_plain_one(make_vae, digits, case):
+    def run(way):
+        settings, compile, data = case(digits[:EXAMPLES])
+        return fitted(lambda compile: make_vae(compile=compile, **settings), compile | way, **data)
+
+    expected = run(PLAIN)
+    for way in WAYS.values():
+        assert_same(run(way), expected)
+
+
+def test_without_xla_many_steps_are_a_loop_in_the_graph(make_vae, digits):
+    if BACKEND != "tensorflow":
+        pytest.skip("PyTorch has no XLA, and JAX nothing else")
+    plain = fitted(make_vae, {"jit_compile": False}, digits[:EXAMPLES])
+    assert_same(fitted(make_vae, {"jit_compile": False, "steps_per_execution": 5}, digits[:EXAMPLES]), plain)
+
+
+class Doubled(keras.layers.Layer):
+    """Looks at its values while it runs, which no list of operations can."""
+
+    def call(self, x):
+        return x * 2.0 if float(ops.convert_to_numpy(ops.sum(x)).item()) > -1e9 else x
+
+
+def _network(*middle):
+    x, z = keras.Input((8, 8, 1)), keras.Input((3,))
+    h = layers.Flatten()(x)
+    for layer in middle:
+        h = layer(h)
+    encoder = keras.Model(x, (layers.Dense(3)(h), layers.Dense(3)(h)))
+    return encoder, keras.Model(z, layers.Reshape((8, 8, 1))(layers.Dense(64)(z)))
+
+
+def test_layers_with_a_state_keep_it(make_vae, digits):
+    """Batch normalisation, whose averages are updated at each step, and dropout, whose seed is."""
+
+    def make(compile):
+        network = _network(layers.Dense(8), layers.BatchNormalization(momentum=0.9), layers.Dropout(0.3, seed=4))
+        return make_vae(network=network, compile=compile)
+
+    expected = fitted(make, PLAIN, digits[:EXAMPLES])
+    for way in WAYS.values():
+        found = fitted(make, way, digits[:EXAMPLES])
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.Adam(1e-2, beta_1=0.8, beta_2=0.95, epsilon=1e-3),
+        lambda: keras.optimizers.Adam(1e-2, global_clipnorm=0.5, weight_decay=0.1),
+        lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(1e-2, 3, 0.5), use_ema=True),
+        lambda: keras.optimizers.Adam(1e-2, gradient_accumulation_steps=2),
+        lambda: keras.optimizers.Adam(1e-2, loss_scale_factor=8.0),
+        lambda: keras.optimizers.Adam(1e-2, amsgrad=True),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2), initial_scale=4.0),
+    ],
+)
+def test_the_fast_update_is_that_of_keras(make_vae, digits, optimizer, monkeypatch):
+    fast = fitted(make_vae, {"optimizer": optimizer()}, digits[:EXAMPLES])
+    monkeypatch.setattr("keras_vae.model.tune", lambda optimizer: None)
+    slow = fitted(make_vae, {"optimizer": optimizer()}, digits[:EXAMPLES])
+    assert_same(fast, slow, rtol=1e-3)  # Keras's float32 has 1 - 0.999**t to five digits only
+
+
+def test_a_subclass_with_a_step_of_its_own_gets_it(digits, make_vae):
+    class Loud(keras_vae.VAE):
+        def train_step(self, *arguments):
+            raise RuntimeError("my own step")
+
+    vae = Loud(*keras_vae.networks.mlp((8, 8, 1), 2))
+    vae.compile("adam", steps_per_execution=4)
+    with pytest.raises(RuntimeError, match="my own step"):
+        vae.fit(digits, verbose=0)
+
+
+def test_a_step_is_traced_once_for_each_shape(make_vae, digits):
+    calls = []
+
+    class Counting(keras_vae.VAE):
+        def step_loss(self, data, training):
+            calls.append(training)
+            return super().step_loss(data, training)
+
+    vae = Counting(*keras_vae.networks.mlp((8, 8, 1), 2))
+    vae.compile("adam", steps_per_execution=5)
+    vae.fit(digits[:EXAMPLES], batch_size=20, epochs=12, verbose=0)
+    traced = len(calls)
+    vae.fit(digits[:EXAMPLES], batch_size=20, epochs=3, verbose=0)
+    assert len(calls) == traced
+    assert traced < 40
+
+
+def test_data_come_in_every_form(make_vae, digits):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            return (digits[20 * i : 20 * i + 20],)
+
+    vae = make_vae(compile={"steps_per_execution": 4})
+    reference = make_vae(compile=PLAIN)
+    reference.set_weights(vae.get_weights())
+    expected = reference.fit(digits[:120], batch_size=20, shuffle=False, verbose=0).history
+    history = vae.fit(Batches(), shuffle=False, verbose=0).history
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-5)
+
+    def forever():
+        while True:
+            yield (digits[:20],)
+
+    assert np.isfinite(vae.fit(forever(), steps_per_epoch=10, epochs=2, verbose=0).history["loss"]).all()
+    assert vae.predict(digits[:50], batch_size=8, verbose=0).shape == (50, 8, 8, 1)
+
+
+def test_tensors_are_looked_up_where_they_are(make_vae, digits):
+    expected = fitted(make_vae, PLAIN, digits[:EXAMPLES], shuffle=False)
+    found = fitted(make_vae, {"steps_per_execution": 5}, ops.convert_to_tensor(digits[:EXAMPLES]), shuffle=False)
+    assert_same(found, expected)
+
+
+def test_data_above_the_size_stay_on_the_host(make_vae, digits, monkeypatch):
+    seen = []
+    monkeypatch.setattr(fused.DeviceData, "put", lambda self, x, *_: seen.append(len(x)) or pytest.fail("was put"))
+    monkeypatch.setattr(fused, "MOST_ON_DEVICE", digits.nbytes - 1)
+    make_vae(compile={"steps_per_execution": 3}).fit(digits, verbose=0)
+    make_vae(compile={"steps_per_execution": 3, "data_on_device": False}).fit(digits[:50], verbose=0)
+    make_vae().fit(digits[:50], verbose=0)
+    assert seen == []
+    with pytest.raises(pytest.fail.Exception, match="was put"):
+        make_vae(compile={"steps_per_execution": 3, "data_on_device": True}).fit(digits, verbose=0)
+
+
+def test_the_data_are_let_go_when_fit_ends(make_vae, digits):
+    vae = make_vae(compile={"steps_per_execution": 3})
+    vae.fit(digits, verbose=0)
+    assert vae.device_data.arrays is None
+    with pytest.raises(ValueError, match="finite|NaN"):
+        vae.fit(digits * np.nan, verbose=0)
+    assert vae.device_data.arrays is None
+    assert np.isfinite(vae.fit(digits, verbose=0).history["loss"]).all()
+
+
+def test_bad_data_are_named_before_they_are_looked_up(make_vae, digits):
+    vae = make_vae(compile={"steps_per_execution": 3})
+    with pytest.raises(ValueError, match="255"):
+        vae.fit(digits * 255.0, verbose=0)
+    with pytest.raises(ValueError, match="sizes|cardinality|length|same"):
+        vae.fit(digits, sample_weight=np.ones(3), verbose=0)
+    with pytest.raises(ValueError, match=r"\(9, 8, 1\)|8, 8, 1"):
+        vae.fit(np.zeros((40, 9, 8, 1), "float32"), verbose=0)
+
+
+def test_where_data_go_is_saved_with_the_model(make_vae, digits, tmp_path):
+    vae = make_vae(compile={"steps_per_execution": 3, "data_on_device": False})
+    vae.fit(digits, verbose=0)
+    vae.save(tmp_path / "vae.keras")
+    loaded = keras.saving.load_model(tmp_path / "vae.keras")
+    assert loaded.data_on_device is False
+    assert loaded.steps_per_execution == 3
+    with pytest.raises(ValueError, match='data_on_device must be "auto", True or False; got 7'):
+        make_vae(compile={"data_on_device": 7})
+
+
+def test_short_groups_and_the_count_of_steps(make_vae, digits):
+    """Callbacks hear of every group, the last of which may be short, and the step counter of every step."""
+    ends = []
+    vae = make_vae(compile={"steps_per_execution": 5})
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: ends.append(step))
+    vae.fit(digits[:EXAMPLES], batch_size=20, verbose=0, callbacks=[callback])
+    assert ends == [4, 9, 14]
+    assert int(ops.convert_to_numpy(vae.training_step.value)) == 12
+    assert int(ops.convert_to_numpy(vae.optimizer.iterations.value)) == 12
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="on JAX a loop over convolutions runs on one thread of a CPU")
+def test_convolutions_are_not_looped_over_on_a_cpu(make_vae, digits):
+    network = keras_vae.networks.conv((8, 8, 1), 2, filters=(2,), hidden=())
+    assert not make_vae(network=network, compile={"steps_per_execution": 3}).takes_indices()
+    assert make_vae(compile={"steps_per_execution": 3}).takes_indices()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch is replayed")
+class TestReplay:
+    def steps(self, vae):
+        return vae.train_function.__closure__[0].cell_contents
+
+    def test_is_used_for_training_evaluation_prediction_and_inference(self, make_vae, digits, monkeypatch):
+        from keras_vae._train_step.torch_replay import Replay
+
+        made = []
+        original = Replay._written_down
+        monkeypatch.setattr(
+            Replay, "_written_down", lambda self, *arguments: made.append(self) or original(self, *arguments)
+        )
+        vae = make_vae()
+        for verb, arguments in (("fit", {"verbose": 0}), ("evaluate", {"verbose": 0}), ("predict", {"verbose": 0})):
+            getattr(vae, verb)(digits, batch_size=16, **arguments)
+        vae.encode(digits, batch_size=16)
+        assert len({id(replay) for replay in made}) == len(made) == 4
+        assert not any(replay._refused for replay in made)
+
+    def test_inference_gives_the_same_numbers_and_sees_new_weights(self, make_vae, digits):
+        vae = make_vae()
+        one_by_one = vae.elbo(digits, seed=0, batch_size=len(digits))
+        np.testing.assert_allclose(vae.elbo(digits, seed=0, batch_size=16), one_by_one, rtol=1e-5)
+        vae.set_weights([0.5 * weight for weight in vae.get_weights()])
+        again = vae.elbo(digits, seed=0, batch_size=16)
+        assert not np.allclose(again, one_by_one)
+        np.testing.assert_allclose(again, vae.elbo(digits, seed=0, batch_size=len(digits)), rtol=1e-5)
+
+    @pytest.mark.parametrize("layer", [Doubled, lambda: layers.Dropout(0.5, seed=1)])
+    def test_what_cannot_be_written_down_runs_as_before(self, make_vae, digits, layer):
+        def make(compile):
+            return make_vae(network=_network(layers.Dense(8), layer()), compile=compile)
+
+        assert_same(fitted(make, {}, digits[:EXAMPLES]), fitted(make, PLAIN, digits[:EXAMPLES]))
+        vae = make({})
+        vae.fit(digits, batch_size=16, verbose=0)
+        assert self.steps(vae).replay._refused
+
+    def test_a_list_that_gives_other_numbers_is_dropped(self, make_vae, digits):
+        """A layer whose result depends on how often it was called: no two runs agree."""
+
+        class Counting(layers.Layer):
+            calls = 0
+
+            def call(self, x):
+                self.calls += 1
+                return x * (1.0 + self.calls)
+
+        vae = make_vae(network=_network(Counting()))
+        vae.fit(digits, batch_size=16, verbose=0)
+        assert self.steps(vae).replay._refused
+
+    def test_jit_compile_says_when_it_cannot(self, make_vae, digits):
+        vae = make_vae(network=_network(layers.Dropout(0.5)), compile={"jit_compile": True})
+        with pytest.warns(UserWarning, match="runs eagerly in spite of jit_compile=True"):
+            vae.fit(digits, batch_size=16, verbose=0)
