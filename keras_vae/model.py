@@ -230,7 +230,9 @@ class VAE(BackendTrainer, Inference, keras.Model):
             self.compute_metrics(x, target, reconstruction, weight)
         if training:
             self.training_step.assign_add(1)
-        return ops.mean(terms.loss if weight is None else terms.loss * weight) + penalties
+        total = ops.sum(terms.loss if weight is None else terms.loss * weight)
+        # Of several replicas, one may be left without an example of the last batch.
+        return total / ops.cast(ops.maximum(ops.shape(x)[0], 1), "float32") + penalties
 
     def _track(self, terms, penalties, weight):
         values = {"reconstruction": terms.reconstruction, "kl": terms.kl, "negative_elbo": terms.negative_elbo}
@@ -318,7 +320,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args, **kwargs):  # pyright: ignore # of the method that PyTorch's mixin puts before it
         """Trains the model; arguments and return value as `keras.Model.fit`. y, if given, is the target."""
         call = _bind(super().fit, args, kwargs)
         if call.arguments.get("validation_data") is not None:

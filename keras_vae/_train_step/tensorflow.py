@@ -14,9 +14,7 @@ from keras_vae._train_step import fused
 class BackendTrainer:
     def train_step(self, data):
         with tf.GradientTape() as tape:
-            loss = self.step_loss(data, training=True)
-            # tf.distribute sums gradients over replicas; the mean over the global batch is wanted.
-            loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
+            loss = self.step_loss(data, training=True) * _share_of_the_batch(data)
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_loss, variables)
@@ -49,6 +47,14 @@ class BackendTrainer:
             and self.distribute_strategy.num_replicas_in_sync == 1
             and getattr(type(self), name) is getattr(BackendTrainer, name)
         )
+
+
+def _share_of_the_batch(data):
+    """By which the mean over this replica's examples is weighted: tf.distribute sums gradients over the replicas."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return 1.0
+    count = tf.cast(tf.shape(keras.utils.unpack_x_y_sample_weight(data)[0])[0], "float32")
+    return count / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, count)
 
 
 def _fused(model, step):

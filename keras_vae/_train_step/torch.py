@@ -5,10 +5,12 @@ function of values, which `torch_replay` can write down as a list of operations;
 gets that one.
 """
 
+import functools
+
 import keras
 import torch
 
-from keras_vae._train_step import fused
+from keras_vae._train_step import fused, torch_parallel
 from keras_vae._train_step.pure import loss_and_state
 from keras_vae._train_step.torch_adam import tune as tune
 from keras_vae._train_step.torch_replay import Replay
@@ -30,15 +32,19 @@ class BackendTrainer:
             self.step_loss(data, training=False)
         return self.get_metrics_result()
 
+    @functools.wraps(keras.Model.fit)
+    def fit(self, x=None, *args, **kwargs):
+        if torch_parallel.is_active() and x is not None and hasattr(x, "__len__"):
+            torch_parallel.check_equal_shares(len(x))
+        return super().fit(x, *args, **kwargs)
+
     def make_train_function(self, force=False):
         if self.train_function is None or force:
-            step = Step(self, training=True) if self._is_plain("train_step") else self.train_step
-            self.train_function = _for_each(step)
+            self.train_function = _for_each(self._step("train_step"))
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
-            step = Step(self, training=False) if self._is_plain("test_step") else self.test_step
-            self.test_function = _for_each(step)
+            self.test_function = _for_each(self._step("test_step"))
 
     def make_predict_function(self, force=False):
         if self.predict_function is None or force:
@@ -48,6 +54,16 @@ class BackendTrainer:
     def takes_indices(self):
         """Whether `fit` and the `evaluate` inside it can look batches up in `device_data`."""
         return self.steps_per_execution > 1 and self._is_plain("train_step") and self._is_plain("test_step")
+
+    def _step(self, name):
+        if self._is_plain(name):
+            return Step(self, training=name == "train_step")
+        if torch_parallel.is_active():
+            raise ValueError(
+                f"Several processes train one model with the library's own {name}: neither with run_eagerly=True nor "
+                "with a subclass that has another, which would leave every process with a model of its own."
+            )
+        return getattr(self, name)
 
     def _is_plain(self, name):
         return not self.run_eagerly and getattr(type(self), name) is getattr(BackendTrainer, name)
@@ -93,20 +109,50 @@ class Step:
         self.state = model.non_trainable_variables + model.metrics_variables
         self.replay = Replay(model, self._gradients, model.jit_compile)
         self.names = []  # of the logs, once known
+        if torch_parallel.is_active():
+            torch_parallel.start_equal(model.variables)
 
     def __call__(self, data):
         data = fused.look_up(self.model.device_data.arrays, data)
-        data = [None if part is None else keras.ops.convert_to_tensor(part) for part in _three(data)]
+        x, *others = _three(data)
+        x = keras.ops.convert_to_tensor(x)
+        others = [None if part is None else keras.ops.convert_to_tensor(part) for part in others]
         scale = self.model.optimizer.scale_loss(torch.ones(())) if self.training else None
         weights = [variable.value for variable in self.weights]
         state = [variable.value for variable in self.state]
-        outputs = self.replay(*data, scale, *weights, *state)
-        gradients, outputs = outputs[: len(weights)], outputs[len(weights) :]
+        outputs = self.replay(x, *others, scale, *weights, *state)
+        gradients, new_state, logs = (
+            outputs[: len(weights)],
+            outputs[len(weights) : len(weights) + len(state)],
+            outputs[len(weights) + len(state) :],
+        )
+        if torch_parallel.is_active():
+            gradients, new_state = self._over_processes(len(x), gradients, state, new_state)
         with torch.no_grad():
-            torch._foreach_copy_(state, outputs[: len(state)])  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_copy_(state, new_state)  # pyright: ignore[reportPrivateImportUsage]
             if self.training:
                 self.model.optimizer.apply(gradients, self.weights)
-        return dict(zip(self.names, outputs[len(state) :], strict=True))
+        if torch_parallel.is_active():
+            return self.model.get_metrics_result()
+        return dict(zip(self.names, logs, strict=True))
+
+    @torch.no_grad()
+    def _over_processes(self, count, gradients, state, new_state):
+        """Gradients and moving averages of the global batch; what the metrics sum up, summed up over all."""
+        first = len(self.model.non_trainable_variables)
+        averaged = [i for i in range(first) if new_state[i].is_floating_point()]
+        summed = range(first, len(state))
+        averages, sums = torch_parallel.combine(
+            count,
+            [*gradients, *(new_state[i] for i in averaged)],
+            [new_state[i] - state[i] for i in summed],
+        )
+        new_state = list(new_state)
+        for i, value in zip(averaged, averages[len(gradients) :], strict=True):
+            new_state[i] = value
+        for i, value in zip(summed, sums, strict=True):
+            new_state[i] = state[i] + value
+        return averages[: len(gradients)], new_state
 
     def _gradients(self, x, y, sample_weight, scale, *values):
         """Gradients (None in a test step), what the state became, and the logs, in one flat list."""
@@ -152,7 +198,10 @@ def compiled(model, function):
 
 
 def normal(shape, seed):
-    """Draws from N(0, I); seed is a Keras `SeedGenerator`."""
+    """Draws from N(0, I); seed is a Keras `SeedGenerator`. Processes that train together draw different noise."""
+    if torch_parallel.is_active():
+        generator = torch.Generator().manual_seed(torch_parallel.seed(seed.next()))
+        return torch.randn(shape, generator=generator).to(seed.state.value.device)
     return keras.random.normal(shape, dtype="float32", seed=seed)
 
 
