@@ -31,28 +31,28 @@ def networks(problem):
 
 def _loop(problem, x, make, **compile):
     keras.config.set_dtype_policy("float32" if problem.dtype == "float32" else f"mixed_{problem.dtype}")
-    model, clock = make(*networks(problem)), _Clock()
+    model, clock = make(*networks(problem)), Clock()
     model.compile(optimizer=keras.optimizers.Adam(LEARNING_RATE), **compile)
 
     def epoch():
         history = model.fit(x, batch_size=problem.batch_size, epochs=1, verbose=0, callbacks=[clock]).history
-        return Epoch(history["loss"][-1], *clock.elapsed)
+        return Epoch(history["loss"][-1], *clock.epochs.pop())
 
     return Loop(epoch, lambda: [variable.value for variable in model.trainable_variables])
 
 
-class _Clock(keras.callbacks.Callback):
-    """Times the epoch itself: what `fit` does before it is paid once in a training, however many epochs it has."""
+class Clock(keras.callbacks.Callback):
+    """Times the epochs themselves: what `fit` does before them is paid once in a training, however many there are."""
 
     def __init__(self):
         super().__init__()
-        self.watch, self.elapsed = Stopwatch(), None
+        self.watch, self.epochs = Stopwatch(), []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.watch.start()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.elapsed = self.watch.stop()
+        self.epochs.append(self.watch.stop())
 
 
 class Sampling(keras.layers.Layer):
