@@ -204,6 +204,7 @@ def _plot(lines, path):
     from matplotlib.figure import Figure
 
     backends = list(dict.fromkeys(subject.backend for subject in lines))
+    batches = sorted({row.batch for rows in lines.values() for row in rows})
     figure = Figure(figsize=(4.5 * len(backends), 4), layout="constrained")
     axes = dict(zip(backends, figure.subplots(1, len(backends), sharey=True, squeeze=False)[0], strict=True))
     for subject, rows in lines.items():
@@ -212,6 +213,8 @@ def _plot(lines, path):
         axes[subject.backend].loglog([row.batch for row in rows], [row.ms for row in rows], style, label=label)
     for backend, axis in axes.items():
         axis.set(title=backend, xlabel="batch", ylabel="ms a step")
+        axis.set_xticks(batches, batches)
+        axis.set_xticks([], minor=True)
         axis.label_outer()
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)

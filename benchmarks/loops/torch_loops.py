@@ -146,6 +146,7 @@ def graph(problem, x, count_flops=False):
 
 def _captured(step):
     """The kernels of a step as one CUDA graph, after three steps beside the main stream, as the manual asks for."""
+    torch.backends.cudnn.benchmark = True  # those three try its algorithms
     beside, main = torch.cuda.Stream(), torch.cuda.current_stream()
     beside.wait_stream(main)
     with torch.cuda.stream(beside):
