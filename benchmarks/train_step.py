@@ -189,7 +189,8 @@ def _batches(fastest, options):
             for row in mine:
                 row.fixed_ms, row.us_per_example = fixed, us
         print(f"{subject.backend:10s} {subject.name:36s} {what}")
-    _plot(lines, options.output.with_suffix(".png"))
+    if lines:
+        _plot(lines, options.output.with_suffix(".png"))
     return rows
 
 
