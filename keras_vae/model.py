@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import _checks, likelihoods, objectives
+from keras_vae import _checks, _mapped, likelihoods, objectives
 from keras_vae._inference import BatchedFunctions, Inference
 from keras_vae._numerics import bounded
 from keras_vae._train_step import BackendTrainer, auto_jit, fused, normal, tune
@@ -321,12 +321,20 @@ class VAE(BackendTrainer, Inference, keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def fit(self, *args, **kwargs):  # pyright: ignore # of the method that PyTorch's mixin puts before it
-        """Trains the model; arguments and return value as `keras.Model.fit`. y, if given, is the target."""
+        """Trains the model; arguments and return value as `keras.Model.fit`. y, if given, is the target.
+
+        Arrays of more than 1 GiB that are memory-mapped (`np.load(path, mmap_mode="r")`) are read batch by batch.
+        """
         call = _bind(super().fit, args, kwargs)
         if call.arguments.get("validation_data") is not None:
             x, y, weight = keras.utils.unpack_x_y_sample_weight(call.arguments["validation_data"])
             if y is None and weight is not None:
                 call.arguments["validation_data"] = (x, x, weight)
+            if _mapped.are_large(x, y, weight):
+                size = call.arguments.get("validation_batch_size") or call.arguments.get("batch_size") or 32
+                call.arguments["validation_data"] = _mapped.MappedBatches((x, y, weight), size, shuffle=False)
+                call.arguments["validation_batch_size"] = None
+        _mapped.replace(call.arguments, shuffle=call.arguments.get("shuffle", True))
         _lower_is_better(call.arguments.get("callbacks"), self._trackers)
         self._data_seen.discard("train_function")
         try:
@@ -367,6 +375,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         terms, and validation does not change the noise that training will draw.
         """
         call = _bind(super().evaluate, args, kwargs)
+        _mapped.replace(call.arguments, shuffle=False)
         self._data_seen.discard("test_function")
         state = _checks.to_numpy(self.seed_generator.state.value)
         self.seed_generator.state.assign(np.asarray([state[0], _EVALUATION_COUNTER], state.dtype))

@@ -60,14 +60,17 @@ def _on_device(array):
     return ops.convert_to_tensor(array, dtype=keras.config.floatx() if is_float else None)  # as Keras does
 
 
-def look_up(arrays, batch):
-    """The batch that a batch of indices stands for, or the batch itself: data have at least two axes, indices one."""
+def look_up(arrays, batch, take=ops.take):
+    """The batch that a batch of indices stands for, or the batch itself: data have at least two axes, indices one.
+
+    `take(array, indices, axis)` gives the rows of an array.
+    """
     if arrays is None:
         return batch
     indices = keras.utils.unpack_x_y_sample_weight(batch)[0]
     if len(indices.shape) > 1:
         return batch
-    return tuple(None if array is None else ops.take(array, indices, axis=0) for array in arrays)
+    return tuple(None if array is None else take(array, indices, 0) for array in arrays)
 
 
 def has_convolutions(model):

@@ -113,7 +113,7 @@ class Step:
             torch_parallel.start_equal(model.variables)
 
     def __call__(self, data):
-        data = fused.look_up(self.model.device_data.arrays, data)
+        data = fused.look_up(self.model.device_data.arrays, data, take=_rows)
         x, *others = _three(data)
         x = keras.ops.convert_to_tensor(x)
         others = [None if part is None else keras.ops.convert_to_tensor(part) for part in others]
@@ -167,6 +167,10 @@ class Step:
                 gradients = torch.autograd.grad(loss * scale, weights, allow_unused=True)
         self.names = list(logs)
         return [*gradients, *state[0], *state[1], *logs.values()]
+
+
+def _rows(array, indices, axis):
+    return array.index_select(axis, indices.to(array.device))
 
 
 def _three(data):

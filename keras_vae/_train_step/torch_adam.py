@@ -16,7 +16,6 @@ import types
 
 import keras
 import torch
-from torch.optim.adam import adam
 
 
 def tune(optimizer):
@@ -27,23 +26,24 @@ def tune(optimizer):
 
 
 def _update(self, gradients, variables, learning_rate):
-    values = [variable.value for variable in variables]
+    values = [variable.value.data for variable in variables]
     if any(value.device.type != "cpu" or value.dtype != torch.float32 for value in values):
-        return type(self)._parallel_update_step(self, gradients, variables, learning_rate)
+        type(self)._parallel_update_step(self, gradients, variables, learning_rate)
+        return
     indices = [self._get_variable_index(variable) for variable in variables]
     t = int(keras.ops.convert_to_numpy(self.iterations)) + 1
-    return adam(
-        [value.detach() for value in values],
+    # What torch.optim.Adam(fused=True) calls in the end; what it does before takes twice as long as this.
+    torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
+        values,
         gradients,
         [self._momentums[i].value for i in indices],
         [self._velocities[i].value for i in indices],
-        max_exp_avg_sqs=[],
-        state_steps=list(torch.full((len(values),), t - 1.0).unbind()),
-        fused=True,
+        [],  # of amsgrad
+        [torch.tensor(float(t))] * len(values),
         amsgrad=False,
+        lr=float(learning_rate),
         beta1=self.beta_1,
         beta2=self.beta_2,
-        lr=float(learning_rate),
         weight_decay=0.0,
         eps=self.epsilon / math.sqrt(1.0 - self.beta_2**t),
         maximize=False,
