@@ -33,7 +33,7 @@ from loops import round_robin
 
 BACKENDS = ("jax", "tensorflow", "torch")
 SIZES = {"examples": (1_000, 10_000, 100_000), "image": (16, 32, 64, 128), "latents": (2, 20, 200)}
-VIRTUAL = {"py_dataset": "Drawn", "tf_data": "pipeline", "mapped_file": "mapped_file", "mapped_slices": "Slices"}
+VIRTUAL = {"py_dataset": "Drawn", "tf_data": "pipeline", "mapped_file": "mapped_file"}
 BYTES = 784 * 4  # of an image of the virtual data
 TOLERANCE_MB, LIMIT_GB = 64, 8
 

@@ -1,6 +1,7 @@
 """Every example, and every benchmark that trains or scores, runs from its command line on data of a few rows."""
 
 import gzip
+import os
 import pathlib
 import re
 import runpy
@@ -8,6 +9,7 @@ import struct
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -99,3 +101,25 @@ def test_log_likelihood(tmp_path):
     assert [backend for backend, _ in found] == ["jax", "tensorflow", "torch"]
     assert len({value for _, value in found}) == 1
     assert len((tmp_path / "speed.csv").read_text().splitlines()) == 4
+
+
+def test_several_processes(tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, *launcher, str(ROOT / "examples/several_processes.py")]
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Epoch 5/5") == 1
+    assert keras.saving.load_model(tmp_path / "digits.keras").latent_dim == 8
+
+
+def test_the_benchmark_of_training(tmp_path):
+    quick = ("--models", "mlp", "--backends", "torch", "--steps", 20, "--rounds", 1, "--batches")
+    printed = run("benchmarks/train_step.py", *quick, "--output", tmp_path / "rows.csv")
+    assert re.search(rf"keras_vae, steps_per_execution=20 +{NUMBER} ms.* {NUMBER} x hand-written", printed)
+    assert "failed" not in printed
+    assert (tmp_path / "rows.csv").read_text().count("mlp,100,torch") >= 6
+
+
+def test_the_benchmark_of_a_gpu_ends_without_one():
+    assert "GPU" in run("benchmarks/gpu.py")

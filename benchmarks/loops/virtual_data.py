@@ -37,17 +37,3 @@ def mapped_file(batches, batch_size, shape, folder):
     path = folder / "images.npy"
     np.lib.format.open_memmap(path, mode="w+", dtype="float32", shape=(batches * batch_size, *shape)).flush()
     return np.load(path, mmap_mode="r")
-
-
-class Slices(keras.utils.PyDataset):
-    """The same file a batch at a time, of neighbours: Keras shuffles the batches, but not the examples."""
-
-    def __init__(self, batches, batch_size, shape, folder):
-        super().__init__()
-        self.images, self.batch_size = mapped_file(batches, batch_size, shape, folder), batch_size
-
-    def __len__(self):
-        return len(self.images) // self.batch_size
-
-    def __getitem__(self, index):
-        return np.array(self.images[index * self.batch_size : (index + 1) * self.batch_size])
