@@ -74,7 +74,7 @@ def _options():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--axes", nargs="+", default=[*SIZES, *VIRTUAL], choices=[*SIZES, *VIRTUAL])
-    parser.add_argument("--virtual-gb", type=float, default=20.0, help="the largest nominal size; also 1 % and 10 %")
+    parser.add_argument("--virtual-gb", type=float, default=20.0, help="the largest nominal size; also 1 %% and 10 %%")
     parser.add_argument("--steps", type=int, default=100, help="of an epoch; of images a tenth")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".csv"))
     parser.add_argument("--worker", nargs=2, metavar=("AXIS", "SIZE"), help=argparse.SUPPRESS)

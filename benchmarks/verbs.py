@@ -163,8 +163,11 @@ def _torch(vae):
 
 
 def _weights(vae, tensor):
-    """Kernels and biases of encoder and decoder; the encoder's mean before its log variance, as the layers are made."""
-    return [[tensor(weight) for weight in network.get_weights()] for network in (vae.encoder, vae.decoder)]
+    """Kernels and biases of the encoder (hidden, mean, log variance) and of the decoder."""
+    heads = [vae.encoder.get_layer(name) for name in ("z_mean", "z_log_var")]
+    hidden = next(layer for layer in vae.encoder.layers if layer.weights and layer not in heads)
+    encoder = [weight for layer in (hidden, *heads) for weight in layer.get_weights()]
+    return [[tensor(weight) for weight in weights] for weights in (encoder, vae.decoder.get_weights())]
 
 
 def _plot(rows, path):
