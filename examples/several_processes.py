@@ -13,7 +13,7 @@ import keras_vae
 
 
 def main():
-    distributed.init_process_group("gloo")  # "nccl" on GPUs
+    distributed.init_process_group("gloo")
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     data = keras_vae.datasets.load("digits", binarize="threshold")
     share = data.train[rank::world_size][: len(data.train) // world_size]  # all of one length

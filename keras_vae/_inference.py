@@ -152,6 +152,10 @@ class BatchedFunctions:
         self._model = model
         self._compiled = {}
 
+    def clear(self):
+        """Forgets what was compiled of networks that are no longer there."""
+        self._compiled.clear()
+
     def __call__(self, function, *arrays, batch_size):
         """`function(*arrays)` in batches along the first axis.
 

@@ -1,10 +1,11 @@
 """Arrays that stay in their files: `np.load(path, mmap_mode="r")`, larger than memory.
 
 Keras would copy such an array (TensorFlow: three times its size), or keep every page that it has touched. Here each
-batch is read through a map of its own, which is closed at once, so that memory does not grow with the file.
+batch is copied, and its pages are given back at once, so that memory does not grow with the file.
 """
 
 import math
+import mmap
 
 import keras
 import numpy as np
@@ -19,9 +20,9 @@ class MappedBatches(keras.utils.PyDataset):
     def __init__(self, arrays, batch_size, shuffle):
         super().__init__()
         x, y, weight = arrays
-        self.arrays = [
-            array for array in (x, x if y is None and weight is not None else y, weight) if array is not None
-        ]
+        y = x if y is None and weight is not None else y
+        given = [array for array in (x, y, weight) if array is not None]
+        self.arrays = [array if isinstance(array, np.memmap) else np.asarray(array) for array in given]
         self.batch_size, self.shuffle = batch_size, shuffle
         self.on_epoch_end()
 
@@ -63,15 +64,15 @@ def are_large(*arrays):
 
 
 def _read(array, rows):
-    array = np.asarray(_opened_again(array)[rows])
-    return array.astype(keras.config.floatx(), copy=False) if array.dtype.kind == "f" else array
+    read = np.asarray(array[rows])  # a copy, as rows is an array
+    if isinstance(array, np.memmap):
+        _give_back(array)
+    return read.astype(keras.config.floatx(), copy=False) if read.dtype.kind == "f" else read
 
 
-def _opened_again(array):
-    if not isinstance(array, np.memmap) or not array.flags.c_contiguous or array.filename is None:
-        return array
-    whole = array
-    while isinstance(whole.base, np.memmap):  # a slice keeps the offset of what it was cut from
-        whole = whole.base
-    offset = whole.offset + array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-    return np.memmap(array.filename, array.dtype, "r", offset, array.shape)
+def _give_back(array):
+    """Lets the system forget the pages; not those of a copy-on-write map, which hold what the user wrote."""
+    while isinstance(array.base, np.memmap):
+        array = array.base
+    if array.mode != "c" and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)

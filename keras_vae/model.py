@@ -112,6 +112,11 @@ class VAE(BackendTrainer, Inference, keras.Model):
             self.build(input_shape)
             self._tracker.unlock()  # a subclass adds its own weights and metrics after super().__init__()
 
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name in ("encoder", "decoder", "likelihood", "prior") and "_in_batches" in vars(self):
+            self._in_batches.clear()
+
     # Building
 
     def build(self, input_shape):
@@ -283,8 +288,12 @@ class VAE(BackendTrainer, Inference, keras.Model):
     ):
         """Configures training. As `keras.Model.compile`, but there is no `loss` to choose.
 
-        For speed, pass `steps_per_execution=N`: on JAX and TensorFlow the N steps are then one compiled program, and
-        callbacks hear of every N-th.
+        For speed, pass `steps_per_execution=N`: on JAX and TensorFlow the N steps are then one compiled program,
+        callbacks hear of every N-th, and Keras rounds `steps_per_epoch` up to a multiple of N. On TensorFlow on a CPU
+        that program is XLA's, unless `jit_compile=False`, which draws other noise than the plain graph.
+
+        As everywhere where steps are compiled, on PyTorch too what Python says (an attribute of a layer, the prior) is
+        read when a step is traced; compile again after changing it, or pass `run_eagerly=True`.
 
         Args:
             optimizer: Name or instance.
@@ -307,6 +316,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         super().compile(optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
         tune(self.optimizer)
         self.data_on_device = data_on_device
+        self._in_batches.clear()
         self._has_compiled_metrics = bool(metrics or weighted_metrics)
         self._data_seen.clear()
 
@@ -337,12 +347,14 @@ class VAE(BackendTrainer, Inference, keras.Model):
         _mapped.replace(call.arguments, shuffle=call.arguments.get("shuffle", True))
         _lower_is_better(call.arguments.get("callbacks"), self._trackers)
         self._data_seen.discard("train_function")
+        outer = self.device_data.arrays  # of a fit that a callback of another calls
+        self.device_data.arrays = None
         try:
             self._put_on_device(call.arguments)
             with fused.quiet_at_the_end(self, call.arguments.get("steps_per_epoch")):
                 return super().fit(*call.args, **call.kwargs)
         finally:
-            self.device_data.clear()
+            self.device_data.arrays = outer
 
     def _put_on_device(self, arguments):
         """Puts indices in the place of data that are better kept on the device, as `_train_step/fused.py` explains."""
@@ -357,6 +369,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
             return  # Keras says what is wrong
         if not self.built:
             self.build((None, *x.shape[1:]))
+        if not all(layer.built for layer in self._flatten_layers()):
+            return  # Keras builds from the data
         if self._has_compiled_metrics:  # built here, as Keras would build them for indices
             one, target, weight_of_one = (None if array is None else ops.convert_to_tensor(array[:1]) for array in data)
             self.compute_metrics(one, target, self(one), weight_of_one)

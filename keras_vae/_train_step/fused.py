@@ -3,7 +3,8 @@
 A step of a small model is over before Python has prepared the next. So N batches are stacked, and one program runs a
 loop over them; that program may also hold the data, so that only the indices of the examples travel. Keras is then
 given the indices in place of the data: it shuffles, splits, batches and counts them as it would the examples, so that
-every batch holds the same examples in the same order as without.
+every batch holds the same examples in the same order as without (but for the one shuffle more that Keras makes when it
+builds a model or its metrics from the data).
 """
 
 import contextlib
@@ -31,9 +32,6 @@ class DeviceData:
         self.arrays = (_on_device(x), None if y is x else _on_device(y), _on_device(sample_weight))
         return np.arange(len(x), dtype="int32")
 
-    def clear(self):
-        self.arrays = None
-
 
 def are_arrays(*data):
     """Whether the parts of the data that there are, are arrays of numbers."""
@@ -60,15 +58,15 @@ def _on_device(array):
     return ops.convert_to_tensor(array, dtype=keras.config.floatx() if is_float else None)  # as Keras does
 
 
-def look_up(arrays, batch, take=ops.take):
-    """The batch that a batch of indices stands for, or the batch itself: data have at least two axes, indices one.
+def look_up(arrays, batch, axes=1, take=ops.take):
+    """The batch that a batch of indices stands for, or the batch itself: data have more than `axes` axes, indices not.
 
-    `take(array, indices, axis)` gives the rows of an array.
+    `axes` is 2 for a stack of batches; `take(array, indices, axis)` gives the rows of an array.
     """
     if arrays is None:
         return batch
     indices = keras.utils.unpack_x_y_sample_weight(batch)[0]
-    if len(indices.shape) > 1:
+    if len(indices.shape) > axes:
         return batch
     return tuple(None if array is None else take(array, indices, 0) for array in arrays)
 

@@ -18,7 +18,7 @@ class BackendTrainer:
         trainable, non_trainable, optimizer_state, metrics = state
 
         def scaled_loss(trainable):
-            loss, *others = loss_and_state(self, trainable, non_trainable, metrics, data, True)
+            loss, _, *others = loss_and_state(self, trainable, non_trainable, metrics, data, True)
             with keras.StatelessScope(zip(self.optimizer.variables, optimizer_state, strict=True)):
                 return self.optimizer.scale_loss(loss), others
 
@@ -28,7 +28,8 @@ class BackendTrainer:
 
     def test_step(self, state, data):
         trainable, non_trainable, metrics = state
-        _, non_trainable, metrics, logs = loss_and_state(self, trainable, non_trainable, metrics, data, training=False)
+        results = loss_and_state(self, trainable, non_trainable, metrics, data, training=False)
+        _, _, non_trainable, metrics, logs = results
         return logs, (trainable, non_trainable, metrics)
 
     def make_train_function(self, force=False):
@@ -73,10 +74,9 @@ def _fused(model, step):
     stacker = fused.Stacker(model.steps_per_execution)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def run(state, on_device, batches, count):
+    def run(state, batches, count):
         def one(i, state):
-            batch = jax.tree.map(lambda stack: stack[i], batches)
-            return step(state, fused.look_up(on_device, batch))[1]
+            return step(state, jax.tree.map(lambda stack: stack[i], batches))[1]
 
         state = jax.lax.fori_loop(0, count, one, state)
         with keras.StatelessScope(zip(model.metrics_variables, state[-1], strict=True)):
@@ -85,7 +85,9 @@ def _fused(model, step):
     def function(state, iterator):
         logs = {}
         for batches, count in stacker(iterator):
-            logs, state = run(state, model.device_data.arrays, batches, count)
+            # Outside the program, which would be compiled anew for each length of the data.
+            batches = fused.look_up(model.device_data.arrays, batches, axes=2)
+            logs, state = run(state, batches, count)
         return logs, state
 
     return function

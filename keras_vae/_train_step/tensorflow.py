@@ -62,10 +62,9 @@ def _fused(model, step):
     stacker = fused.Stacker(model.steps_per_execution)
 
     @tf.function(jit_compile=model.jit_compile, autograph=False)
-    def run(on_device, batches, count):
+    def run(batches, count):
         def one(i):
-            batch = tf.nest.map_structure(lambda stack: stack[i], batches)
-            step(fused.look_up(on_device, batch))
+            step(keras.tree.map_structure(lambda stack: None if stack is None else stack[i], batches))
             return (i + 1,)
 
         tf.while_loop(lambda i: i < count, one, (0,), parallel_iterations=1)
@@ -74,7 +73,9 @@ def _fused(model, step):
     def function(iterator):
         logs = {}
         for batches, count in stacker(iterator):
-            logs = run(model.device_data.arrays, keras.tree.map_structure(_tensor, batches), tf.constant(count))
+            # Outside the program, which would be compiled anew for each length of the data.
+            batches = fused.look_up(model.device_data.arrays, keras.tree.map_structure(_tensor, batches), axes=2)
+            logs = run(batches, tf.constant(count))
         return logs
 
     return function

@@ -34,17 +34,22 @@ class BackendTrainer:
 
     @functools.wraps(keras.Model.fit)
     def fit(self, x=None, *args, **kwargs):
-        if torch_parallel.is_active() and x is not None and hasattr(x, "__len__"):
-            torch_parallel.check_equal_shares(len(x))
+        if torch_parallel.is_active():
+            torch_parallel.start(self, x)
         return super().fit(x, *args, **kwargs)
 
     def make_train_function(self, force=False):
-        if self.train_function is None or force:
-            self.train_function = _for_each(self._step("train_step"))
+        if force or self._is_stale(self.train_function):
+            self.train_function = _ForEach(self._step("train_step"), self.trainable_variables)
 
     def make_test_function(self, force=False):
-        if self.test_function is None or force:
-            self.test_function = _for_each(self._step("test_step"))
+        if force or self._is_stale(self.test_function):
+            self.test_function = _ForEach(self._step("test_step"), self.trainable_variables)
+
+    def _is_stale(self, function):
+        """Whether there is none, or a layer was frozen or thawed since it was made."""
+        weights = [id(variable) for variable in self.trainable_variables]
+        return function is None or [id(variable) for variable in getattr(function, "weights", [])] != weights
 
     def make_predict_function(self, force=False):
         if self.predict_function is None or force:
@@ -69,16 +74,17 @@ class BackendTrainer:
         return not self.run_eagerly and getattr(type(self), name) is getattr(BackendTrainer, name)
 
 
-def _for_each(step):
+class _ForEach:
     """What Keras calls with a list of `steps_per_execution` batches, of which it wants the last logs."""
 
-    def function(batches):
+    def __init__(self, step, weights):
+        self.step, self.weights = step, weights
+
+    def __call__(self, batches):
         logs = {}
         for batch in batches:
-            logs = step(batch)
+            logs = self.step(batch)
         return logs
-
-    return function
 
 
 def _concatenated(step):
@@ -109,18 +115,22 @@ class Step:
         self.state = model.non_trainable_variables + model.metrics_variables
         self.replay = Replay(model, self._gradients, model.jit_compile)
         self.names = []  # of the logs, once known
-        if torch_parallel.is_active():
-            torch_parallel.start_equal(model.variables)
+        self.is_plain = False  # whether a layer assigns to its weights, which only the plain step does as Keras does
 
     def __call__(self, data):
         data = fused.look_up(self.model.device_data.arrays, data, take=_rows)
+        if self.is_plain:
+            return self._plain(data)
         x, *others = _three(data)
-        x = keras.ops.convert_to_tensor(x)
-        others = [None if part is None else keras.ops.convert_to_tensor(part) for part in others]
+        x, others = _tensor(x), [None if part is None else _tensor(part) for part in others]
         scale = self.model.optimizer.scale_loss(torch.ones(())) if self.training else None
         weights = [variable.value for variable in self.weights]
         state = [variable.value for variable in self.state]
-        outputs = self.replay(x, *others, scale, *weights, *state)
+        try:
+            outputs = self.replay(x, *others, scale, *weights, *state)
+        except _AssignsToWeights:
+            self.is_plain = True
+            return self._plain(data)
         gradients, new_state, logs = (
             outputs[: len(weights)],
             outputs[len(weights) : len(weights) + len(state)],
@@ -128,6 +138,12 @@ class Step:
         )
         if torch_parallel.is_active():
             gradients, new_state = self._over_processes(len(x), gradients, state, new_state)
+        # A new value may be the memory of another variable, which is about to be written.
+        memory = {tensor.data_ptr() for tensor in state}
+        new_state = [
+            new.clone() if new is not old and new.data_ptr() in memory else new
+            for old, new in zip(state, new_state, strict=True)
+        ]
         with torch.no_grad():
             torch._foreach_copy_(state, new_state)  # pyright: ignore[reportPrivateImportUsage]
             if self.training:
@@ -135,6 +151,13 @@ class Step:
         if torch_parallel.is_active():
             return self.model.get_metrics_result()
         return dict(zip(self.names, logs, strict=True))
+
+    def _plain(self, data):
+        if torch_parallel.is_active():
+            raise ValueError(
+                "A layer of this model assigns to its own trainable weights, which several processes cannot share."
+            )
+        return self.model.train_step(data) if self.training else self.model.test_step(data)
 
     @torch.no_grad()
     def _over_processes(self, count, gradients, state, new_state):
@@ -159,14 +182,25 @@ class Step:
         weights, state = values[: len(self.weights)], values[len(self.weights) :]
         non_trainable = len(self.model.non_trainable_variables)
         with torch.set_grad_enabled(self.training):
-            loss, *state, logs = loss_and_state(
+            loss, after, *state, logs = loss_and_state(
                 self.model, weights, state[:non_trainable], state[non_trainable:], (x, y, sample_weight), self.training
             )
+            if any(new is not old for new, old in zip(after, weights, strict=True)):
+                raise _AssignsToWeights
             gradients = [None] * len(weights)
             if self.training:
                 gradients = torch.autograd.grad(loss * scale, weights, allow_unused=True)
         self.names = list(logs)
         return [*gradients, *state[0], *state[1], *logs.values()]
+
+
+class _AssignsToWeights(Exception):
+    """As spectral normalisation does."""
+
+
+def _tensor(part):
+    """A tensor in the order of its axes, which a list of operations relies on."""
+    return keras.ops.convert_to_tensor(part).contiguous()
 
 
 def _rows(array, indices, axis):
@@ -194,7 +228,7 @@ def compiled(model, function):
     def call(*arrays):
         nonlocal count
         count = len(arrays)
-        tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+        tensors = [_tensor(array) for array in arrays]
         outputs = replay(*tensors, *(variable.value for variable in model.variables))
         return outputs[0] if single else outputs
 

@@ -27,17 +27,24 @@ def tune(optimizer):
 
 def _update(self, gradients, variables, learning_rate):
     values = [variable.value.data for variable in variables]
-    if any(value.device.type != "cpu" or value.dtype != torch.float32 for value in values):
+    indices = [self._get_variable_index(variable) for variable in variables]
+    momentums = [self._momentums[i].value for i in indices]
+    velocities = [self._velocities[i].value for i in indices]
+    if any(
+        value.device.type != "cpu" or value.dtype != torch.float32 or not value.is_contiguous()
+        for value in (*values, *momentums, *velocities)
+    ):
         type(self)._parallel_update_step(self, gradients, variables, learning_rate)
         return
-    indices = [self._get_variable_index(variable) for variable in variables]
+    # The kernel reads memory and knows no strides, which the gradients of Keras's convolutions have.
+    gradients = [gradient.contiguous() for gradient in gradients]
     t = int(keras.ops.convert_to_numpy(self.iterations)) + 1
     # What torch.optim.Adam(fused=True) calls in the end; what it does before takes twice as long as this.
     torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
         values,
         gradients,
-        [self._momentums[i].value for i in indices],
-        [self._velocities[i].value for i in indices],
+        momentums,
+        velocities,
         [],  # of amsgrad
         [torch.tensor(float(t))] * len(values),
         amsgrad=False,

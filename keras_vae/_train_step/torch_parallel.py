@@ -14,17 +14,23 @@ def is_active():
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def start_equal(variables):
-    """Every process takes the values of the first."""
+def start(model, x):
+    """Every process takes the values of the first, its optimizer's too."""
+    if not model.built:
+        raise ValueError("Several processes train a model that is built: call it on data, or build() it, before fit().")
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    if hasattr(x, "__len__"):
+        _check_equal_shares(len(x), variables[0].value.device)
     with torch.no_grad():
         for variable in variables:
             distributed.broadcast(variable.value, src=0)
 
 
-def check_equal_shares(count):
+def _check_equal_shares(count, device):
     """One process that waits for another which has no batch left would wait for ever."""
-    counts = [torch.zeros((), dtype=torch.int64) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, torch.tensor(count))
+    counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, torch.tensor(count, device=device))
     counts = [int(one) for one in counts]
     if len(set(counts)) > 1:
         raise ValueError(

@@ -60,3 +60,20 @@ def test_small_files_are_arrays(make_vae, mapped, monkeypatch):
     arguments = {"x": mapped}
     _mapped.replace(arguments, shuffle=True)
     assert arguments["x"] is mapped
+
+
+def test_what_the_user_wrote_into_a_map_is_what_is_read(tmp_path, digits):
+    np.save(tmp_path / "x.npy", digits)
+    private = np.load(tmp_path / "x.npy", mmap_mode="c")
+    private[:] = 0.5
+    held = np.load(tmp_path / "x.npy", mmap_mode="r")
+    (tmp_path / "x.npy").unlink()
+    for expected, array in ((np.full_like(digits, 0.5), private), (digits, held)):
+        batches = _mapped.MappedBatches((array, None, None), 100, shuffle=False)
+        for _ in range(2):
+            np.testing.assert_array_equal(np.concatenate([batches[i][0] for i in range(3)]), expected)
+
+
+def test_weights_may_be_a_list(mapped):
+    batches = _mapped.MappedBatches((mapped, None, list(range(256))), 100, shuffle=False)
+    np.testing.assert_array_equal(batches[1][2], np.arange(100, 200))
