@@ -11,7 +11,7 @@ them fast; what is computed is `VAE.step_loss`, written once. Each file defines
     def auto_jit           what jit_compile="auto" means
 
 `pure.py` and `fused.py` are the parts of it that know no backend: a step as a function of values, and many steps in one
-call.
+call. The files `torch_...` are what PyTorch needs to be as fast as the others are by themselves.
 
 A backend is imported only if Keras runs on it: the others need not be installed.
 """
