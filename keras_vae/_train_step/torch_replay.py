@@ -59,6 +59,9 @@ class Replay:
         return outputs
 
     def _recording_noise(self, shapes, tensors):
+        if not hasattr(self.model, "noise"):  # a network alone, as the exporter runs it
+            self._noise[shapes] = []
+            return self.function(*tensors)
         noise, batches = self.model.noise, []
 
         def recorded(batch):
