@@ -21,7 +21,6 @@ Writes benchmarks/gpu.csv and gpu.png.
 """
 
 import argparse
-import csv
 import dataclasses
 import pathlib
 import subprocess
@@ -30,6 +29,7 @@ import sys
 from loops import round_robin
 from loops.problem import MLP, Problem
 from loops.round_robin import Subject
+from loops.rows import write as write_rows
 
 EXECUTION = 50  # steps_per_execution, of which each number of steps is a multiple
 # The model and the steps of an epoch.
@@ -77,10 +77,7 @@ def main():
     for case in options.cases:
         for backend in backends:
             rows += _case(case, backend, options)
-    with open(options.output, "w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+    write_rows(Row, rows, options.output)
     _plot(rows, options.output.with_suffix(".png"))
 
 

@@ -18,7 +18,6 @@ Writes benchmarks/scaling.csv and scaling.png.
 """
 
 import argparse
-import csv
 import dataclasses
 import json
 import os
@@ -30,6 +29,7 @@ import sys
 import tempfile
 
 from loops import round_robin
+from loops.rows import write as write_rows
 
 BACKENDS = ("jax", "tensorflow", "torch")
 SIZES = {"examples": (1_000, 10_000, 100_000), "image": (16, 32, 64, 128), "latents": (2, 20, 200)}
@@ -63,10 +63,7 @@ def main():
         sizes = SIZES.get(axis) or [options.virtual_gb * part for part in (0.01, 0.1, 1.0)]
         for backend in options.backends:
             rows += _series(axis, backend, sizes, options)
-    with open(options.output, "w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+    write_rows(Row, rows, options.output)
     _plot(rows, options.output.with_suffix(".png"))
 
 

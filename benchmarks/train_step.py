@@ -18,7 +18,6 @@ left out. Writes benchmarks/train_step.csv and, of the second part, train_step.p
 """
 
 import argparse
-import csv
 import dataclasses
 import functools
 import os
@@ -29,6 +28,7 @@ import numpy as np
 from loops import round_robin
 from loops.problem import CONV, MLP
 from loops.round_robin import Subject
+from loops.rows import write as write_rows
 
 BACKENDS = ("jax", "tensorflow", "torch")
 MODELS = {"mlp": MLP, "conv": CONV}
@@ -95,10 +95,7 @@ def main():
             fastest = _fastest(results)
     if fastest and options.batches:
         rows += _batches(fastest, options)
-    with open(options.output, "w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+    write_rows(Row, rows, options.output)
 
 
 def _options():

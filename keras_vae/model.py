@@ -16,7 +16,7 @@ from keras import ops
 from keras_vae import _checks, _mapped, likelihoods, objectives
 from keras_vae._inference import BatchedFunctions, Inference
 from keras_vae._numerics import bounded
-from keras_vae._train_step import BackendTrainer, auto_jit, fused, normal, tune
+from keras_vae._train_step import BackendTrainer, fused, normal, tune
 from keras_vae.distributions import DiagonalNormal
 from keras_vae.schedules import Constant
 
@@ -312,7 +312,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
                 'with VAE(..., likelihood="bce" or "mse"), and the weight of its KL term with objective=ELBO(beta=...).'
             )
         if kwargs.get("jit_compile", "auto") == "auto" and not kwargs.get("run_eagerly"):
-            kwargs["jit_compile"] = auto_jit(self, kwargs.get("steps_per_execution", 1))
+            kwargs["jit_compile"] = self.auto_jit(kwargs.get("steps_per_execution", 1))
         super().compile(optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
         tune(self.optimizer)
         self.data_on_device = data_on_device

@@ -8,10 +8,10 @@ them fast; what is computed is `VAE.step_loss`, written once. Each file defines
     def compiled           a function of arrays that reads the model's weights, made fast, without gradients
     def normal             noise
     def tune               what makes the update of an optimizer fast, with the same numbers
-    def auto_jit           what jit_compile="auto" means
 
-`pure.py` and `fused.py` are the parts of it that know no backend: a step as a function of values, and many steps in one
-call. The files `torch_...` are what PyTorch needs to be as fast as the others are by themselves.
+`pure.py`, `fused.py` and `adam.py` are the parts of it that know no backend: a step as a function of values, many steps
+in one call, another update of Adam. The files `torch_...` are what PyTorch needs to be as fast as the others are by
+themselves.
 
 A backend is imported only if Keras runs on it: the others need not be installed.
 """
@@ -21,19 +21,16 @@ import keras
 match keras.backend.backend():
     case "tensorflow":
         from .tensorflow import BackendTrainer as BackendTrainer
-        from .tensorflow import auto_jit as auto_jit
         from .tensorflow import compiled as compiled
         from .tensorflow import normal as normal
         from .tensorflow import tune as tune
     case "jax":
         from .jax import BackendTrainer as BackendTrainer
-        from .jax import auto_jit as auto_jit
         from .jax import compiled as compiled
         from .jax import normal as normal
         from .jax import tune as tune
     case "torch":
         from .torch import BackendTrainer as BackendTrainer
-        from .torch import auto_jit as auto_jit
         from .torch import compiled as compiled
         from .torch import normal as normal
         from .torch import tune as tune

@@ -1,10 +1,10 @@
 """`compile(steps_per_execution=N)`: N steps in one compiled call, and data that stay on the device.
 
 A step of a small model is over before Python has prepared the next. So N batches are stacked, and one program runs a
-loop over them; that program may also hold the data, so that only the indices of the examples travel. Keras is then
-given the indices in place of the data: it shuffles, splits, batches and counts them as it would the examples, so that
-every batch holds the same examples in the same order as without (but for the one shuffle more that Keras makes when it
-builds a model or its metrics from the data).
+loop over them; and where the data fit on the device, only the indices of the examples travel. Keras is then given the
+indices in place of the data: it shuffles, splits, batches and counts them as it would the examples, so that every batch
+holds the same examples in the same order as without (but for the one shuffle more that Keras makes when it builds a
+model or its metrics from the data).
 """
 
 import contextlib
@@ -19,6 +19,38 @@ from keras import ops
 
 # Data of up to this many bytes are put on the device when `data_on_device="auto"`.
 MOST_ON_DEVICE = 2**30
+
+
+class Trainer:
+    """What the backends' trainers share. Each defines
+
+    is_fused(name)      whether the step of that name, "train_step" or "test_step", is run many at a time
+    fused(step)         what Keras calls in its place (but on PyTorch, whose loop is its own)
+    """
+
+    def make_train_function(self, force=False):
+        if not self.is_fused("train_step"):
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+            self.train_function = self.fused(self.train_step)
+
+    def make_test_function(self, force=False):
+        if not self.is_fused("test_step"):
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            self.test_function = self.fused(self.test_step)
+
+    def takes_indices(self):
+        """Whether `fit` and the `evaluate` inside it can look batches up in `device_data`."""
+        return self.is_fused("train_step") and self.is_fused("test_step")
+
+    def is_library_s(self, name):
+        """Whether a step is the library's, and not one that a subclass defines."""
+        return getattr(type(self), name).__module__.startswith(__package__)
+
+    def auto_jit(self, steps_per_execution) -> bool | str:
+        """What jit_compile="auto" shall mean to Keras."""
+        return "auto"
 
 
 class DeviceData:

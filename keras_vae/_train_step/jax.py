@@ -13,7 +13,7 @@ from keras_vae._train_step import fused
 from keras_vae._train_step.pure import loss_and_state
 
 
-class BackendTrainer:
+class BackendTrainer(fused.Trainer):
     def train_step(self, state, data):
         trainable, non_trainable, optimizer_state, metrics = state
 
@@ -32,28 +32,37 @@ class BackendTrainer:
         _, _, non_trainable, metrics, logs = results
         return logs, (trainable, non_trainable, metrics)
 
-    def make_train_function(self, force=False):
-        if self._is_fused("train_step") and (self.train_function is None or force):
-            self.train_function = _fused(self, self.train_step)
-        super().make_train_function(force)
-
-    def make_test_function(self, force=False):
-        if self._is_fused("test_step") and (self.test_function is None or force):
-            self.test_function = _fused(self, self.test_step)
-        super().make_test_function(force)
-
-    def takes_indices(self):
-        """Whether `fit` and the `evaluate` inside it can look batches up in `device_data`."""
-        return self._is_fused("train_step") and self._is_fused("test_step")
-
-    def _is_fused(self, name):
+    def is_fused(self, name):
         return (
             self.steps_per_execution > 1
             and self.jit_compile
             and keras.distribution.distribution() is None
             and not (jax.default_backend() == "cpu" and fused.has_convolutions(self))
-            and getattr(type(self), name) is getattr(BackendTrainer, name)
+            and self.is_library_s(name)
         )
+
+    def fused(self, step):
+        """Takes the state and an iterator, of which it uses `steps_per_execution` batches."""
+        stacker = fused.Stacker(self.steps_per_execution)
+
+        @functools.partial(jax.jit, donate_argnums=0)
+        def run(state, batches, count):
+            def one(i, state):
+                return step(state, jax.tree.map(lambda stack: stack[i], batches))[1]
+
+            state = jax.lax.fori_loop(0, count, one, state)
+            with keras.StatelessScope(zip(self.metrics_variables, state[-1], strict=True)):
+                return self.get_metrics_result(), state
+
+        def function(state, iterator):
+            logs = {}
+            for batches, count in stacker(iterator):
+                # Outside the program, which would be compiled anew for each length of the data.
+                batches = fused.look_up(self.device_data.arrays, batches, axes=2)
+                logs, state = run(state, batches, count)
+            return logs, state
+
+        return function
 
     def put_back(self, state):
         """Returns values to the variables after a first step that failed.
@@ -69,36 +78,8 @@ class BackendTrainer:
                     variable.assign(value)
 
 
-def _fused(model, step):
-    """What Keras calls with the state and an iterator, of which it takes `steps_per_execution` batches."""
-    stacker = fused.Stacker(model.steps_per_execution)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def run(state, batches, count):
-        def one(i, state):
-            return step(state, jax.tree.map(lambda stack: stack[i], batches))[1]
-
-        state = jax.lax.fori_loop(0, count, one, state)
-        with keras.StatelessScope(zip(model.metrics_variables, state[-1], strict=True)):
-            return model.get_metrics_result(), state
-
-    def function(state, iterator):
-        logs = {}
-        for batches, count in stacker(iterator):
-            # Outside the program, which would be compiled anew for each length of the data.
-            batches = fused.look_up(model.device_data.arrays, batches, axes=2)
-            logs, state = run(state, batches, count)
-        return logs, state
-
-    return function
-
-
 def tune(optimizer):
     """Nothing: XLA makes one kernel of Keras's update."""
-
-
-def auto_jit(model, steps_per_execution):
-    return "auto"
 
 
 def compiled(model, function):

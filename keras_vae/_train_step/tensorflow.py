@@ -3,15 +3,14 @@
 With `steps_per_execution` the loop over the steps is in the graph, and XLA, where it is used, compiles it as a whole.
 """
 
-import types
-
 import keras
 import tensorflow as tf
 
 from keras_vae._train_step import fused
+from keras_vae._train_step.adam import replace_adam_s
 
 
-class BackendTrainer:
+class BackendTrainer(fused.Trainer):
     def train_step(self, data):
         with tf.GradientTape() as tape:
             loss = self.step_loss(data, training=True) * _share_of_the_batch(data)
@@ -26,27 +25,45 @@ class BackendTrainer:
         return self.get_metrics_result()
 
     def make_train_function(self, force=False):
-        if self._is_fused("train_step") and (self.train_function is None or force):
+        if self.is_fused("train_step"):
             self.optimizer.build(self.trainable_variables)  # a loop may not make variables
-            self.train_function = _fused(self, self.train_step)
         super().make_train_function(force)
 
-    def make_test_function(self, force=False):
-        if self._is_fused("test_step") and (self.test_function is None or force):
-            self.test_function = _fused(self, self.test_step)
-        super().make_test_function(force)
-
-    def takes_indices(self):
-        """Whether `fit` and the `evaluate` inside it can look batches up in `device_data`."""
-        return self._is_fused("train_step") and self._is_fused("test_step")
-
-    def _is_fused(self, name):
+    def is_fused(self, name):
         return (
             self.steps_per_execution > 1
             and not self.run_eagerly
             and self.distribute_strategy.num_replicas_in_sync == 1
-            and getattr(type(self), name) is getattr(BackendTrainer, name)
+            and self.is_library_s(name)
         )
+
+    def fused(self, step):
+        """Takes an iterator, of which it uses `steps_per_execution` batches."""
+        stacker = fused.Stacker(self.steps_per_execution)
+
+        @tf.function(jit_compile=self.jit_compile, autograph=False)
+        def run(batches, count):
+            def one(i):
+                step(keras.tree.map_structure(lambda stack: None if stack is None else stack[i], batches))
+                return (i + 1,)
+
+            tf.while_loop(lambda i: i < count, one, (0,), parallel_iterations=1)
+            return self.get_metrics_result()
+
+        def function(iterator):
+            logs = {}
+            for batches, count in stacker(iterator):
+                # Outside the program, which would be compiled anew for each length of the data.
+                batches = fused.look_up(self.device_data.arrays, keras.tree.map_structure(_tensor, batches), axes=2)
+                logs = run(batches, tf.constant(count))
+            return logs
+
+        return function
+
+    def auto_jit(self, steps_per_execution) -> bool | str:
+        """Keras's "auto" is without XLA on a CPU, where XLA is best at a loop of dense layers."""
+        fits = all(layer.supports_jit for layer in self._flatten_layers()) and not fused.has_convolutions(self)
+        return True if steps_per_execution > 1 and fits and not tf.distribute.has_strategy() else "auto"
 
 
 def _share_of_the_batch(data):
@@ -55,30 +72,6 @@ def _share_of_the_batch(data):
         return 1.0
     count = tf.cast(tf.shape(keras.utils.unpack_x_y_sample_weight(data)[0])[0], "float32")
     return count / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, count)
-
-
-def _fused(model, step):
-    """What Keras calls with an iterator, of which it takes `steps_per_execution` batches."""
-    stacker = fused.Stacker(model.steps_per_execution)
-
-    @tf.function(jit_compile=model.jit_compile, autograph=False)
-    def run(batches, count):
-        def one(i):
-            step(keras.tree.map_structure(lambda stack: None if stack is None else stack[i], batches))
-            return (i + 1,)
-
-        tf.while_loop(lambda i: i < count, one, (0,), parallel_iterations=1)
-        return model.get_metrics_result()
-
-    def function(iterator):
-        logs = {}
-        for batches, count in stacker(iterator):
-            # Outside the program, which would be compiled anew for each length of the data.
-            batches = fused.look_up(model.device_data.arrays, keras.tree.map_structure(_tensor, batches), axes=2)
-            logs = run(batches, tf.constant(count))
-        return logs
-
-    return function
 
 
 def _tensor(part):
@@ -103,21 +96,9 @@ def normal(shape, seed):
     return tf.random.stateless_normal(shape, seed, alg="philox")
 
 
-def auto_jit(model, steps_per_execution):
-    """Keras's "auto" is without XLA on a CPU, where XLA is best at a loop of dense layers."""
-    layers = model._flatten_layers()
-    fits = all(layer.supports_jit for layer in layers) and not fused.has_convolutions(model)
-    return True if steps_per_execution > 1 and fits and not tf.distribute.has_strategy() else "auto"
-
-
 def tune(optimizer):
-    """Gives Keras's Adam the one kernel that TensorFlow has for it, where Keras passes over the weights many times.
-
-    What is around the update (clipping, weight decay, averages, loss scaling) remains Keras's.
-    """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of Keras's LossScaleOptimizer
-    if type(optimizer) is keras.optimizers.Adam and not optimizer.amsgrad:
-        vars(optimizer)["update_step"] = types.MethodType(_adam, optimizer)
+    """Gives Keras's Adam the one kernel that TensorFlow has for it, where Keras passes over the weights many times."""
+    replace_adam_s(optimizer, "update_step", _adam)
 
 
 def _adam(self, gradient, variable, learning_rate):

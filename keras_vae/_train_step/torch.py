@@ -9,13 +9,13 @@ import functools
 import keras
 import torch
 
-from keras_vae._train_step import torch_parallel
+from keras_vae._train_step import fused, torch_parallel
 from keras_vae._train_step.torch_adam import tune as tune
 from keras_vae._train_step.torch_steps import Concatenated, ForEach, Prediction, Step
 from keras_vae._train_step.torch_steps import compiled as compiled
 
 
-class BackendTrainer:
+class BackendTrainer(fused.Trainer):
     def train_step(self, data):
         self.zero_grad()
         loss = self.step_loss(data, training=True)
@@ -55,12 +55,11 @@ class BackendTrainer:
             is_plain = not self.run_eagerly and type(self).predict_step is keras.Model.predict_step
             self.predict_function = Concatenated(Prediction(self) if is_plain else self.predict_step)
 
-    def takes_indices(self):
-        """Whether `fit` and the `evaluate` inside it can look batches up in `device_data`."""
-        return self.steps_per_execution > 1 and self._is_plain("train_step") and self._is_plain("test_step")
+    def is_fused(self, name):
+        return self.steps_per_execution > 1 and self._is_replayed(name)
 
     def _step(self, name):
-        if self._is_plain(name):
+        if self._is_replayed(name):
             return Step(self, training=name == "train_step")
         if torch_parallel.is_active():
             raise ValueError(
@@ -69,8 +68,8 @@ class BackendTrainer:
             )
         return getattr(self, name)
 
-    def _is_plain(self, name):
-        return not self.run_eagerly and getattr(type(self), name) is getattr(BackendTrainer, name)
+    def _is_replayed(self, name):
+        return not self.run_eagerly and self.is_library_s(name)
 
 
 def normal(shape, seed):
@@ -79,7 +78,3 @@ def normal(shape, seed):
         generator = torch.Generator().manual_seed(torch_parallel.seed(seed.next()))
         return torch.randn(shape, generator=generator).to(seed.state.value.device)
     return keras.random.normal(shape, dtype="float32", seed=seed)
-
-
-def auto_jit(model, steps_per_execution):
-    return "auto"

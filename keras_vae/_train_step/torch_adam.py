@@ -5,24 +5,22 @@ long as the kernel, and a third as long as the rest of a step. Both compute
 
     w -= lr * sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / (sqrt(v) + epsilon)
 
-but PyTorch divides v by 1 - beta_2**t before it adds its epsilon, so it is given Keras's over the root of that. What is
-around the update (clipping, weight decay, averages, loss scaling) remains Keras's.
+but PyTorch divides v by 1 - beta_2**t before it adds its epsilon, so it is given Keras's over the root of that.
 
 Reference: Kingma & Ba 2015, arXiv:1412.6980, section 2, whose last lines have the order that Keras takes.
 """
 
 import math
-import types
 
 import keras
 import torch
 
+from keras_vae._train_step.adam import replace_adam_s
+
 
 def tune(optimizer):
     """Makes the optimizer's update fast where there is a way that gives the same numbers."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of Keras's LossScaleOptimizer
-    if type(optimizer) is type(keras.optimizers.Adam()) and not optimizer.amsgrad:  # of a class that Keras hides
-        vars(optimizer)["_parallel_update_step"] = types.MethodType(_update, optimizer)
+    replace_adam_s(optimizer, "_parallel_update_step", _update)
 
 
 def _update(self, gradients, variables, learning_rate):

@@ -25,18 +25,18 @@ _CALLS_BEFORE = 8
 
 
 class Replay:
-    """`function(*tensors)`, which draws its noise by `model.noise`, as a list of operations for each set of shapes.
+    """`function(*tensors)` as a list of operations for each set of shapes.
 
     The first calls with some shapes are `function` itself, so that a mistake is reported where it is.
 
     Args:
-        model: The VAE.
         function: From tensors, some of which may be None, to a flat list of the same. Changes nothing but the noise.
+        model: The VAE by whose `noise` the function draws, if it draws at all.
         jit: Whether `torch.compile` shall make one program of the list.
     """
 
-    def __init__(self, model, function, jit=False):
-        self.model, self.function, self.jit = model, function, jit
+    def __init__(self, function, model=None, jit=False):
+        self.function, self.model, self.jit = function, model, jit
         self._calls, self._noise, self._programs = {}, {}, {}  # by shapes; of the noise, the arguments of its calls
         self._refused = False
 
@@ -45,7 +45,8 @@ class Replay:
         calls = self._calls[shapes] = self._calls.get(shapes, 0) + 1
         if self._refused or calls <= _CALLS_BEFORE:
             return self._recording_noise(shapes, tensors)
-        tensors += tuple(self.model.noise(batch) for batch in self._noise[shapes])
+        if self.model is not None:
+            tensors += tuple(self.model.noise(batch) for batch in self._noise[shapes])
         if shapes in self._programs:
             with torch.no_grad():
                 return self._programs[shapes](*tensors)
@@ -59,22 +60,22 @@ class Replay:
         return outputs
 
     def _recording_noise(self, shapes, tensors):
-        if not hasattr(self.model, "noise"):  # a network alone, as the exporter runs it
-            self._noise[shapes] = []
+        batches = self._noise[shapes] = []
+        if self.model is None:
             return self.function(*tensors)
-        noise, batches = self.model.noise, []
+        noise = self.model.noise
 
         def recorded(batch):
             batches.append(batch)
             return noise(batch)
 
         with _noise_by(self.model, recorded):
-            outputs = self.function(*tensors)
-        self._noise[shapes] = batches
-        return outputs
+            return self.function(*tensors)
 
     def _with_noise(self, count, tensors):
         """`function` of the first `count` tensors; the others are the noise."""
+        if self.model is None:
+            return self.function(*tensors)
         noise = iter(tensors[count:])
         with _noise_by(self.model, lambda batch: next(noise)):
             return self.function(*tensors[:count])

@@ -54,7 +54,7 @@ class Step:
         self.model, self.training = model, training
         self.weights = model.trainable_variables
         self.state = model.non_trainable_variables + model.metrics_variables
-        self.replay = Replay(model, self._gradients, model.jit_compile)
+        self.replay = Replay(self._gradients, model, model.jit_compile)
         self.names = []  # of the logs, once known
         self.is_plain = False  # whether a layer assigns to its weights, which only the plain step does as Keras does
 
@@ -164,7 +164,7 @@ def compiled(model, function):
         single = not isinstance(outputs, tuple | list)
         return [outputs] if single else list(outputs)
 
-    replay = Replay(model, pure)
+    replay = Replay(pure)  # which draws no noise: inference is given it
 
     def call(*arrays):
         nonlocal count
