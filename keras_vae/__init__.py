@@ -12,8 +12,10 @@ from keras_vae import likelihoods as likelihoods
 from keras_vae import networks as networks
 from keras_vae import objectives as objectives
 from keras_vae import plotting as plotting
+from keras_vae import priors as priors
 from keras_vae import schedules as schedules
 from keras_vae.distributions import DiagonalNormal as DiagonalNormal
+from keras_vae.distributions import Mixture as Mixture
 from keras_vae.likelihoods import Bernoulli as Bernoulli
 from keras_vae.likelihoods import Categorical as Categorical
 from keras_vae.likelihoods import ContinuousBernoulli as ContinuousBernoulli
@@ -26,5 +28,7 @@ from keras_vae.likelihoods import Poisson as Poisson
 from keras_vae.model import VAE as VAE
 from keras_vae.objectives import ELBO as ELBO
 from keras_vae.objectives import IWAE as IWAE
+from keras_vae.objectives import BetaTC as BetaTC
+from keras_vae.objectives import InfoVAE as InfoVAE
 
 __version__ = "0.1.0"

@@ -5,8 +5,9 @@ Structure is checked when the model is built. Data are checked on the first batc
 """
 
 import itertools
+import math
 import warnings
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import keras
@@ -183,6 +184,13 @@ def whole_number(name, value, least=1):
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
     return int(value)
+
+
+def non_negative(name, value):
+    """`value` as a float of at least 0; no bool, nothing infinite."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
+    return float(value)
 
 
 def is_array(value):

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_vae import _checks, _train_step
+from keras_vae._conditions import split_condition
 from keras_vae.distributions import DiagonalNormal
 
 
@@ -19,22 +20,24 @@ class Inference:
         """q(z|x).
 
         Args:
-            x: `(n, ...)` data.
+            x: `(n, ...)` data; of a conditional model, here and below, `{"x": data, "condition": c}`.
             batch_size: Examples at a time.
 
         Returns:
             A `DiagonalNormal` of NumPy arrays, with `.mean` and `.log_var` of shape `(n, latent_dim)` and
             `.sample(seed=...)`, which gives the same numbers on every backend.
         """
-        return DiagonalNormal(*self._in_batches(self._encode, self._checked(x), batch_size=batch_size))
+        return DiagonalNormal(*self._in_batches(self._encode, *self._checked(x), batch_size=batch_size))
 
-    def decode(self, z, batch_size=256):
-        """The mean of p(x|z): `(n, latent_dim)` to `(n, ...)`, NumPy."""
-        z = _checks.to_numpy(z).astype("float32", copy=False)
-        self._require_built()
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z must have shape (n, {self.latent_dim}); got {z.shape}.")
-        return self._in_batches(self._decode, z, batch_size=batch_size)
+    def decode(self, z, batch_size=256, condition=None):
+        """The mean of p(x|z): `(n, latent_dim)` to `(n, ...)`, NumPy.
+
+        Args:
+            z: Latents.
+            batch_size: Examples at a time.
+            condition: Of a conditional model: `(n, ...)`, or one for all.
+        """
+        return self._in_batches(self._decode, *self._checked_latents(z, condition), batch_size=batch_size)
 
     def reconstruct(self, x, sample=False, seed=None, batch_size=256):
         """The mean of p(x|z), at the posterior mean or at a sample of the posterior.
@@ -48,10 +51,11 @@ class Inference:
         Returns:
             `(n, ...)`, NumPy.
         """
+        _, *condition = self._checked(x)
         posterior = self.encode(x, batch_size)
-        return self.decode(posterior.sample(seed=seed) if sample else posterior.mean, batch_size)
+        return self.decode(posterior.sample(seed=seed) if sample else posterior.mean, batch_size, *condition)
 
-    def sample(self, n, seed=None, batch_size=256, draw=False):
+    def sample(self, n, seed=None, batch_size=256, draw=False, condition=None, prior=None):
         """New data, `(n, ...)`, NumPy: `n` draws of z from the prior, decoded.
 
         Args:
@@ -60,17 +64,26 @@ class Inference:
             batch_size: Examples at a time.
             draw: If False, the mean of p(x|z) for each z, as pictures usually show; if True, a draw of x from it: a
                 count is then a whole number, and a category is one.
+            condition: Of a conditional model: `(n, ...)`, or one for all.
+            prior: Where to draw z from instead of the model's prior: anything with `sample(n, seed)` that gives
+                `(n, latent_dim)`, such as what `evaluation.fit_aggregate_posterior` returns.
         """
         self._require_built()
-        z = self.prior.sample(_checks.whole_number("n", n), seed)
+        prior = self.numpy_prior() if prior is None else prior
+        z, *condition = self._checked_latents(prior.sample(_checks.whole_number("n", n), seed), condition)
         if not draw:
-            return self.decode(z, batch_size)
-        parameters = self._in_batches(self.decoder_parameters, z, batch_size=batch_size)
+            return self._in_batches(self._decode, z, *condition, batch_size=batch_size)
+        parameters = self._in_batches(self._parameters, z, *condition, batch_size=batch_size)
         # Another noise than that of z.
         noise = None if seed is None else np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         return self.likelihood.sample(parameters, noise)
 
-    def interpolate(self, a, b, steps=10, path="linear"):
+    def numpy_prior(self):
+        """p(z) as it is now, of NumPy arrays: a `DiagonalNormal` or a `Mixture`, with `sample` and `log_prob`."""
+        self._require_built()
+        return self.prior_distribution().to_numpy()
+
+    def interpolate(self, a, b, steps=10, path="linear", condition=None):
         """Data between two examples: the decoded path between their posterior means.
 
         Args:
@@ -78,6 +91,7 @@ class Inference:
             steps: Points on the path, both ends included.
             path: "linear", or "spherical" along the great circle, on which the norm changes evenly: in many
                 dimensions a straight line passes through norms that the prior hardly ever draws.
+            condition: Of a conditional model: that of both examples, without the batch axis.
 
         Returns:
             `(steps, ...)`, NumPy.
@@ -88,8 +102,10 @@ class Inference:
         if a.shape != b.shape:
             raise ValueError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
         pair = np.stack([a, b])
+        if condition is not None:
+            pair = {"x": pair, "condition": np.stack([condition, condition])}
         start, end = self.encode(pair).mean
-        return self.decode(latent_path(start, end, steps, path))
+        return self.decode(latent_path(start, end, steps, path), condition=condition)
 
     def elbo(self, x, num_samples=1, seed=None, batch_size=256):
         """The evidence lower bound of each example in nats, unweighted: higher is likelier.
@@ -103,43 +119,72 @@ class Inference:
         Returns:
             `(n,)` float32, NumPy.
         """
-        x = self._checked(x)
+        reconstruction, kl = self._elbo_terms(x, num_samples, seed, batch_size)
+        return -(reconstruction + kl)
+
+    def _elbo_terms(self, x, num_samples, seed, batch_size):
+        """The two terms that `elbo` is the sum of, with the sign changed: two arrays `(n,)`."""
+        x, *condition = self._checked(x)
         self.likelihood.validate(x, missing=self.allow_missing)
         _checks.whole_number("num_samples", num_samples)
         # As many images are decoded at a time as for one sample, and the noise is drawn as it is needed: the generator
         # gives the same numbers in one piece or in many.
         step = max(1, _checks.whole_number("batch_size", batch_size) // num_samples)
         generator = np.random.default_rng(seed)
-        elbos = []
+        terms = []
         for start in range(0, len(x), step):
             part = x[start : start + step]
             epsilon = generator.standard_normal((len(part), num_samples, self.latent_dim), dtype="float32")
-            elbos.append(self._in_batches(self._elbo, part, epsilon, batch_size=step))
-        return np.concatenate(elbos)
+            given = [each[start : start + step] for each in condition]
+            terms.append(self._in_batches(self._elbo, part, epsilon, *given, batch_size=step))
+        return [np.concatenate(term) for term in zip(*terms, strict=True)]
 
     def _require_built(self):
         if not self.built:
             raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
 
     def _checked(self, x):
+        """The data as NumPy arrays: x and, of a conditional model, the condition."""
+        x, condition = split_condition(x)
         x = _checks.to_numpy(x)
         if not self.built:
-            self.build((None, *x.shape[1:]))
+            shape = (None, *x.shape[1:])
+            self.build(shape if condition is None else {"x": shape, "condition": (None, *np.shape(condition)[1:])})
         _checks.check_data(x, self.data_shape)
-        return x
+        return _present(x, self.checked_condition(condition, len(x)))
 
-    def _encode(self, x):
-        posterior = self.posterior(x)
+    def _checked_latents(self, z, condition):
+        z = _checks.to_numpy(z).astype("float32", copy=False)
+        self._require_built()
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z must have shape (n, {self.latent_dim}); got {z.shape}.")
+        if condition is not None and np.ndim(condition) == len(self.condition_shape or ()):
+            condition = np.broadcast_to(_checks.to_numpy(condition), (len(z), *np.shape(condition)))
+        return _present(z, self.checked_condition(condition, len(z)))
+
+    def _encode(self, x, condition=None):
+        posterior = self.posterior(x, condition=condition)
         return posterior.mean, posterior.log_var
 
-    def _decode(self, z, training=False):
-        return self.likelihood.mean(self.decoder_parameters(z, training))
+    def _parameters(self, z, condition=None):
+        return self.decoder_parameters(z, condition=condition)
 
-    def _elbo(self, x, epsilon):
-        return -self.terms(x, ops.transpose(epsilon, (1, 0, 2))).negative_elbo
+    def _decode(self, z, condition=None):
+        return self._mean_of(z, condition)
 
-    def _log_weights(self, x, epsilon):
-        return ops.transpose(self.log_weights(x, ops.transpose(epsilon, (1, 0, 2))))
+    def _mean_of(self, z, condition, training=False):
+        return self.likelihood.mean(self.decoder_parameters(z, training, condition))
+
+    def _elbo(self, x, epsilon, condition=None):
+        terms = self.elbo_terms(x, ops.transpose(epsilon, (1, 0, 2)), condition)
+        return terms.reconstruction, terms.kl
+
+    def _log_weights(self, x, epsilon, condition=None):
+        return ops.transpose(self.log_weights(x, ops.transpose(epsilon, (1, 0, 2)), condition))
+
+
+def _present(*arrays):
+    return [array for array in arrays if array is not None]
 
 
 class BatchedFunctions:

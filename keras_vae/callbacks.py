@@ -11,7 +11,7 @@ from numbers import Real
 import keras
 import numpy as np
 
-from keras_vae import _checks, _files, evaluation, plotting
+from keras_vae import _checks, _conditions, _files, evaluation, plotting
 from keras_vae.likelihoods import Gaussian
 from keras_vae.objectives import ELBO
 from keras_vae.schedules import Constant
@@ -87,16 +87,18 @@ class _OnData(keras.callbacks.Callback):
 
     def __init__(self, x, every):
         super().__init__()
-        if not _checks.is_array(x):
+        given = x if isinstance(x, dict) else {"x": x}
+        if not all(_checks.is_array(part) for part in given.values()):
             raise ValueError(f"x must be an array of examples, (n, ...); got a {type(x).__name__}.")
-        self.x = _checks.to_numpy(x)
+        given = {name: _checks.to_numpy(part) for name, part in given.items()}
+        self.x = given if isinstance(x, dict) else given["x"]
         self.every = _checks.whole_number("every", every)
         self.epochs = []  # those looked at, counting from 1
 
     def on_train_begin(self, logs=None):
         self.epochs = []
         if self.model.built:  # a mistake is better told before an epoch than after it
-            _checks.check_data(self.x, self.model.data_shape)
+            _checks.check_data(_conditions.split_condition(self.x)[0], self.model.data_shape)
 
     def on_epoch_end(self, epoch, logs=None):
         if not self.epochs or (epoch + 1) % self.every == 0:
@@ -120,7 +122,8 @@ class LatentMonitor(_OnData):
     callbacks: Keras hands them the logs in turn.
 
     Args:
-        x: `(n, ...)` data to look through, n >= 2; a thousand held-out examples are plenty.
+        x: `(n, ...)` data to look through, n >= 2, a dict of a conditional model; a thousand held-out examples are
+            plenty.
         threshold: Of `evaluation.active_units`.
         every: Epochs between two looks; the logs repeat the last in between.
         log_units: Whether to log `kl_unit_0`, `kl_unit_1`, ... too, in nats.
@@ -142,8 +145,10 @@ class LatentMonitor(_OnData):
 
     def __init__(self, x, threshold=0.01, every=1, log_units=False):
         super().__init__(x, every)
-        if len(self.x) < 2:
-            raise ValueError(f"x needs two examples or more, whose latents can differ; it has {len(self.x)}.")
+        if _conditions.count(self.x) < 2:
+            raise ValueError(
+                f"x needs two examples or more, whose latents can differ; it has {_conditions.count(self.x)}."
+            )
         if not (isinstance(threshold, Real) and threshold >= 0.0):
             raise ValueError(f"threshold is a variance and must be a number, zero or more; got {threshold!r}.")
         self.threshold = threshold
@@ -181,7 +186,7 @@ class LatentMonitor(_OnData):
 
     def _look(self, epoch):
         posterior = self.model.encode(self.x)  # on JAX this also puts the current state into the model's variables
-        self._kl.append(evaluation.mean_kl(posterior, self.model.prior))
+        self._kl.append(evaluation.mean_kl(posterior, self.model.numpy_prior()))
         self._active.append(int(evaluation.is_active(posterior, self.threshold).sum()))
         self._steps = int(_checks.to_numpy(self.model.training_step.value))
         if not np.isfinite(self._kl[-1]).all() or not self._kl_counts():
@@ -195,7 +200,11 @@ class LatentMonitor(_OnData):
 
     def _kl_counts(self):
         """Whether the loss weighs the KL as it is going to: without it, unused latents have other causes."""
-        beta = self.model.objective.beta
+        objective = self.model.objective
+        capacity = getattr(objective, "capacity", None)
+        if capacity is not None and float(_checks.to_numpy(capacity(self._steps))) < 1.0:
+            return False  # the KL is where it is told to be
+        beta = getattr(objective, "beta", Constant(1.0))
         now = float(_checks.to_numpy(beta(self._steps)))
         return now > 0.0 and (isinstance(beta, Constant) or now >= 0.1 * getattr(beta, "end", 1.0))
 
@@ -216,7 +225,7 @@ class LatentMonitor(_OnData):
         likelihood, objective = self.model.likelihood, self.model.objective
         scale = getattr(likelihood, "scale", None)
         if isinstance(likelihood, Gaussian) and isinstance(scale, float):
-            spread = _largest_deviation(self.x)
+            spread = _largest_deviation(_conditions.split_condition(self.x)[0])
             linear = ", and a linear VAE trained on the bound uses no latent then" if spread <= scale else ""
             yield (
                 f'let the scale of the Gaussian be learned, Gaussian("learned") or Gaussian("optimal"), or make it '
@@ -239,7 +248,7 @@ class LatentMonitor(_OnData):
                 yield f"let beta {warm_up};"
         else:
             yield f"let beta, now {beta!r}, rise for longer or end lower;"
-        if not objective.free_bits:
+        if not objective.free_bits and self.model.prior.has_closed_form_kl:
             yield "leave each latent some nats for free: ELBO(free_bits=...);"
 
 
@@ -277,8 +286,8 @@ class ReconstructionGrid(_OnData):
     def __init__(self, x, folder=None, every=1, log_dir=None, columns=10):
         super().__init__(x, every)
         self.columns = _checks.whole_number("columns", columns)
-        self.x = self.x[: 4 * columns]
-        if len(self.x) == 0:
+        self.x = _conditions.rows(self.x, 0, 4 * columns)
+        if _conditions.count(self.x) == 0:
             raise ValueError("x has no example to draw.")
         if folder is None and log_dir is None:
             raise ValueError("Say where the pictures shall go: folder=, for files, or log_dir=, for TensorBoard.")

@@ -146,7 +146,7 @@ def _latents(vae, x, seed):
     posterior = vae.encode(x)
     return {
         "active_units": int(evaluation.is_active(posterior).sum()),
-        "kl_per_unit": evaluation.mean_kl(posterior, vae.prior).tolist(),
+        "kl_per_unit": evaluation.mean_kl(posterior, vae.numpy_prior()).tolist(),
         "mutual_information": surgery.mutual_information,
         "marginal_kl": surgery.marginal_kl,
         "max_mutual_information": surgery.max_mutual_information,

@@ -1,17 +1,19 @@
-"""The diagonal normal distribution, which is both q(z|x) and p(z) of a variational autoencoder.
+"""The distributions of z: the diagonal normal, which is q(z|x) and the usual p(z), and mixtures of it as other p(z).
 
-One class serves both roles, because the KL divergence between two diagonal normals is closed form and the
-standard normal prior is the case mean = 0, log_var = 0.
+One class serves as posterior and prior, because the KL divergence between two diagonal normals is closed form and the
+standard normal prior is the case mean = 0, log_var = 0. To a mixture there is none: `kl_divergence` then averages over
+samples.
 
-It computes with whatever it holds. Given NumPy arrays it returns NumPy arrays and draws from NumPy's generator, so
+They compute with whatever they hold. Given NumPy arrays they return NumPy arrays and draw from NumPy's generator, so
 that a posterior returned by `VAE.encode` gives the same sample for the same seed on every backend. Given backend
-tensors it computes with `keras.ops`, inside the training step and under jit.
+tensors they compute with `keras.ops`, inside the training step and under jit.
 """
 
 import math
 
 import keras
 import numpy as np
+from keras import ops
 
 LOG_2_PI = math.log(2.0 * math.pi)
 
@@ -42,6 +44,13 @@ class DiagonalNormal:
             )
         self.mean = mean
         self.log_var = log_var
+
+    has_closed_form_kl = True  # from a `DiagonalNormal` to this
+
+    @property
+    def noise_dim(self):
+        """How many normal draws `from_noise` makes one z of."""
+        return self.mean.shape[-1]
 
     @classmethod
     def standard(cls, dim):
@@ -80,17 +89,36 @@ class DiagonalNormal:
             shape = leading + self.mean.shape
             epsilon = np.random.default_rng(seed).standard_normal(shape, dtype="float32")
         else:
-            shape = leading + tuple(keras.ops.shape(self.mean))
+            shape = leading + tuple(ops.shape(self.mean))
             epsilon = keras.random.normal(shape, dtype="float32", seed=seed)
         return self.reparameterize(epsilon)
 
-    def log_prob(self, z):
-        """log N(z; mean, diag(exp(log_var))) in nats, summed over the last axis: `(..., latent_dim)` to `(...)`."""
+    def from_noise(self, noise):
+        """`reparameterize`, under the name that it has for every prior."""
+        return self.reparameterize(noise)
+
+    def log_prob(self, z, per_dimension=False):
+        """log N(z; mean, diag(exp(log_var))) in nats, summed over the last axis: `(..., latent_dim)` to `(...)`.
+
+        With `per_dimension` the latent axis is kept instead.
+        """
         xp = _namespace(self.mean, z)
         squared_error = xp.square(xp.subtract(z, self.mean))
         precision = xp.exp(xp.negative(self.log_var))
-        log_density = -0.5 * (xp.multiply(squared_error, precision) + self._as(xp, self.log_var) + LOG_2_PI)
-        return xp.sum(log_density, axis=-1)
+        log_density = -0.5 * (xp.multiply(squared_error, precision) + _as(xp, self.log_var) + LOG_2_PI)
+        return log_density if per_dimension else xp.sum(log_density, axis=-1)
+
+    def without_gradient(self):
+        """The same distribution of tensors, through whose parameters no gradient passes."""
+        return DiagonalNormal(ops.stop_gradient(self.mean), ops.stop_gradient(self.log_var))
+
+    def moment_matched(self):
+        """The `DiagonalNormal` of the same means and variances: itself."""
+        return self
+
+    def to_numpy(self):
+        """The same distribution, of NumPy arrays."""
+        return DiagonalNormal(ops.convert_to_numpy(self.mean), ops.convert_to_numpy(self.log_var))
 
     def kl_divergence(self, other, per_dimension=False):
         """KL(self || other) in nats, in closed form.
@@ -110,8 +138,16 @@ class DiagonalNormal:
         Returns:
             `(...)`, or `(..., latent_dim)` with `per_dimension`.
 
+        Raises:
+            TypeError: If `other` is a distribution to which there is no closed form.
+
         Reference: Kingma & Welling 2014, arXiv:1312.6114, appendix B.
         """
+        if not isinstance(other, DiagonalNormal):
+            raise TypeError(
+                f"The KL divergence of a normal to a {type(other).__name__} has no closed form; "
+                "distributions.kl_divergence(posterior, prior, z) estimates it from samples."
+            )
         xp = _namespace(self.mean, other.mean)
         squared_distance = xp.square(xp.subtract(self.mean, other.mean))
         precision = xp.exp(xp.negative(other.log_var))
@@ -119,14 +155,10 @@ class DiagonalNormal:
         kl = 0.5 * (xp.multiply(squared_distance, precision) + xp.expm1(difference) - difference)
         return kl if per_dimension else xp.sum(kl, axis=-1)
 
-    @staticmethod
-    def _as(xp, value):
-        return value if xp is np else keras.ops.convert_to_tensor(value)
-
     def get_config(self):
         return {
-            "mean": keras.ops.convert_to_numpy(self.mean).tolist(),
-            "log_var": keras.ops.convert_to_numpy(self.log_var).tolist(),
+            "mean": ops.convert_to_numpy(self.mean).tolist(),
+            "log_var": ops.convert_to_numpy(self.log_var).tolist(),
         }
 
     @classmethod
@@ -134,6 +166,131 @@ class DiagonalNormal:
         return cls(np.asarray(config["mean"], "float32"), np.asarray(config["log_var"], "float32"))
 
 
+@keras.saving.register_keras_serializable(package="keras_vae")
+class Mixture:
+    """sum_k w_k N(mean_k, diag(exp(log_var_k))): a mixture of normals with independent dimensions.
+
+    Args:
+        components: A `DiagonalNormal` whose mean has shape `(components, latent_dim)`.
+        logits: `(components,)`: the logarithms of the weights, up to a constant; None weighs all the same.
+
+    Example:
+
+    >>> two = Mixture(DiagonalNormal(np.array([[-2.0], [2.0]]), np.zeros((2, 1))))
+    >>> two.sample(100, seed=0).shape
+    (100, 1)
+    """
+
+    has_closed_form_kl = False
+
+    def __init__(self, components, logits=None):
+        shape = tuple(np.shape(components.mean))
+        if len(shape) != 2 or shape[0] == 0:
+            raise ValueError(f"The components' mean must have shape (components, latent_dim); got {shape}.")
+        logits = np.zeros(shape[0], "float32") if logits is None else logits
+        if tuple(np.shape(logits)) != shape[:1]:
+            raise ValueError(f"logits must have shape {shape[:1]}, one per component; got {tuple(np.shape(logits))}.")
+        self.components = components
+        self.logits = logits
+
+    @property
+    def noise_dim(self):
+        """How many normal draws `from_noise` makes one z of: the first chooses the component."""
+        return self.components.mean.shape[-1] + 1
+
+    def from_noise(self, noise):
+        """z as a function of noise: differentiable in the components' parameters, not in their weights.
+
+        Args:
+            noise: `(..., noise_dim)` draws from N(0, I).
+
+        Returns:
+            `(..., latent_dim)` draws from the mixture.
+        """
+        xp = _namespace(self.components.mean, self.logits, noise)
+        uniform = 0.5 * (1.0 + _erf(xp, noise[..., :1] * math.sqrt(0.5)))
+        # The last component takes what is left, whatever the rounding of the sum.
+        below = xp.cumsum(xp.exp(self._log_weights(xp)))[:-1]
+        index = xp.sum(xp.cast(uniform > below, "int32") if xp is ops else uniform > below, axis=-1)
+        parts = (self.components.mean, self.components.log_var)
+        mean, log_var = (xp.take(_as(xp, part), index, axis=0) for part in parts)
+        return mean + xp.exp(0.5 * log_var) * noise[..., 1:]
+
+    def sample(self, num_samples=None, seed=None):
+        """Draws `(latent_dim,)`, or `(num_samples, latent_dim)`; as `DiagonalNormal.sample`."""
+        shape = (*(() if num_samples is None else (num_samples,)), self.noise_dim)
+        if isinstance(self.components.mean, np.ndarray):
+            return self.from_noise(np.random.default_rng(seed).standard_normal(shape, dtype="float32"))
+        return self.from_noise(keras.random.normal(shape, dtype="float32", seed=seed))
+
+    def log_prob(self, z, per_dimension=False):
+        """The log density in nats, `(..., latent_dim)` to `(...)`; `per_dimension` gives that of each marginal."""
+        xp = _namespace(self.components.mean, self.logits, z)
+        log_prob = self.components.log_prob(z[..., None, :], per_dimension)  # (..., components[, latent_dim])
+        log_weights = self._log_weights(xp)
+        if per_dimension:
+            return _log_sum_exp(xp, log_prob + log_weights[:, None], axis=-2)
+        return _log_sum_exp(xp, log_prob + log_weights, axis=-1)
+
+    def moment_matched(self):
+        """The `DiagonalNormal` of the same means and variances."""
+        xp = _namespace(self.components.mean, self.logits)
+        weights = xp.exp(self._log_weights(xp))[:, None]
+        mean = xp.sum(xp.multiply(weights, self.components.mean), axis=0)
+        variance = xp.exp(self.components.log_var) + xp.square(xp.subtract(self.components.mean, mean))
+        return DiagonalNormal(mean, xp.log(xp.sum(xp.multiply(weights, variance), axis=0)))
+
+    def to_numpy(self):
+        """The same distribution, of NumPy arrays."""
+        return Mixture(self.components.to_numpy(), ops.convert_to_numpy(self.logits))
+
+    def _log_weights(self, xp):
+        logits = _as(xp, self.logits)
+        return logits - _log_sum_exp(xp, logits, axis=0)
+
+    def get_config(self):
+        return {"components": self.components.get_config(), "logits": ops.convert_to_numpy(self.logits).tolist()}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(DiagonalNormal.from_config(config["components"]), np.asarray(config["logits"], "float32"))
+
+
+def kl_divergence(posterior, prior, z):
+    """KL(posterior || prior) in nats: in closed form where there is one, else the average over samples.
+
+        KL = E_q [log q(z|x) - log p(z)]
+
+    Args:
+        posterior: A `DiagonalNormal` of shape `(batch, latent_dim)`.
+        prior: A `DiagonalNormal` or a `Mixture` over the same dimensions.
+        z: `(num_samples, batch, latent_dim)` draws from the posterior.
+
+    Returns:
+        `(batch,)`.
+    """
+    if prior.has_closed_form_kl:
+        return posterior.kl_divergence(prior)
+    difference = posterior.log_prob(z) - prior.log_prob(z)
+    return _namespace(difference).mean(difference, axis=0)
+
+
+def _log_sum_exp(xp, values, axis):
+    if xp is ops:
+        return ops.logsumexp(values, axis=axis)
+    largest = values.max(axis=axis, keepdims=True)
+    return np.squeeze(largest, axis) + np.log(np.exp(values - largest).sum(axis=axis))
+
+
+def _erf(xp, values):
+    """NumPy has no error function."""
+    return ops.erf(values) if xp is ops else np.vectorize(math.erf, otypes=["float32"])(values)
+
+
+def _as(xp, value):
+    return value if xp is np else ops.convert_to_tensor(value)
+
+
 def _namespace(*arrays):
     """NumPy if everything is NumPy, else `keras.ops`: the functions used here have the same names in both."""
-    return np if all(isinstance(array, np.ndarray | np.generic | float) for array in arrays) else keras.ops
+    return np if all(isinstance(array, np.ndarray | np.generic | float) for array in arrays) else ops

@@ -13,12 +13,22 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import _checks, _mapped, likelihoods, objectives
+from keras_vae import _checks, _mapped, likelihoods, objectives, priors
+from keras_vae._conditions import (
+    check_condition,
+    declares_condition,
+    input_dtype,
+    known_input_shape,
+    run,
+    several_inputs,
+    shapes_of,
+    split_condition,
+    takes_condition,
+)
 from keras_vae._inference import BatchedFunctions, Inference
 from keras_vae._numerics import bounded
 from keras_vae._train_step import BackendTrainer, fused, normal, tune
-from keras_vae.distributions import DiagonalNormal
-from keras_vae.schedules import Constant
+from keras_vae.distributions import DiagonalNormal, Mixture
 
 # log_var is kept in this range. Below, a standard deviation of 3e-7 is float32's resolution of a mean near 1; above,
 # one of 1800 still leaves z inside float16. No sensible posterior comes near either.
@@ -35,9 +45,14 @@ class VAE(BackendTrainer, Inference, keras.Model):
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))       q(z|x) = N(mean(x), diag(exp(log_var(x))))
 
     The logs of `fit` and `evaluate` are in nats per example, exact weighted means over the examples seen: `loss`
-    (what is minimised), `reconstruction` (-E_q log p(x|z)), `kl` (analytic), `negative_elbo` (their sum, unweighted:
-    the one to watch), `beta` while a schedule runs, and the metrics of `compile`, which compare the target with the
+    (what is minimised), `reconstruction` (-E_q log p(x|z)), `kl` (analytic; an average over the samples of z where
+    there is no closed form, as to a mixture), `negative_elbo` (their sum, unweighted: the one to watch), what the
+    objective adds (`beta` while a schedule runs), and the metrics of `compile`, which compare the target with the
     reconstruction through the posterior mean, as `predict` gives it.
+
+    A conditional model has networks with another input, called "condition": labels, or any tensor. Its data are dicts,
+    `{"x": x, "condition": c}`, in `fit` and wherever a method says "data"; `decode` and `sample` take `condition=c`.
+    Every probability is then one given the condition.
 
     `sample_weight` means what it means in Keras: the loss minimised is the sum of weight times loss over the number
     of examples; the logs are divided by the sum of the weights, so an example of weight 0 does not count.
@@ -46,11 +61,14 @@ class VAE(BackendTrainer, Inference, keras.Model):
         encoder: A Keras model or layer from x to the mean and log variance of q(z|x), two tensors of shape
             `(batch, latent_dim)`: as a pair, or as a dict with keys `z_mean` and `z_log_var` (or `mean`, `log_var`).
         decoder: A Keras model or layer from z, `(batch, latent_dim)`, to the parameters of the likelihood: the shape
-            of the data, with `likelihood.parameter_channels` channels.
+            of the data, with `likelihood.parameter_channels` channels. In a conditional model either or both have an
+            input of the name "condition"; a network whose inputs are not known is called with
+            `{"x": x, "condition": c}`, or "z" in place of "x".
         likelihood: "bce" (= "bernoulli", the decoder gives logits), "mse" (= "gaussian", scale 1), another name or a
             `Likelihood`, such as `Gaussian("learned")`.
         objective: "elbo", "iwae" or an `Objective` such as `ELBO(beta=4.0)`.
-        prior: p(z) as a `DiagonalNormal` over the latent dimensions; None is N(0, I).
+        prior: p(z): a `Prior` of `keras_vae.priors`, which learns, such as `VampPrior(500)`; a `DiagonalNormal` or a
+            `Mixture` over the latent dimensions, which stays as it is; None is N(0, I).
         seed: An integer for reproducible noise, or None.
         allow_missing: Whether NaN in the data means a missing value: the encoder then sees 0 in its place, and the
             reconstruction term leaves it out, so that the bound is one of log p(observed values). Else NaN is refused.
@@ -76,7 +94,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         decoder: keras.layers.Layer,
         likelihood: str | likelihoods.Likelihood = "bce",
         objective: str | objectives.Objective = "elbo",
-        prior: DiagonalNormal | None = None,
+        prior: priors.Prior | DiagonalNormal | Mixture | None = None,
         seed: int | None = None,
         allow_missing: bool = False,
         **kwargs,
@@ -86,10 +104,11 @@ class VAE(BackendTrainer, Inference, keras.Model):
         self.decoder = decoder
         self.likelihood = likelihoods.get(likelihood)
         self.objective = objectives.get(objective)
-        self.prior: Any = prior  # a DiagonalNormal, once built
+        self.prior: Any = prior  # not None, once built
         self.seed = seed
         self.allow_missing = bool(allow_missing)
         self.data_shape: Any = None  # the shape of one example, once built
+        self.condition_shape: Any = None  # the shape of its condition, once built; None if there is none
         self.latent_dim: Any = None  # an int, once built
 
         self.seed_generator = keras.random.SeedGenerator(_spread(seed))
@@ -97,9 +116,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
         self.training_step = self.add_weight(
             name="training_step", shape=(), dtype="int", initializer="zeros", trainable=False
         )
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in ("reconstruction", "kl", "negative_elbo")}
-        if not isinstance(self.objective.beta, Constant):
-            self._trackers["beta"] = keras.metrics.Mean(name="beta")
+        logged = ("reconstruction", "kl", "negative_elbo", *self.objective.log_names)
+        self._trackers = {name: keras.metrics.Mean(name=name) for name in logged}
         self._has_compiled_metrics = False
         self._warned = False  # of data that the likelihood is none of
         self._data_seen = set()  # the Keras functions whose first batch has been checked
@@ -107,7 +125,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         self.device_data = fused.DeviceData()
         self.data_on_device: str | bool = "auto"
 
-        input_shape = _known_input_shape(encoder)
+        input_shape = known_input_shape(encoder, decoder)
         if input_shape is not None:
             self.build(input_shape)
             self._tracker.unlock()  # a subclass adds its own weights and metrics after super().__init__()
@@ -120,46 +138,77 @@ class VAE(BackendTrainer, Inference, keras.Model):
     # Building
 
     def build(self, input_shape):
-        """Builds encoder and decoder for data of `input_shape`, `(batch, ...)`, and checks that they fit together."""
-        if not isinstance(input_shape, list | tuple) or not all(isinstance(size, int | None) for size in input_shape):
-            raise ValueError(f"A VAE takes one tensor x of shape (batch, ...); got inputs of shape {input_shape}.")
+        """Builds encoder and decoder for data of `input_shape`, and checks that they fit together.
+
+        Args:
+            input_shape: `(batch, ...)`; of a conditional model a dict of two such shapes, "x" and "condition".
+        """
+        input_shape, condition_shape = shapes_of(input_shape)
         self.data_shape = tuple(input_shape[1:])
-        dtype = self.encoder.inputs[0].dtype if getattr(self.encoder, "inputs", None) else keras.config.floatx()
-        x = keras.KerasTensor((None, *self.data_shape), dtype=dtype)
-        mean, log_var = _checks.encoder_outputs(self.encoder(x))
+        self.condition_shape = None if condition_shape is None else tuple(condition_shape[1:])
+        x = keras.KerasTensor((None, *self.data_shape), dtype=input_dtype(self.encoder, "x"))
+        condition = None
+        if condition_shape is not None:
+            condition = keras.KerasTensor((None, *self.condition_shape), dtype=self.condition_dtype)
+        mean, log_var = _checks.encoder_outputs(run(self.encoder, "x", x, condition))
         _checks.check_encoder(mean, log_var)
         self.latent_dim = mean.shape[-1]
-        parameters = self.decoder(keras.KerasTensor((None, self.latent_dim), dtype=self.compute_dtype))
+        z = keras.KerasTensor((None, self.latent_dim), dtype=self.compute_dtype)
+        parameters = run(self.decoder, "z", z, condition)
         _checks.check_decoder(parameters, self.data_shape, self.likelihood)
         _checks.check_last_activation(self.decoder, self.likelihood)
+        self._build_prior()
+        self.objective.check_prior(self.prior)
+        self.built = True
+
+    def _build_prior(self):
         if self.prior is None:
             self.prior = DiagonalNormal.standard(self.latent_dim)
-        elif tuple(np.shape(self.prior.mean)) != (self.latent_dim,):
+        priors.check(self.prior)
+        if isinstance(self.prior, priors.Prior):
+            has_condition = self.condition_shape is not None and takes_condition(self.encoder)
+            self.prior.fit_to(self.latent_dim, self.data_shape, self.likelihood.data_range, has_condition)
+            return
+        shape = np.shape(self.prior.mean if isinstance(self.prior, DiagonalNormal) else self.prior.components.mean[0])
+        if tuple(shape) != (self.latent_dim,):
             raise ValueError(
-                f"The prior is over {tuple(np.shape(self.prior.mean))} dimensions, but the encoder gives latent_dim = "
-                f"{self.latent_dim}: the prior's mean and log_var must have shape ({self.latent_dim},)."
+                f"The prior is over {tuple(shape)} dimensions, but the encoder gives latent_dim = {self.latent_dim}: "
+                f"the prior's mean and log_var must have shape ({self.latent_dim},)."
             )
-        self.built = True
+
+    @property
+    def condition_dtype(self):
+        """Of the condition: what the networks declare, else that of floats."""
+        networks = [network for network in (self.encoder, self.decoder) if declares_condition(network)]
+        return input_dtype(networks[0], "condition") if networks else keras.config.floatx()
 
     # The mathematics
 
-    def posterior(self, x, training=False):
+    def posterior(self, x, training=False, condition=None):
         """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32."""
-        x = self._as_input(x)
+        x, condition = self._as_input(x), self._as_condition(condition, self.encoder)
         if self.allow_missing and "float" in keras.backend.standardize_dtype(x.dtype):  # an integer is never missing
             x = ops.where(ops.isnan(x), ops.zeros_like(x), x)
-        mean, log_var = _checks.encoder_outputs(self.encoder(x, training=training))
+        mean, log_var = _checks.encoder_outputs(run(self.encoder, "x", x, condition, training))
         mean, log_var = ops.cast(mean, "float32"), ops.cast(log_var, "float32")
         if not training:
             return DiagonalNormal(mean, ops.clip(log_var, *LOG_VAR_RANGE))
         return DiagonalNormal(mean, bounded(log_var, *LOG_VAR_RANGE))
 
-    def decoder_parameters(self, z, training=False):
+    def prior_distribution(self):
+        """p(z) as it is now: a `DiagonalNormal` of shape `(latent_dim,)`, or a `Mixture`."""
+        return self.prior.distribution(self.posterior) if isinstance(self.prior, priors.Prior) else self.prior
+
+    def decoder_parameters(self, z, training=False, condition=None):
         """The parameters of p(x|z) in float32: `(..., latent_dim)` to `(..., *parameter shape)`."""
+        condition = self._as_condition(condition, self.decoder)
         if len(z.shape) == 2:
-            return ops.cast(self.decoder(z, training=training), "float32")
+            return ops.cast(run(self.decoder, "z", z, condition, training), "float32")
         leading = ops.shape(z)[:-1]
-        parameters = self.decoder(ops.reshape(z, (-1, self.latent_dim)), training=training)
+        if condition is not None:  # `(batch, ...)`, the same for each sample
+            condition = ops.broadcast_to(condition, (leading[0], *ops.shape(condition)))
+            condition = ops.reshape(condition, (-1, *condition.shape[2:]))
+        parameters = run(self.decoder, "z", ops.reshape(z, (-1, self.latent_dim)), condition, training)
         return ops.reshape(ops.cast(parameters, "float32"), (*leading, *parameters.shape[1:]))
 
     def noise(self, batch):
@@ -167,7 +216,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         shape = (self.objective.num_samples, batch, self.latent_dim)
         return normal(shape, self.seed_generator)
 
-    def terms(self, x, epsilon, target=None, training=False):
+    def terms(self, x, epsilon, target=None, training=False, condition=None):
         """The terms of the bound for given noise: the whole model as a function without randomness.
 
         Args:
@@ -175,17 +224,36 @@ class VAE(BackendTrainer, Inference, keras.Model):
             epsilon: `(num_samples, batch, latent_dim)` draws from N(0, I).
             target: What to reconstruct; x itself if None.
             training: As in Keras: for dropout, batch normalisation and the like.
+            condition: `(batch, ...)` tensor, if the model is conditional.
 
         Returns:
             `Terms` of `(batch,)` float32 tensors, in nats.
         """
-        return self._terms(self.posterior(x, training), epsilon, x if target is None else target, training)
+        posterior = self.posterior(x, training, condition)
+        target = x if target is None else target
+        return self.objective(self._draws(posterior, epsilon, target, training, condition=condition))
 
-    def _terms(self, posterior, epsilon, target, training, weight=None):
-        z = posterior.reparameterize(epsilon)
-        parameters = self.decoder_parameters(z, training)
-        log_likelihood = self._log_likelihood(target, parameters, training, weight)
-        return self.objective(log_likelihood, z, posterior, self.prior, self.training_step.value)
+    def elbo_terms(self, x, epsilon, condition=None, prior=None):
+        """As `terms`, of the plain ELBO whatever the objective: what `elbo` returns and an exported bundle computes.
+
+        `prior` stands for `prior_distribution()`, if that is at hand.
+        """
+        posterior = self.posterior(x, condition=condition)
+        return objectives.ELBO()(self._draws(posterior, epsilon, x, condition=condition, prior=prior))
+
+    def _draws(self, posterior, epsilon, target, training=False, weight=None, condition=None, prior=None):
+        def log_likelihood(z):
+            parameters = self.decoder_parameters(z, training, condition)
+            return self._log_likelihood(target, parameters, training, weight)
+
+        return objectives.Draws(
+            z=posterior.reparameterize(epsilon),
+            epsilon=epsilon,
+            log_likelihood=log_likelihood,
+            posterior=posterior,
+            prior=self.prior_distribution() if prior is None else prior,
+            step=self.training_step.value,
+        )
 
     def _log_likelihood(self, x, parameters, training=False, weight=None):
         """log p(x|z) of what is observed of x: `(num_samples, batch)` for parameters with an axis of samples."""
@@ -193,22 +261,23 @@ class VAE(BackendTrainer, Inference, keras.Model):
         observed = ops.logical_not(ops.isnan(x)) if self.allow_missing else None
         return self.likelihood.log_prob(x, parameters, observed, training, weight)
 
-    def log_weights(self, x, epsilon):
+    def log_weights(self, x, epsilon, condition=None):
         """log of the importance weights w = p(x|z) p(z) / q(z|x), whose mean over z from q(z|x) is p(x).
 
         Args:
             x: `(batch, ...)` tensor.
             epsilon: `(num_samples, batch, latent_dim)` draws from N(0, I).
+            condition: `(batch, ...)` tensor, if the model is conditional.
 
         Returns:
             `(num_samples, batch)` float32 tensor, in nats.
 
         Reference: Burda et al. 2016, arXiv:1509.00519, section 3.
         """
-        posterior = self.posterior(x)
+        posterior = self.posterior(x, condition=condition)
         z = posterior.reparameterize(epsilon)
-        log_likelihood = self._log_likelihood(x, self.decoder_parameters(z))
-        return log_likelihood + self.prior.log_prob(z) - posterior.log_prob(z)
+        log_likelihood = self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
+        return log_likelihood + self.prior_distribution().log_prob(z) - posterior.log_prob(z)
 
     def step_loss(self, data, training):
         """What one step minimises; updates the trackers, and in training the step counter.
@@ -216,20 +285,22 @@ class VAE(BackendTrainer, Inference, keras.Model):
         To minimise something else write an `Objective`: what a subclass changes here is minimised but not logged.
 
         Args:
-            data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras hands it to a step.
+            data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras hands it to a step; of a conditional model x
+                is a dict.
             training: Whether this is a training step.
 
         Returns:
             A float32 scalar: the mean over the batch of the objective's loss, plus Keras's regularisation losses.
         """
-        x, target, weight = self._unpack(data)
-        posterior = self.posterior(x, training)
-        terms = self._terms(posterior, self.noise(ops.shape(x)[0]), target, training, weight)
+        x, condition, target, weight = self._unpack(data)
+        posterior = self.posterior(x, training, condition)
+        epsilon = self.noise(ops.shape(x)[0])
+        terms = self.objective(self._draws(posterior, epsilon, target, training, weight, condition))
         penalties = sum((ops.cast(loss, "float32") for loss in self.losses), start=0.0)
         self._track(terms, penalties, weight)
         if self._has_compiled_metrics:
             # In inference mode, as `predict` runs it; batch normalisation must not see a second batch.
-            reconstruction = ops.stop_gradient(self._decode(ops.stop_gradient(posterior.mean)))
+            reconstruction = ops.stop_gradient(self._mean_of(ops.stop_gradient(posterior.mean), condition))
             if self.allow_missing:  # a metric knows no missing values: it sees them reconstructed exactly
                 target = ops.where(ops.isnan(target), reconstruction, target)
             self.compute_metrics(x, target, reconstruction, weight)
@@ -241,15 +312,15 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     def _track(self, terms, penalties, weight):
         values = {"reconstruction": terms.reconstruction, "kl": terms.kl, "negative_elbo": terms.negative_elbo}
-        if "beta" in self._trackers:
-            beta = self.objective.beta(self.training_step.value)
-            values["beta"] = beta + ops.zeros_like(terms.kl)  # one per example, so that it is averaged like the others
+        # One per example, so that a scalar is averaged like the others.
+        values |= {name: value + ops.zeros_like(terms.kl) for name, value in terms.logs.items()}
         self._loss_tracker.update_state(ops.stop_gradient(terms.loss + penalties), weight)
         for name, value in values.items():
             self._trackers[name].update_state(ops.stop_gradient(value), weight)
 
     def _unpack(self, data):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, condition = split_condition(x)
         x = ops.convert_to_tensor(x)
         target = x if y is None else ops.convert_to_tensor(y)
         _checks.check_data(target, self.data_shape, "x" if y is None else "y")
@@ -260,19 +331,26 @@ class VAE(BackendTrainer, Inference, keras.Model):
                     f"sample_weight must have one value per example, shape (batch,); got shape {tuple(weight.shape)}."
                 )
             weight = ops.reshape(weight, (-1,))
-        return x, ops.cast(target, "float32"), weight
+        return x, condition, ops.cast(target, "float32"), weight
 
     def _as_input(self, x):
         """Integers become floats, unless the encoder declares an integer input."""
         x = ops.convert_to_tensor(x)
-        wants_integers = getattr(self.encoder, "inputs", None) and "int" in str(self.encoder.inputs[0].dtype)
-        if wants_integers or "float" in keras.backend.standardize_dtype(x.dtype):
+        if "int" in input_dtype(self.encoder, "x") or "float" in keras.backend.standardize_dtype(x.dtype):
             return x
         return ops.cast(x, keras.config.floatx())
 
+    def _as_condition(self, condition, network):
+        """A tensor of the dtype that the network takes; None if it takes none."""
+        if not takes_condition(network) or (condition is None and self.condition_shape is None):
+            return None
+        self._require_condition(condition)
+        return ops.cast(ops.convert_to_tensor(condition), self.condition_dtype)
+
     def call(self, x, training=False):
         """The mean of p(x|z) at the posterior mean: the reconstruction, deterministic."""
-        return self._decode(self.posterior(x, training).mean, training)
+        x, condition = split_condition(x)
+        return self._mean_of(self.posterior(x, training, condition).mean, condition, training)
 
     # Keras's verbs, with their first batch checked
 
@@ -339,7 +417,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         if call.arguments.get("validation_data") is not None:
             x, y, weight = keras.utils.unpack_x_y_sample_weight(call.arguments["validation_data"])
             if y is None and weight is not None:
-                call.arguments["validation_data"] = (x, x, weight)
+                call.arguments["validation_data"] = (x, split_condition(x)[0], weight)
             if _mapped.are_large(x, y, weight):
                 size = call.arguments.get("validation_batch_size") or call.arguments.get("batch_size") or 32
                 call.arguments["validation_data"] = _mapped.MappedBatches((x, y, weight), size, shuffle=False)
@@ -421,17 +499,16 @@ class VAE(BackendTrainer, Inference, keras.Model):
     def check_batch(self, batch):
         """Raises a ValueError if a batch, as Keras hands it to a step, is not what this model can be trained on."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(fused.look_up(self.device_data.arrays, batch))
-        if isinstance(x, dict | list | tuple):
-            what = f"a dict with keys {sorted(x)}" if isinstance(x, dict) else f"{len(x)} inputs"
-            raise ValueError(
-                f"A VAE takes one tensor x, but the batch holds {what}. Pick one before fit, for instance with "
-                'dataset.map(lambda batch: batch["image"]).'
-            )
-        if not _checks.is_array(x):
+        x, condition = split_condition(x)
+        if isinstance(x, list | tuple):
+            raise ValueError(several_inputs(f"{len(x)} inputs"))
+        if not _checks.is_array(x) or not (condition is None or _checks.is_array(condition)):
             return
         x, y = _checks.to_numpy(x), _checks.to_numpy(y) if _checks.is_array(y) else None
         if not self.built:
-            self.build((None, *x.shape[1:]))
+            shape = (None, *x.shape[1:])
+            self.build(shape if condition is None else {"x": shape, "condition": (None, *condition.shape[1:])})
+        self.checked_condition(condition, len(x))
         if y is None or y is x or np.array_equal(x, y, equal_nan=self.allow_missing):
             name, target = "x", x
         else:
@@ -449,6 +526,28 @@ class VAE(BackendTrainer, Inference, keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         # Keras builds the compiled metrics with the y of the data, which is None where x is its own target.
         return super().compute_metrics(x, x if y is None else y, y_pred, sample_weight)
+
+    def checked_condition(self, condition, count):
+        """The condition of `count` examples as a NumPy array of the networks' dtype; None if they take none.
+
+        Raises:
+            ValueError: If it is not what the networks take; says why.
+        """
+        self._require_condition(condition)
+        if condition is None:
+            return None
+        condition = _checks.to_numpy(condition)
+        check_condition(condition, self.condition_shape, count, self.condition_dtype, (self.encoder, self.decoder))
+        return condition.astype(self.condition_dtype, copy=False)
+
+    def _require_condition(self, condition):
+        if condition is None and self.condition_shape is not None:
+            raise ValueError('This model is conditional: pass {"x": x, "condition": c}, or condition=c.')
+        if condition is not None and self.condition_shape is None:
+            raise ValueError(
+                'This model takes no condition: give one of its networks an input called "condition", as '
+                "keras_vae.networks.mlp(..., condition=...) does."
+            )
 
     # Saving
 
@@ -491,14 +590,6 @@ class VAE(BackendTrainer, Inference, keras.Model):
         return cls(**config)
 
 
-def _known_input_shape(encoder):
-    """The input shape of a network that has one, as a Functional or a built Sequential model has; else None."""
-    inputs = getattr(encoder, "inputs", None) or []
-    if len(inputs) > 1:
-        raise ValueError(f"The encoder has {len(inputs)} inputs; a VAE gives it one tensor, x.")
-    return tuple(inputs[0].shape) if inputs else None
-
-
 def _bind(method, args, kwargs):
     """The bound arguments of a Keras method that takes data, as a VAE means them."""
     call = inspect.signature(method).bind(*args, **kwargs)
@@ -510,7 +601,8 @@ def _bind(method, args, kwargs):
     if "x" in call.arguments:
         call.arguments["x"] = _single(call.arguments["x"])
     if call.arguments.get("y") is None and call.arguments.get("sample_weight") is not None:
-        call.arguments["y"] = call.arguments["x"]  # without a y Keras would drop the weights, silently
+        # Without a y Keras would drop the weights, silently.
+        call.arguments["y"] = split_condition(call.arguments["x"])[0]
     return call
 
 

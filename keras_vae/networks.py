@@ -21,6 +21,7 @@ def mlp(
     activation="relu",
     likelihood: str | likelihoods.Likelihood = "bce",
     data_mean=None,
+    condition=None,
 ):
     """Fully connected encoder and decoder.
 
@@ -33,6 +34,9 @@ def mlp(
             the encoder sees log(1 + x), less what that is of `data_mean`, which counts of thousands need.
         data_mean: If given, the mean of the training data, a number or an array of `data_shape`: the decoder's
             output bias then starts where it reconstructs that mean, which saves the first epochs.
+        condition: For a conditional model: the number of classes, if it is a label, which is then embedded; or the
+            shape of the tensor that it is, such as `(10,)` for one-hot labels. Both networks see it beside what they
+            take, and have an input of the name "condition".
 
     Returns:
         The pair `(encoder, decoder)` of `keras.Model`s.
@@ -44,13 +48,14 @@ def mlp(
     hidden = _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
-    h = layers.Flatten()(_shown(x, likelihood, data_mean))
+    given = _condition(condition)
+    h = _beside(layers.Flatten()(_shown(x, likelihood, data_mean)), given)
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
-    encoder = _encoder(x, h, latent_dim)
+    encoder = _encoder(x, h, latent_dim, given)
 
-    z = keras.Input((latent_dim,), name="z")
-    h = z
+    z, given = keras.Input((latent_dim,), name="z"), _condition(condition)
+    h = _beside(z, given)
     for units in reversed(hidden):
         h = layers.Dense(units, activation=activation)(h)
     output_shape = _checks.parameter_shape(data_shape, likelihood)
@@ -59,7 +64,7 @@ def mlp(
         bias_initializer=_output_bias(data_mean, data_shape, likelihood),
         name="x_parameters",
     )(h)
-    return encoder, keras.Model(z, layers.Reshape(output_shape)(parameters), name="decoder")
+    return encoder, _decoder(z, layers.Reshape(output_shape)(parameters), given)
 
 
 def conv(
@@ -71,6 +76,7 @@ def conv(
     activation="relu",
     likelihood: str | likelihoods.Likelihood = "bce",
     data_mean=None,
+    condition=None,
 ):
     """Convolutional encoder that halves height and width at each of `filters`, and its mirror, transposed.
 
@@ -86,6 +92,7 @@ def conv(
         activation: Of the hidden layers.
         likelihood: What the decoder shall parametrise: a name or a `Likelihood`, the same as given to `VAE`.
         data_mean: As in `mlp`; a convolution's bias is shared by all pixels, so the start is the mean per channel.
+        condition: As in `mlp`; the encoder sees it after its convolutions.
 
     Returns:
         The pair `(encoder, decoder)` of `keras.Model`s.
@@ -105,13 +112,14 @@ def conv(
         sizes.append(h.shape[1:3])
         h = layers.Conv2D(count, kernel_size, strides=2, padding="same", activation=activation)(h)
     smallest = h.shape[1:]
-    h = layers.Flatten()(h)
+    given = _condition(condition)
+    h = _beside(layers.Flatten()(h), given)
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
-    encoder = _encoder(x, h, latent_dim)
+    encoder = _encoder(x, h, latent_dim, given)
 
-    z = keras.Input((latent_dim,), name="z")
-    h = z
+    z, given = keras.Input((latent_dim,), name="z"), _condition(condition)
+    h = _beside(z, given)
     for units in reversed(hidden):
         h = layers.Dense(units, activation=activation)(h)
     h = layers.Dense(math.prod(smallest), activation=activation)(h)
@@ -129,7 +137,7 @@ def conv(
         bias_initializer=_output_bias(data_mean, data_shape[-1:], likelihood),
         name="x_parameters",
     )(h)
-    return encoder, keras.Model(z, parameters, name="decoder")
+    return encoder, _decoder(z, parameters, given)
 
 
 def _shown(x, likelihood, data_mean):
@@ -142,12 +150,34 @@ def _shown(x, likelihood, data_mean):
     return layers.Rescaling(1.0, offset=-center)(h)
 
 
-def _encoder(x, h, latent_dim):
+def _condition(condition):
+    """The input for a condition and what the network is shown of it; None if there is none."""
+    if condition is None:
+        return None
+    if isinstance(condition, int | np.integer) and not isinstance(condition, bool):
+        if condition < 2:
+            raise ValueError(f"condition must be a number of classes, two or more, or a shape; got {condition}.")
+        label = keras.Input((), name="condition", dtype="int32")
+        return label, layers.Embedding(int(condition), min(int(condition), 64))(label)
+    tensor = keras.Input(_positive_integers("condition", condition), name="condition")
+    return tensor, layers.Flatten()(tensor)
+
+
+def _beside(h, given):
+    return h if given is None else layers.Concatenate()([h, given[1]])
+
+
+def _decoder(z, parameters, given):
+    inputs = z if given is None else {"z": z, "condition": given[0]}
+    return keras.Model(inputs, parameters, name="decoder")
+
+
+def _encoder(x, h, latent_dim, given=None):
     outputs = {
         "z_mean": layers.Dense(latent_dim, name="z_mean")(h),
         "z_log_var": layers.Dense(latent_dim, name="z_log_var")(h),
     }
-    return keras.Model(x, outputs, name="encoder")
+    return keras.Model(x if given is None else {"x": x, "condition": given[0]}, outputs, name="encoder")
 
 
 def _output_bias(data_mean, shape, likelihood):

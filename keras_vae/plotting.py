@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from keras_vae import _checks, _files, evaluation
+from keras_vae import _checks, _conditions, _files, evaluation
 
 DPI = 150  # of the pictures written
 
@@ -33,32 +33,34 @@ def reconstructions(vae, x, path=None, columns=10):
 
     Args:
         vae: A trained `VAE`.
-        x: `(n, ...)` data, of which the first rows are shown: at most 4 rows of `columns`.
+        x: `(n, ...)` data, a dict of a conditional model, of which the first are shown: at most 4 rows of `columns`.
         path: Where to write the picture, or None.
         columns: Pairs in a row.
 
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    x = np.asarray(x[: 4 * columns])
-    pairs = np.stack([x, vae.reconstruct(x)], axis=1)  # (n, 2, ...)
+    x = _conditions.rows(x, 0, 4 * columns)
+    reconstructed = vae.reconstruct(x)
+    x = np.asarray(_conditions.split_condition(x)[0])
+    pairs = np.stack([x, reconstructed], axis=1)  # (n, 2, ...)
     rows = [pairs[start : start + columns] for start in range(0, len(x), columns)]
     tiles = [[pair[i] for pair in row] for row in rows for i in range(2)]
     return _draw(tiles, f"data, and below each row its reconstruction ({_latents(vae)})", path)
 
 
-def samples(vae, n=100, path=None, columns=10, seed=0):
-    """Decoded draws from the prior; arguments as in `reconstructions`."""
-    drawn = vae.sample(n, seed=seed)
+def samples(vae, n=100, path=None, columns=10, seed=0, condition=None):
+    """Decoded draws from the prior; arguments as in `reconstructions` and `VAE.sample`."""
+    drawn = vae.sample(n, seed=seed, condition=condition)
     tiles = [list(drawn[start : start + columns]) for start in range(0, n, columns)]
     return _draw(tiles, f"decoded samples of the prior ({_latents(vae)})", path)
 
 
-def manifold(vae, path=None, steps=20):
+def manifold(vae, path=None, steps=20, condition=None):
     """What a two-dimensional latent space holds: the decoder on a grid through the prior's quantiles.
 
     The grid is linear on the unit square and mapped through the inverse of the normal distribution function, so that
-    each tile stands for an equal share of the prior.
+    each tile stands for an equal share of the prior; of a mixture, of the normal with its mean and variance.
 
     Raises:
         ValueError: If the model's latent space is not two-dimensional.
@@ -69,12 +71,12 @@ def manifold(vae, path=None, steps=20):
         raise ValueError(f"A manifold picture needs a model with latent_dim=2; this one has {vae.latent_dim}.")
     quantiles = _quantiles(steps)
     z = np.array([(a, b) for b in reversed(quantiles) for a in quantiles], "float32")
-    decoded = vae.decode(vae.prior.reparameterize(z))
+    decoded = vae.decode(vae.numpy_prior().moment_matched().reparameterize(z), condition=condition)
     tiles = [list(decoded[start : start + steps]) for start in range(0, steps**2, steps)]
     return _draw(tiles, "the latent plane, decoded at the quantiles of the prior", path)
 
 
-def traversals(vae, x=None, path=None, units=10, steps=11, span=0.96, example=None):
+def traversals(vae, x=None, path=None, units=10, steps=11, span=0.96, example=None, condition=None):
     """What each latent does: one row per latent, which runs through the prior while the others stay.
 
     The steps are quantiles of the prior, evenly apart in probability, as in `manifold`.
@@ -89,6 +91,7 @@ def traversals(vae, x=None, path=None, units=10, steps=11, span=0.96, example=No
         span: The central share of the prior that a row runs through, between 0 and 1.
         example: `(...)`, one example without the batch axis: the other latents stay at its posterior mean. If None,
             at the prior's mean.
+        condition: Of a conditional model: that of the whole picture, without the batch axis.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -102,10 +105,14 @@ def traversals(vae, x=None, path=None, units=10, steps=11, span=0.96, example=No
     units, steps = _checks.whole_number("units", units), _checks.whole_number("steps", steps, least=2)
     if not 0.0 < span < 1.0:
         raise ValueError(f"span is a share of the prior and must be between 0 and 1, without both; got {span!r}.")
+    prior = vae.numpy_prior().moment_matched()
     if example is None:
-        base, others = _checks.to_numpy(vae.prior.mean), "the prior's mean"
+        base, others = prior.mean, "the prior's mean"
     else:
-        base, others = vae.encode(_checks.to_numpy(example)[None]).mean[0], "the example's posterior mean"
+        example = _checks.to_numpy(example)[None]
+        if condition is not None:
+            example = {"x": example, "condition": _checks.to_numpy(condition)[None]}
+        base, others = vae.encode(example).mean[0], "the example's posterior mean"
     if x is None:
         order = range(min(units, vae.latent_dim))
         names = [f"latent {i}" for i in order]
@@ -114,11 +121,11 @@ def traversals(vae, x=None, path=None, units=10, steps=11, span=0.96, example=No
         order = _largest_first(kl)[:units]
         names = [f"latent {i}\n{kl[i]:.2f} nats" for i in order]
     quantiles = _quantiles(steps, span)
-    along = _checks.to_numpy(vae.prior.reparameterize(np.array(quantiles, "float32")[:, None].repeat(len(base), 1)))
+    along = prior.reparameterize(np.array(quantiles, "float32")[:, None].repeat(len(base), 1))
     z = np.tile(base, (len(order), steps, 1))  # (rows, steps, latent_dim)
     for row, i in zip(z, order, strict=True):
         row[:, i] = along[:, i]
-    decoded = vae.decode(z.reshape(-1, len(base)))
+    decoded = vae.decode(z.reshape(-1, len(base)), condition=condition)
     tiles = [list(decoded[start : start + steps]) for start in range(0, len(decoded), steps)]
     title = f"each latent in standard deviations of the prior, the others at {others}"
     # Rounded before it is written, and 0.0 added: the median would come out as -0.0 on some machines.
@@ -147,9 +154,9 @@ def latent_scatter(vae, x, labels=None, path=None):
         raise ValueError(
             "A scatter needs two latents or more, and this model has one: see what it does with plotting.traversals."
         )
-    labels = None if labels is None else _checked_labels(labels, len(x))
+    labels = None if labels is None else _checked_labels(labels, _conditions.count(x))
     posterior = vae.encode(x)
-    kl = evaluation.mean_kl(posterior, vae.prior)
+    kl = evaluation.mean_kl(posterior, vae.numpy_prior())
     pair = _largest_first(kl)[:2]
     points = posterior.mean[:, pair]
 
@@ -163,7 +170,8 @@ def latent_scatter(vae, x, labels=None, path=None):
     else:
         drawn = axes.scatter(*points.T, s=size, c=labels, linewidths=0)
         figure.colorbar(drawn, ax=axes, label="label")
-    mean, log_var = _checks.to_numpy(vae.prior.mean)[pair], _checks.to_numpy(vae.prior.log_var)[pair]
+    prior = vae.numpy_prior().moment_matched()
+    mean, log_var = prior.mean[pair], prior.log_var[pair]
     for deviations in (1.0, 2.0):
         width, height = 2.0 * deviations * np.exp(0.5 * log_var)
         axes.add_patch(
@@ -188,7 +196,7 @@ def kl_per_unit(vae, x, path=None):
         A `matplotlib.figure.Figure`. What is active is what `evaluation.active_units` says at its threshold.
     """
     posterior = vae.encode(x)
-    kl, active = evaluation.mean_kl(posterior, vae.prior), evaluation.is_active(posterior)
+    kl, active = evaluation.mean_kl(posterior, vae.numpy_prior()), evaluation.is_active(posterior)
     order = _largest_first(kl)
     figure = _figure(float(np.clip(0.3 * len(kl), 5.0, 16.0)), 3.5)
     axes = figure.subplots()

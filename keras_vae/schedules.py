@@ -4,8 +4,6 @@ Pure, because a schedule that lives in a callback is frozen at its first value b
 resumes. The step is a weight of the model: it is traced, saved and restored like any other.
 """
 
-from numbers import Real
-
 import keras
 from keras import ops
 
@@ -36,7 +34,7 @@ class Constant(Schedule):
     """The same value at every step; what a plain number becomes."""
 
     def __init__(self, value=1.0):
-        self.value = _non_negative("value", value)
+        self.value = _checks.non_negative("value", value)
 
     def __call__(self, step):
         return ops.convert_to_tensor(self.value, dtype="float32")
@@ -51,8 +49,8 @@ class Linear(Schedule):
 
     def __init__(self, steps, start=0.0, end=1.0):
         self.steps = _checks.whole_number("steps, in training batches,", steps)
-        self.start = _non_negative("start", start)
-        self.end = _non_negative("end", end)
+        self.start = _checks.non_negative("start", start)
+        self.end = _checks.non_negative("end", end)
 
     def __call__(self, step):
         fraction = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
@@ -78,8 +76,8 @@ class Cyclical(Schedule):
             raise ValueError(f"ramp is a fraction of the cycle and must be in (0, 1]; got {ramp!r}.")
         self.ramp = float(ramp)
         self.cycles = None if cycles is None else _checks.whole_number("cycles", cycles)
-        self.start = _non_negative("start", start)
-        self.end = _non_negative("end", end)
+        self.start = _checks.non_negative("start", start)
+        self.end = _checks.non_negative("end", end)
 
     def __call__(self, step):
         step = ops.cast(step, "int32")
@@ -98,9 +96,3 @@ def get(beta) -> Schedule:
     if isinstance(beta, dict):
         return keras.saving.deserialize_keras_object(beta)
     return Constant(beta)
-
-
-def _non_negative(name, value):
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < float("inf"):
-        raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
-    return float(value)

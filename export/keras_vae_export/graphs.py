@@ -13,7 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import VAE, _checks, likelihoods
+from keras_vae import VAE, DiagonalNormal, _checks, likelihoods
+from keras_vae._conditions import embedded_inputs, input_dtype, takes_condition
 from keras_vae_export.errors import ExportError
 from keras_vae_serving.manifest import BATCH, Tensor
 
@@ -23,7 +24,7 @@ class Graph:
     """A function to export.
 
     Args:
-        name: "encoder", "decoder" or "elbo".
+        name: "encoder", "decoder", "elbo" or "prior".
         function: From tensors, in the order of `inputs`, to a dict of tensors by output name.
         inputs, outputs: Names, dtypes and shapes, in the order that the file will have.
         network: The Keras model whose weights it reads.
@@ -74,28 +75,41 @@ def of(model):
 def _of_vae(vae):
     latents = Tensor("z", "float32", (BATCH, vae.latent_dim))
     epsilon = Tensor("epsilon", "float32", (BATCH, "num_samples", vae.latent_dim))
-    known = getattr(vae.encoder, "inputs", None)
-    x = Tensor("x", _standard_dtype(known[0].dtype) if known else "float32", _shape((None, *vae.data_shape), "x"))
+    x = Tensor("x", _standard_dtype(input_dtype(vae.encoder, "x")), _shape((None, *vae.data_shape), "x"))
     x_mean = dataclasses.replace(x, name="x_mean", dtype="float32")
-    ranges = _ranges(vae.encoder, (x,)) | _data_ranges(vae.likelihood, x_mean)
+    condition, labels = (), {}
+    if vae.condition_shape is not None:
+        shape = _shape((None, *vae.condition_shape), "condition")
+        condition = (Tensor("condition", _standard_dtype(vae.condition_dtype), shape),)
+        labels = _label_range(vae.encoder) | _label_range(vae.decoder)
+    ranges = _ranges(vae.encoder, (x,)) | _data_ranges(vae.likelihood, x_mean) | labels
     missing = "x" if vae.allow_missing else None
+    prior = vae.numpy_prior()  # of constants: its weights are in the graphs, and not the network that made them
 
-    def encoder(x):
-        posterior = vae.posterior(x)
+    def encoder(x, *condition):
+        posterior = vae.posterior(x, False, *condition)
         return {"z_mean": posterior.mean, "z_log_var": posterior.log_var}
 
-    def decoder(z):
-        return _described(vae.likelihood, vae.decoder_parameters(z))
+    def decoder(z, *condition):
+        return _described(vae.likelihood, vae.decoder_parameters(z, False, *condition))
 
-    def elbo(x, epsilon):
-        terms = vae.terms(x, ops.transpose(epsilon, (1, 0, 2)))
+    def elbo(x, *others):
+        *condition, epsilon = others
+        terms = vae.elbo_terms(x, ops.transpose(epsilon, (1, 0, 2)), *condition or (None,), prior)
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
-    return (
-        Graph("encoder", encoder, (x,), _like(latents, "z_mean", "z_log_var"), vae, ranges, missing=missing),
-        Graph("decoder", decoder, (latents,), _described_as(vae.likelihood, x_mean), vae, latents="z"),
-        Graph("elbo", elbo, (x, epsilon), _per_example("reconstruction", "kl"), vae, ranges, missing=missing),
+    given = (x, *(condition if takes_condition(vae.encoder) else ()))
+    taken = (latents, *(condition if takes_condition(vae.decoder) else ()))
+    scored, terms = (x, *condition, epsilon), _per_example("reconstruction", "kl")
+    graphs = (
+        Graph("encoder", encoder, given, _like(latents, "z_mean", "z_log_var"), vae, ranges, missing=missing),
+        Graph("decoder", decoder, taken, _described_as(vae.likelihood, x_mean), vae, labels, latents="z"),
+        Graph("elbo", elbo, scored, terms, vae, ranges, missing=missing),
     )
+    if isinstance(prior, DiagonalNormal):  # which the manifest holds
+        return graphs
+    noise = Tensor("noise", "float32", (BATCH, prior.noise_dim))
+    return (*graphs, Graph("prior", lambda noise: {"z": prior.from_noise(noise)}, (noise,), (latents,), vae))
 
 
 def _of_pair(pair):
@@ -141,14 +155,15 @@ def _latents(given, taken, z_mean):
 
 def _ranges(network, tensors):
     """What an integer input may hold where it goes into an embedding."""
-    ranges = {}
-    for operation in getattr(network, "operations", ()):
-        if isinstance(operation, keras.layers.Embedding):
-            read = [tensor for node in operation._inbound_nodes for tensor in node.input_tensors]
-            for tensor, symbolic in zip(tensors, network.inputs, strict=True):
-                if any(each is symbolic for each in read):
-                    ranges[tensor.name] = (0, operation.input_dim - 1)
-    return ranges
+    sizes = embedded_inputs(network)
+    inputs = getattr(network, "inputs", None) or ()
+    named = zip((tensor.name for tensor in tensors), (tensor.name for tensor in inputs), strict=False)
+    return {name: (0, sizes[own] - 1) for name, own in named if own in sizes}
+
+
+def _label_range(network):
+    sizes = embedded_inputs(network)
+    return {"condition": (0, sizes["condition"] - 1)} if "condition" in sizes else {}
 
 
 def _data_ranges(likelihood, x_mean):

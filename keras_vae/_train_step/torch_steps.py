@@ -7,6 +7,7 @@ again if it is told everything that changes; the new state is then copied into t
 import keras
 import torch
 
+from keras_vae._conditions import split_condition
 from keras_vae._train_step import fused, torch_parallel
 from keras_vae._train_step.pure import loss_and_state
 from keras_vae._train_step.torch_replay import Replay
@@ -41,10 +42,11 @@ class Prediction:
     """`predict_step` without the Python in between."""
 
     def __init__(self, model):
-        self.call = compiled(model, model)
+        self.call = compiled(model, lambda x, *condition: model(_with_condition(x, *condition)))
 
     def __call__(self, data):
-        return self.call(_three(data)[0])
+        x, condition = split_condition(_three(data)[0])
+        return self.call(x) if condition is None else self.call(x, condition)
 
 
 class Step:
@@ -63,7 +65,8 @@ class Step:
         if self.is_plain:
             return self._plain(data)
         x, *others = _three(data)
-        x, others = _tensor(x), [None if part is None else _tensor(part) for part in others]
+        x, condition = split_condition(x)
+        x, others = _tensor(x), [None if part is None else _tensor(part) for part in (condition, *others)]
         scale = self.model.optimizer.scale_loss(torch.ones(())) if self.training else None
         weights = [variable.value for variable in self.weights]
         state = [variable.value for variable in self.state]
@@ -118,13 +121,14 @@ class Step:
             new_state[i] = state[i] + value
         return averages[: len(gradients)], new_state
 
-    def _gradients(self, x, y, sample_weight, scale, *values):
+    def _gradients(self, x, condition, y, sample_weight, scale, *values):
         """Gradients (None in a test step), what the state became, and the logs, in one flat list."""
         weights, state = values[: len(self.weights)], values[len(self.weights) :]
         non_trainable = len(self.model.non_trainable_variables)
+        data = (_with_condition(x, condition), y, sample_weight)
         with torch.set_grad_enabled(self.training):
             loss, after, *state, logs = loss_and_state(
-                self.model, weights, state[:non_trainable], state[non_trainable:], (x, y, sample_weight), self.training
+                self.model, weights, state[:non_trainable], state[non_trainable:], data, self.training
             )
             if any(new is not old for new, old in zip(after, weights, strict=True)):
                 raise _AssignsToWeights
@@ -146,6 +150,10 @@ def _tensor(part):
 
 def _rows(array, indices, axis):
     return array.index_select(axis, indices.to(array.device))
+
+
+def _with_condition(x, condition=None):
+    return x if condition is None else {"x": x, "condition": condition}
 
 
 def _three(data):

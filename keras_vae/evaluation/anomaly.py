@@ -6,7 +6,7 @@ from numbers import Real
 
 import numpy as np
 
-from keras_vae import _checks
+from keras_vae import _checks, _conditions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +76,11 @@ def fit_threshold(vae, x, quantile=0.99, num_samples=16, seed=0, batch_size=256)
     seed = _checks.whole_number("seed", seed, least=0)
     # Of n scores, (1 - quantile) * (n - 1) lie above. Without the rounding, 12 for 0.9.
     needed = 1 + math.ceil(round(1.0 / (1.0 - quantile), 6))
-    if len(x) < needed:
+    count = _conditions.count(x)
+    if count < needed:
         raise ValueError(
             f"The quantile {quantile:g} needs at least {needed} examples, or none of them lies beyond it; x has "
-            f"{len(x)}. Give more, or a smaller quantile."
+            f"{count}. Give more, or a smaller quantile."
         )
     scores = -vae.elbo(x, num_samples, seed, batch_size)
     if not np.isfinite(scores).all():

@@ -35,13 +35,13 @@ def held_out(vae, x, num_samples=16, seed=0, batch_size=256):
     Returns:
         A dict with `reconstruction`, `kl` and `negative_elbo` in nats per example, and `bits_per_dim`.
     """
-    negative_elbo = -float(np.mean(vae.elbo(x, num_samples, seed, batch_size), dtype="float64"))
-    kl = float(np.mean(vae.encode(x, batch_size).kl_divergence(vae.prior), dtype="float64"))
+    terms = vae._elbo_terms(x, num_samples, seed, batch_size)
+    reconstruction, kl = (float(np.mean(term, dtype="float64")) for term in terms)
     return {
-        "reconstruction": negative_elbo - kl,
+        "reconstruction": reconstruction,
         "kl": kl,
-        "negative_elbo": negative_elbo,
-        "bits_per_dim": bits_per_dim(negative_elbo, math.prod(x.shape[1:])),
+        "negative_elbo": reconstruction + kl,
+        "bits_per_dim": bits_per_dim(reconstruction + kl, math.prod(vae.data_shape)),
     }
 
 
@@ -93,7 +93,7 @@ def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: i
 
     Reference: Burda et al. 2016, arXiv:1509.00519, section 5 (k = 5000); Kong 1992 (effective sample size).
     """
-    x = vae._checked(x)
+    x, *condition = vae._checked(x)
     vae.likelihood.validate(x, missing=vae.allow_missing)
     caveat = vae.likelihood.caveat(x)
     if caveat:
@@ -107,12 +107,12 @@ def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: i
     )
     found = []
     for start in range(0, len(x), at_a_time):
-        part = x[start : start + at_a_time]
+        part, *given = (each[start : start + at_a_time] for each in (x, *condition))
         log_weights = []
         for first in range(0, num_samples, rows):
             shape = (len(part), min(rows, num_samples - first), vae.latent_dim)
             epsilon = generator.standard_normal(shape, dtype="float32")
-            log_weights.append(vae._in_batches(vae._log_weights, part, epsilon, batch_size=at_a_time))
+            log_weights.append(vae._in_batches(vae._log_weights, part, epsilon, *given, batch_size=at_a_time))
         found.append(_importance_estimate(np.concatenate(log_weights, axis=1, dtype="float64")))
         bar.update(start + len(part))
     estimate, standard_error, effective = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -120,11 +120,13 @@ def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: i
 
 
 def _widest(vae):
-    """How many values the decoder holds at once for each z, in its widest layer: of a table that is a hidden one."""
+    """How many values are held at once for each z: in the decoder's widest layer, or by a mixture as the prior."""
     nodes = [node for layer in vae.decoder._flatten_layers() for node in layer._inbound_nodes]
     shapes = [tensor.shape[1:] for node in nodes for tensor in node.output_tensors]
     sizes = [math.prod(shape) for shape in shapes if None not in shape]
-    return max(vae.latent_dim, math.prod(_checks.parameter_shape(vae.data_shape, vae.likelihood)), *sizes)
+    prior = vae.numpy_prior()
+    of_prior = vae.latent_dim if prior.has_closed_form_kl else np.size(prior.components.mean)
+    return max(of_prior, math.prod(_checks.parameter_shape(vae.data_shape, vae.likelihood)), *sizes)
 
 
 def _importance_estimate(log_weights):

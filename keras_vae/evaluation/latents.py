@@ -5,14 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_vae import _checks
-from keras_vae.distributions import LOG_2_PI, DiagonalNormal
+from keras_vae import _conditions
+from keras_vae.distributions import LOG_2_PI, DiagonalNormal, kl_divergence
 
 
 def kl_per_unit(vae, x, batch_size=256):
     """What each latent dimension costs: the analytic KL to the prior, averaged over examples.
 
-    Its sum is the `kl` of the logs; a dimension at 0 is one that the posterior leaves at the prior.
+    Its sum is the `kl` of the logs; a dimension at 0 is one that the posterior leaves at the prior. Of a prior whose
+    dimensions depend on each other, a mixture, it is the KL to each dimension's marginal, estimated from 16 draws of
+    each posterior: it then says which latents are in use, but does not add up to the `kl`.
 
     Args:
         vae: A built `VAE`.
@@ -30,7 +32,7 @@ def kl_per_unit(vae, x, batch_size=256):
     >>> keras_vae.evaluation.kl_per_unit(vae, data.test)
     array([2.113, 0.004, 1.874])
     """
-    return mean_kl(vae.encode(x, batch_size), vae.prior)
+    return mean_kl(vae.encode(x, batch_size), vae.numpy_prior())
 
 
 def active_units(vae, x, threshold=0.01, batch_size=256):
@@ -54,9 +56,17 @@ def active_units(vae, x, threshold=0.01, batch_size=256):
 
 
 def mean_kl(posterior, prior):
-    """`kl_per_unit` of a posterior at hand, `(n, latent_dim)`, as `VAE.encode` returns it."""
+    """`kl_per_unit` of a posterior and a prior at hand, as `VAE.encode` and `VAE.numpy_prior` return them."""
     _require_examples(posterior.mean)
-    return np.mean(_checks.to_numpy(posterior.kl_divergence(prior, per_dimension=True)), axis=0, dtype="float64")
+    if prior.has_closed_form_kl:
+        return np.mean(posterior.kl_divergence(prior, per_dimension=True), axis=0, dtype="float64")
+    total, at_a_time = np.zeros(posterior.mean.shape[1]), max(1, 2**22 // np.size(prior.components.mean))
+    for start in range(0, len(posterior.mean), at_a_time):
+        part = DiagonalNormal(*(each[start : start + at_a_time] for each in (posterior.mean, posterior.log_var)))
+        for draw in range(16):
+            z = part.sample(seed=np.random.SeedSequence([start, draw]))
+            total += np.sum(part.log_prob(z, True) - prior.log_prob(z, True), axis=0, dtype="float64")
+    return total / (16 * len(posterior.mean))
 
 
 def is_active(posterior, threshold=0.01):
@@ -101,12 +111,12 @@ def elbo_surgery(vae, x, seed=0, batch_size=256):
     # The density of the draw itself and not its known average, the entropy: the noise of both terms is the same and
     # falls out, and no draw can say more than the logarithm of the number of examples.
     information = float(np.mean(posterior.log_prob(z) - _log_mixture(z, posterior.mean, posterior.log_var)))
-    kl = float(np.mean(posterior.kl_divergence(vae.prior)))
+    kl = float(np.mean(kl_divergence(posterior, vae.numpy_prior(), z[None])))
     return Surgery(kl, information, kl - information, math.log(len(z)))
 
 
 def _require_examples(x):
-    if len(x) == 0:
+    if _conditions.count(x) == 0:
         raise ValueError("This is an average over examples, and x has none.")
 
 
@@ -128,8 +138,8 @@ def _log_mixture(z, mean, log_var):
 def aggregate_posterior(vae, x, batch_size=256):
     """Mean and variance of q(z), the average of q(z|x) over the examples, in each latent dimension.
 
-    In a model whose codes match its prior they are those of the prior; `kl_divergence(vae.prior, per_dimension=True)`
-    of the result says which dimensions do not.
+    In a model whose codes match its prior they are those of the prior; `kl_divergence(vae.numpy_prior(), True)` of
+    the result says which dimensions do not.
 
     Args:
         vae: A built `VAE`.

@@ -176,8 +176,8 @@ def test_nothing_is_said_while_the_kl_hardly_counts(frozen, digits, capsys, beta
 
 
 class Other(Objective):
-    def __call__(self, log_likelihood, z, posterior, prior, step):
-        return ELBO()(log_likelihood, z, posterior, prior, step)
+    def __call__(self, draws):
+        return ELBO()(draws)
 
 
 @pytest.mark.once
