@@ -73,7 +73,7 @@ class Inference:
         z, *condition = self._checked_latents(prior.sample(_checks.whole_number("n", n), seed), condition)
         if not draw:
             return self._in_batches(self._decode, z, *condition, batch_size=batch_size)
-        parameters = self._in_batches(self._parameters, z, *condition, batch_size=batch_size)
+        parameters = self._in_batches(self._decoded, z, *condition, batch_size=batch_size)
         # Another noise than that of z.
         noise = None if seed is None else np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         return self.likelihood.sample(parameters, noise)
@@ -166,7 +166,7 @@ class Inference:
         posterior = self.posterior(x, condition=condition)
         return posterior.mean, posterior.log_var
 
-    def _parameters(self, z, condition=None):
+    def _decoded(self, z, condition=None):
         return self.decoder_parameters(z, condition=condition)
 
     def _decode(self, z, condition=None):
