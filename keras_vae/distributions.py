@@ -210,7 +210,7 @@ class Mixture:
         xp = _namespace(self.components.mean, self.logits, noise)
         uniform = 0.5 * (1.0 + _erf(xp, noise[..., :1] * math.sqrt(0.5)))
         # The last component takes what is left, whatever the rounding of the sum.
-        below = xp.cumsum(xp.exp(self._log_weights(xp)))[:-1]
+        below = _as(xp, self._cumulative_weights())
         index = xp.sum(xp.cast(uniform > below, "int32") if xp is ops else uniform > below, axis=-1)
         parts = (self.components.mean, self.components.log_var)
         mean, log_var = (xp.take(_as(xp, part), index, axis=0) for part in parts)
@@ -247,6 +247,11 @@ class Mixture:
     def _log_weights(self, xp):
         logits = _as(xp, self.logits)
         return logits - _log_sum_exp(xp, logits, axis=0)
+
+    def _cumulative_weights(self):
+        # In NumPy if the weights are: at a tie, such as noise of 0 and equal weights, rounding must not decide.
+        xp = _namespace(self.logits)
+        return xp.cumsum(xp.exp(self._log_weights(xp)))[:-1]
 
     def get_config(self):
         return {"components": self.components.get_config(), "logits": ops.convert_to_numpy(self.logits).tolist()}

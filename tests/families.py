@@ -105,6 +105,25 @@ def table_with_missing_values():
 
 
 @family
+def mixture_prior():
+    """A prior that learns, to which the KL is an average over samples."""
+    prior = keras_vae.priors.GaussianMixture(5, seed=0)
+    return keras_vae.VAE(*keras_vae.networks.mlp((4, 4), 3, (8,)), prior=prior, seed=0)
+
+
+@family
+def vamp_prior():
+    prior = keras_vae.priors.VampPrior(6, seed=0)
+    return keras_vae.VAE(*keras_vae.networks.mlp((6,), 2, (8,), likelihood="mse"), "mse", prior=prior, seed=0)
+
+
+@family
+def conditional_vae():
+    """The condition is a label, which both networks embed."""
+    return keras_vae.VAE(*keras_vae.networks.mlp((4, 4), 3, (8,), condition=5), objective="iwae", seed=0)
+
+
+@family
 def conv_same():
     """Strided convolutions of an odd, non-square image, their transposes, and the crop that makes sizes meet."""
     return keras_vae.VAE(*keras_vae.networks.conv((9, 7, 2), 3, filters=(4, 5), hidden=(8,)), seed=0)

@@ -12,7 +12,7 @@ from numbers import Real
 import keras
 import numpy as np
 
-from keras_vae import VAE, _checks, _files, _train_step, evaluation
+from keras_vae import VAE, DiagonalNormal, _checks, _files, _train_step, evaluation
 from keras_vae_export import archive, converters, graphs, parity, probes, quantization, triton
 from keras_vae_export.converters import tidy
 from keras_vae_export.errors import ParityError
@@ -56,6 +56,10 @@ def export(
         decoder   z -> x_mean[, x_scale]             mean of p(x|z), and its standard deviation where it has one
         elbo      x, epsilon -> reconstruction, kl   (batch,), nats per example; epsilon ~ N(0, I) is
                                                      (batch, num_samples, latent_dim), averaged over
+        prior     noise -> z                         of a prior that is no normal; noise ~ N(0, I) is
+                                                     (batch, noise_dim)
+
+    Those of a conditional model that take the condition have another input of that name.
 
     Args:
         model: A built `VAE`; or a pair `(encoder, decoder)` of functional Keras models, which may have several inputs
@@ -98,7 +102,7 @@ def export(
     anomaly = None if threshold is None else _checked_threshold(threshold, model)
     precisions = quantization.check_precisions(precision, data, model)
     functions = graphs.of(model)
-    held_out = None if data is None else _checked_data(data, model, functions[0])
+    held_out = None if data is None else _checked_data(data, model, functions)
     with (
         _files.atomic_folder(directory, overwrite, _is_bundle) as folder,
         tempfile.TemporaryDirectory(prefix="keras_vae_export-") as source,
@@ -205,16 +209,18 @@ def _positive(name, value):
         raise ValueError(f"{name} must be a positive number; got {value!r}.")
 
 
-def _checked_data(data, model, encoder):
-    """The first of the examples given, as NumPy arrays by the encoder's input names."""
-    names = [tensor.name for tensor in encoder.inputs]
+def _checked_data(data, model, functions):
+    """The first of the examples given, as NumPy arrays by the encoder's input names, and those of its condition."""
+    graph = functions[2] if isinstance(model, VAE) else functions[0]  # the elbo, which takes all
+    expected = [tensor for tensor in graph.inputs if tensor.name != "epsilon"]
+    names = [tensor.name for tensor in expected]
     data = data if isinstance(data, dict) else {names[0]: data}
     if set(data) != set(names):
-        raise ValueError(f"data must have the encoder's inputs {names}; got {sorted(data)}.")
+        raise ValueError(f"data must be a dict of arrays by the names {names}; got {sorted(data)}.")
     arrays = {}
-    for tensor in encoder.inputs:
+    for tensor in expected:
         array = np.asarray(keras.ops.convert_to_numpy(data[tensor.name][:MAX_EXAMPLES]))
-        if isinstance(model, VAE) and len(array):
+        if isinstance(model, VAE) and len(array) and tensor.name == "x":
             model.likelihood.validate(array, "data", model.allow_missing)
         arrays[tensor.name] = array.astype(tensor.dtype, copy=False)
         tensor.check(arrays[tensor.name])
@@ -302,7 +308,6 @@ def _blame_the_archive(loaded, functions, tried):
 
 def _describe(model, functions, written, anomaly, engine, policies, folder):
     z_mean, likelihood = functions[0].outputs[0], model.likelihood
-    prior = getattr(model, "prior", None)
     packages = ("keras-vae", "keras", keras.backend.backend(), "onnx", "onnxruntime", *converters.ENGINES[engine])
     return Manifest(
         graphs=written,
@@ -310,7 +315,7 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         data_shape=functions[1].outputs[0].shape[1:],
         data_range=getattr(likelihood, "data_range", None),
         likelihood=None if likelihood is None else _named(likelihood),
-        prior=None if prior is None else _named(prior),
+        prior=_named_prior(model) if isinstance(model, VAE) else None,
         export={
             "engine": engine,
             "backend": keras.backend.backend(),
@@ -324,7 +329,14 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         },
         anomaly=anomaly,
         missing=isinstance(model, VAE) and model.allow_missing,
+        labels={name: high + 1 for graph in functions for name, (_, high) in graph.labels.items()},
     )
+
+
+def _named_prior(vae):
+    """A normal by its numbers, whatever made it; another prior by its name: its graph has the numbers."""
+    prior = vae.numpy_prior()
+    return _named(prior if isinstance(prior, DiagonalNormal) else vae.prior)
 
 
 def _named(thing):

@@ -43,6 +43,12 @@ class Graph:
     latents: str | None = None
     missing: str | None = None
 
+    @property
+    def labels(self):
+        """The ranges of the inputs that hold whole numbers, such as labels."""
+        integer = {tensor.name for tensor in self.inputs if "int" in tensor.dtype}
+        return {name: limits for name, limits in self.ranges.items() if name in integer}
+
 
 class Pair:
     """An encoder and a decoder that belong to no `VAE`: their two graphs can be exported, a bound cannot.

@@ -70,7 +70,7 @@ def variants(folder, graphs, precision, data, max_elbo_loss):
     Raises:
         AccuracyError: If more is lost; gives the figure.
     """
-    samples = _samples(folder, graphs, data)
+    samples = _samples(folder, graphs, data)  # and none for the prior, which stays in float32
     found = {}
     for name in ("encoder", "decoder", "elbo"):
         found[f"{name}_{precision}"] = _variant(folder, graphs[name], precision, samples[name])
@@ -113,10 +113,18 @@ def _variant(folder, graph, precision, samples):
 
 def _samples(folder, graphs, data):
     """The caller's data as inputs of each graph."""
+
+    def given(name):
+        return {tensor.name: data[tensor.name] for tensor in graphs[name].inputs if tensor.name in data}
+
     count = len(next(iter(data.values())))
-    z = Session(folder, graphs["encoder"], providers="cpu").run(data)["z_mean"]
+    z = Session(folder, graphs["encoder"], providers="cpu").run(given("encoder"))["z_mean"]
     epsilon = np.random.default_rng(0).standard_normal((count, 1, z.shape[1]), dtype="float32")
-    return {"encoder": data, "decoder": {"z": z}, "elbo": {**data, "epsilon": epsilon}}
+    return {
+        "encoder": given("encoder"),
+        "decoder": {"z": z, **given("decoder")},
+        "elbo": {**given("elbo"), "epsilon": epsilon},
+    }
 
 
 def _negative_elbo(folder, graph, samples):

@@ -63,7 +63,7 @@ class Graph:
     """One ONNX file of a bundle.
 
     Args:
-        name: "encoder", "decoder" or "elbo", with the precision behind it if that is not float32.
+        name: "encoder", "decoder", "elbo" or "prior", with the precision behind it if that is not float32.
         file: Its path inside the bundle, with slashes.
         precision: "float32", "float16" or "int8": of the weights; inputs and outputs are as `inputs` and `outputs` say.
         inputs, outputs: In the file's order.
@@ -122,11 +122,13 @@ class Manifest:
         data_shape: Of one example of x; names stand for free sizes.
         data_range: `(low, high)` that x must lie in, either may be infinite; or None.
         likelihood: `{"name": "Bernoulli", "config": {...}}`, or None where the decoder came without one.
-        prior: `{"name": "DiagonalNormal", "config": {"mean": [...], "log_var": [...]}}`, or None.
+        prior: `{"name": "DiagonalNormal", "config": {"mean": [...], "log_var": [...]}}`, or None; where it has
+            another name, the graph "prior" makes z of noise.
         export: Engine, backend, versions and tolerance of the export.
         files: sha256 and number of bytes of every file but the manifest itself, by path inside the bundle.
         anomaly: The threshold of the anomaly score, or None.
         missing: Whether a NaN in x stands for a missing number, which the graphs leave out.
+        labels: Of inputs that hold labels, by name, how many there are; they count from 0.
     """
 
     graphs: dict[str, Graph]
@@ -139,6 +141,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     anomaly: Threshold | None = None
     missing: bool = False
+    labels: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "data_shape", tuple(self.data_shape))
@@ -209,6 +212,8 @@ class Manifest:
             raise ValueError("it has an anomaly threshold, but no elbo graph to score with")
         if not isinstance(self.missing, bool):
             raise ValueError(f"missing must be true or false; got {self.missing!r}")
+        if not all(type(count) is int and count > 0 for count in self.labels.values()):
+            raise ValueError(f"labels must be whole numbers by the names of inputs; got {self.labels!r}")
         if self.prior is None:
             return
         name, config = self.prior["name"] + "", self.prior["config"]

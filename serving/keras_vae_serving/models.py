@@ -75,8 +75,8 @@ class Models:
         self.max_rows = max_rows
         sessions = self.pipeline.sessions
         encoder, decoder = sessions["encoder"].graph, sessions["decoder"].graph
-        shared = {self.pipeline.z, *(tensor.name for tensor in encoder.inputs)}
-        beside = tuple(tensor for tensor in decoder.inputs if tensor.name not in shared)
+        shared = {tensor.name for tensor in encoder.inputs}
+        beside = tuple(tensor for tensor in self._beside_z() if tensor.name not in shared)
         models = [self._graph(name) for name in sessions]
         models += [
             Model("encode", "q(z|x): its mean and log-variance.", encoder.inputs, encoder.outputs, self._encode),
@@ -98,7 +98,7 @@ class Models:
                 Model(
                     "sample",
                     "The mean of p(x|z), with z drawn from the prior.",
-                    (),
+                    self._beside_z(),
                     decoder.outputs,
                     self._sample,
                     {"n": "How many (1).", "seed": "Of the draw; without one, it differs each time."},
@@ -156,6 +156,10 @@ class Models:
                     if not missing or np.isinf(array).any():
                         what = "infinite" if missing else "NaN or infinite"
                         raise ProtocolError(f"the input {key!r} holds {what} values.")
+                try:
+                    self.pipeline.check_labels(key, array)
+                except ValueError as error:
+                    raise ProtocolError(str(error)) from None
             if scalars:
                 inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}
             outputs = await self.batchers[name].run(inputs)
@@ -204,10 +208,22 @@ class Models:
         )
 
     async def _sample(self, inputs, parameters):
-        if inputs:
-            raise ProtocolError('sample takes no inputs, but the parameters "n" and "seed".')
-        n = self._count("n", parameters)
-        return await self._run("decoder", {self.pipeline.z: self.pipeline.draw(n, _seed(parameters))})
+        n, given = self._count("n", parameters, max(map(len, inputs.values()), default=1)), {}
+        for tensor in self._beside_z():
+            if tensor.name not in inputs or len(inputs[tensor.name]) not in (1, n):
+                raise ProtocolError(
+                    f"sample takes {tensor.name} {tensor.shape_text} for each of {n} examples, or one for all."
+                )
+            given[tensor.name] = np.broadcast_to(inputs[tensor.name], (n, *inputs[tensor.name].shape[1:]))
+        if set(inputs) != set(given):
+            takes = f"takes {', '.join(given)}" if given else "takes no inputs"
+            raise ProtocolError(f'sample {takes}, and the parameters "n" and "seed".')
+        return await self._run("decoder", {self.pipeline.z: await self._draw(n, _seed(parameters)), **given})
+
+    async def _draw(self, n, seed):
+        if "prior" not in self.batchers:
+            return self.pipeline.draw(n, seed)
+        return (await self.batchers["prior"].run({"noise": self.pipeline.prior_noise(n, seed)}))["z"]
 
     async def _score(self, inputs, parameters):
         num_samples, seed = self.pipeline.score_settings
@@ -247,7 +263,12 @@ class Models:
             self.pipeline.draw(1)
         except ValueError:
             return False
-        return len(self.pipeline.sessions["decoder"].graph.inputs) == 1
+        return True
+
+    def _beside_z(self):
+        """What the decoder takes beside the latents."""
+        inputs = self.pipeline.sessions["decoder"].graph.inputs
+        return tuple(tensor for tensor in inputs if tensor.name != self.pipeline.z)
 
 
 def _seed(parameters, default=None):

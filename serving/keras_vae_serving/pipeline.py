@@ -76,7 +76,9 @@ class Pipeline:
             for graph in manifest.graphs.values()
             if graph.precision == precision
         }
-        if not graphs:
+        if "prior" in manifest.graphs:  # in float32 only: it is small
+            graphs.setdefault("prior", manifest.graphs["prior"])
+        if "encoder" not in graphs:
             have = ", ".join(sorted({graph.precision for graph in manifest.graphs.values()}))
             raise BundleError(f"{directory} has no {precision} graphs; it has {have}. Export it with that precision.")
         sessions = {name: Session(directory, graph, providers, threads) for name, graph in graphs.items()}
@@ -100,19 +102,27 @@ class Pipeline:
         posterior = self.encode(encoder)
         return self.decode({self.z: posterior.sample(seed) if sample else posterior.mean, **decoder})
 
-    def sample(self, n, seed=None):
-        """The mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`."""
-        return self.decode(self.draw(n, seed))
+    def sample(self, n, seed=None, condition=None):
+        """The mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`.
 
-    def interpolate(self, a, b, steps=10):
-        """The decoded straight line between the posterior means of two examples, both ends included: `(steps, ...)`."""
+        A conditional model takes a `condition`, `(n, ...)` or one for all.
+        """
+        z = self.draw(n, seed)
+        return self.decode({self.z: z, **self.repeated("decoder", condition, len(z))})
+
+    def interpolate(self, a, b, steps=10, condition=None):
+        """The decoded straight line between the posterior means of two examples, both ends included: `(steps, ...)`.
+
+        A conditional model takes the `condition` of both, without the batch axis.
+        """
         steps = _whole_number("steps, which counts both ends,", steps, least=2)
         a, b = np.asarray(a), np.asarray(b)
         if a.shape != b.shape:
             raise ValueError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
-        start, end = self.encode(np.stack([a, b])).mean
+        x, given = self._input_names("encoder")[0], self.repeated("encoder", condition, 2)
+        start, end = self.encode({x: np.stack([a, b]), **given}).mean
         t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
-        return self.decode((1.0 - t) * start + t * end)
+        return self.decode({self.z: (1.0 - t) * start + t * end, **self.repeated("decoder", condition, steps)})
 
     @property
     def threshold(self):
@@ -198,6 +208,8 @@ class Pipeline:
     def draw(self, n, seed=None):
         """Draws z from the prior, `(n, latent_dim)`."""
         n = _whole_number("n", n)
+        if "prior" in self.sessions:
+            return self._run("prior", {"noise": self.prior_noise(n, seed)})["z"]
         prior = self.manifest.prior
         if prior is None or prior["name"] != "DiagonalNormal":
             raise BundleError(
@@ -205,6 +217,30 @@ class Pipeline:
             )
         mean, log_var = (np.asarray(prior["config"][name], "float32") for name in ("mean", "log_var"))
         return Posterior(*(np.broadcast_to(part, (n, len(part))) for part in (mean, log_var))).sample(seed)
+
+    def prior_noise(self, n, seed):
+        """Draws what the prior graph takes, `(n, noise_dim)`."""
+        shape = (n, self.sessions["prior"].graph.inputs[0].shape[1])
+        return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+
+    def repeated(self, graph, condition, n):
+        """The condition of `n` examples as the input of a graph, `{}` if that takes none; one stands for all.
+
+        Raises:
+            ValueError: If the graph takes one and there is none, or the other way round.
+        """
+        tensor = next((each for each in self.sessions[graph].graph.inputs if each.name == "condition"), None)
+        if (tensor is None) != (condition is None):
+            raise ValueError(
+                f"The {graph} takes no condition."
+                if tensor is None
+                else f"This model is conditional: pass a condition of shape {tensor.shape_text}, or one for all."
+            )
+        if tensor is None:
+            return {}
+        condition = np.asarray(condition)
+        condition = condition[None] if condition.ndim == len(tensor.shape) - 1 else condition
+        return {"condition": np.repeat(condition, n, axis=0) if len(condition) == 1 else condition}
 
     def noise(self, n, num_samples, seed):
         """Draws what the elbo graph calls epsilon, `(n, num_samples, latent_dim)`."""
@@ -218,12 +254,24 @@ class Pipeline:
         the prior, when that latent alone is drawn anew. It needs no data, unlike the count of active units.
         """
         z, anew = np.split(self.draw(2 * _whole_number("draws", draws), seed), 2)
-        before, activity = self.decode(z), []
+        given = self._made_up(draws, seed)
+        before, activity = self.decode({self.z: z, **given}), []
         for i in range(z.shape[1]):
             moved = z.copy()
             moved[:, i] = anew[:, i]
-            activity.append(np.sqrt(np.mean(np.square(self.decode(moved) - before, dtype="float64"))))
+            change = self.decode({self.z: moved, **given}) - before
+            activity.append(np.sqrt(np.mean(np.square(change, dtype="float64"))))
         return np.array(activity)
+
+    def _made_up(self, n, seed):
+        """What the decoder takes beside z: labels drawn at random, and zeros of anything else."""
+        rng, made = np.random.default_rng(seed), {}
+        for tensor in self.sessions["decoder"].graph.inputs:
+            if tensor.name != self.z:
+                shape = (n, *(size if isinstance(size, int) else 1 for size in tensor.shape[1:]))
+                labels = self.manifest.labels.get(tensor.name, 1)
+                made[tensor.name] = rng.integers(labels, size=shape).astype(tensor.dtype)
+        return made
 
     def _run(self, name, inputs, outputs=None):
         """Runs a graph over any number of examples."""
@@ -254,7 +302,16 @@ class Pipeline:
         tensor.check(array)
         if array.dtype.kind == "f":
             self._check_values(tensor.name, array)
+        self.check_labels(tensor.name, array)
         return array
+
+    def check_labels(self, name, array):
+        """Raises a ValueError if the input of this name holds labels, and the array others than those."""
+        count = self.manifest.labels.get(name)
+        if count is not None and not 0 <= array.min() <= array.max() < count:
+            raise ValueError(
+                f"{name} must hold labels from 0 to {count - 1}; it ranges from {array.min()} to {array.max()}."
+            )
 
     def may_miss(self, name):
         """Whether a NaN in the input of this name is a missing number, and no mistake."""

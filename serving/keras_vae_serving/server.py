@@ -240,6 +240,7 @@ class Server:
                     **pipeline.describe(),
                     "data_range": _finite(pipeline.manifest.data_range),
                     "prior": pipeline.manifest.prior,
+                    "labels": pipeline.manifest.labels,
                     "latent_activity": await asyncio.to_thread(getattr, models, "latent_activity"),
                     "max_rows": models.max_rows,
                 }

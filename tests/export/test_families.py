@@ -40,9 +40,10 @@ def test_the_files_compute_what_the_model_computes(name, tmp_path):
     model = families.make(name)
     manifest = keras_vae_export.export(model, tmp_path / "bundle")
     assert manifest.export["engine"] == "tensorflow"
-    assert [graph.name for graph in manifest.graphs.values()] == (
-        ["encoder", "decoder", "elbo"] if isinstance(model, keras_vae.VAE) else ["encoder", "decoder"]
-    )
+    names = ["encoder", "decoder"]
+    if isinstance(model, keras_vae.VAE):
+        names += ["elbo"] if model.numpy_prior().has_closed_form_kl else ["elbo", "prior"]
+    assert [graph.name for graph in manifest.graphs.values()] == names
     for graph in manifest.graphs.values():
         assert max(graph.parity["max_scaled_diff"].values()) < 1e-4
     if isinstance(model, keras_vae.VAE):
@@ -56,25 +57,37 @@ def assert_same(vae, folder, tolerance):
     if encoder.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT32:
         x = np.random.default_rng(1).integers(0, 2, (5, *vae.data_shape)).astype("int32")
     else:
-        x = vae.sample(5, seed=1, draw=True)  # what the likelihood allows
+        # What the likelihood allows.
+        x = vae.sample(5, seed=1, draw=True, condition=None if vae.condition_shape is None else 0)
     if vae.allow_missing:
         x[0] = x[1, :2] = np.nan
-    posterior = vae.encode(x)
-    z_mean, z_log_var = run(folder, "encoder", x=x)
+    given, beside = x, {}
+    if vae.condition_shape is not None:
+        beside = {"condition": np.arange(5, dtype="int32")}
+        given = {"x": x, **beside}
+    posterior = vae.encode(given)
+    z_mean, z_log_var = run(folder, "encoder", x=x, **beside)
     np.testing.assert_allclose(z_mean, posterior.mean, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(z_log_var, posterior.log_var, rtol=tolerance, atol=tolerance)
-    x_mean, *x_scale = run(folder, "decoder", z=posterior.mean)
-    np.testing.assert_allclose(x_mean, vae.decode(posterior.mean), rtol=tolerance, atol=tolerance)
+    x_mean, *x_scale = run(folder, "decoder", z=posterior.mean, **beside)
+    np.testing.assert_allclose(x_mean, vae.decode(posterior.mean, **beside), rtol=tolerance, atol=tolerance)
     assert bool(x_scale) == isinstance(vae.likelihood, keras_vae.Gaussian)
     if x_scale:
         stddev = ops.convert_to_numpy(vae.likelihood.stddev(vae.decoder(posterior.mean)))
         np.testing.assert_allclose(x_scale[0], stddev, rtol=tolerance)
     # `elbo` draws its noise as (examples, samples, latents) from NumPy: the same noise through the graph.
     epsilon = np.random.default_rng(4).standard_normal((5, 3, vae.latent_dim), dtype="float32")
-    reconstruction, kl = run(folder, "elbo", x=x, epsilon=epsilon)
+    reconstruction, kl = run(folder, "elbo", x=x, epsilon=epsilon, **beside)
     assert reconstruction.shape == kl.shape == (5,)
-    np.testing.assert_allclose(-(reconstruction + kl), vae.elbo(x, 3, seed=4), rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(kl, posterior.kl_divergence(vae.prior), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(-(reconstruction + kl), vae.elbo(given, 3, seed=4), rtol=tolerance, atol=tolerance)
+    prior = vae.numpy_prior()
+    z = posterior.mean + np.exp(0.5 * posterior.log_var) * epsilon.transpose(1, 0, 2)
+    expected = keras_vae.distributions.kl_divergence(posterior, prior, z)
+    np.testing.assert_allclose(kl, expected, rtol=tolerance, atol=tolerance)
+    if not prior.has_closed_form_kl:
+        noise = np.random.default_rng(6).standard_normal((9, prior.noise_dim), dtype="float32")
+        (z,) = run(folder, "prior", noise=noise)
+        np.testing.assert_allclose(z, prior.sample(9, seed=6), rtol=tolerance, atol=tolerance)
 
 
 def test_conditional_models_keep_their_input_names(tmp_path):

@@ -1,4 +1,4 @@
-"""The KL divergence and log-densities of `DiagonalNormal` against float64 and against Monte Carlo."""
+"""KL divergences, log-densities and draws of the distributions against float64 and against Monte Carlo."""
 
 import keras
 import numpy as np
@@ -6,7 +6,8 @@ import pytest
 from keras import ops
 
 import oracles
-from keras_vae import DiagonalNormal
+from keras_vae import DiagonalNormal, Mixture
+from keras_vae.distributions import kl_divergence
 
 STANDARD = DiagonalNormal.standard(4)
 
@@ -113,3 +114,90 @@ def test_config_round_trip():
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(prior))
     np.testing.assert_array_equal(copy.mean, prior.mean)
     np.testing.assert_array_equal(copy.log_var, prior.log_var)
+
+
+# Mixtures
+
+
+def mixture(seed=0, components=3, latents=2):
+    rng = np.random.default_rng(seed)
+    mean, log_var = rng.normal(size=(2, components, latents)).astype("float32")
+    return Mixture(DiagonalNormal(2.0 * mean, log_var), rng.normal(size=components).astype("float32"))
+
+
+def as_tensors(prior):
+    parts = (prior.components.mean, prior.components.log_var, prior.logits)
+    mean, log_var, logits = (ops.convert_to_tensor(part) for part in parts)
+    return Mixture(DiagonalNormal(mean, log_var), logits)
+
+
+def weights(prior):
+    return np.exp(prior.logits.astype("float64")) / np.exp(prior.logits.astype("float64")).sum()
+
+
+def test_the_density_of_a_mixture_is_the_weighted_sum():
+    prior, z = mixture(), np.random.default_rng(1).normal(size=(4, 5, 2)).astype("float32")
+    scale = np.exp(0.5 * prior.components.log_var.astype("float64"))
+    each = np.exp(oracles.normal_log_prob(z[..., None, :], prior.components.mean, scale))
+    whole, marginals = (
+        np.log(each.prod(axis=-1) @ weights(prior)),
+        np.log(np.einsum("sbkl,k->sbl", each, weights(prior))),
+    )
+    for made in (prior, as_tensors(prior)):
+        np.testing.assert_allclose(ops.convert_to_numpy(made.log_prob(z)), whole, rtol=1e-5, atol=1e-5)
+        found = ops.convert_to_numpy(made.log_prob(z, per_dimension=True))
+        np.testing.assert_allclose(found, marginals, rtol=1e-5, atol=1e-5)
+
+
+def test_the_density_of_a_mixture_is_finite_far_away():
+    assert np.isfinite(mixture().log_prob(np.full((1, 2), 1e6, "float32"))).all()
+
+
+def test_draws_of_a_mixture_have_its_moments_and_its_shares():
+    prior = mixture()
+    z = prior.sample(200_000, seed=0)
+    mean = weights(prior) @ prior.components.mean
+    variance = weights(prior) @ (np.exp(prior.components.log_var) + prior.components.mean**2) - mean**2
+    np.testing.assert_allclose(z.mean(axis=0), mean, atol=5 * np.sqrt(variance.max() / len(z)))
+    np.testing.assert_allclose(z.var(axis=0), variance, rtol=0.02)
+    matched = prior.moment_matched()
+    np.testing.assert_allclose(matched.mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(matched.log_var), variance, rtol=1e-5)
+    apart = Mixture(DiagonalNormal(np.array([[-50.0], [0.0], [50.0]]), np.zeros((3, 1))), prior.logits)
+    shares = np.bincount(np.round(apart.sample(100_000, seed=1)[:, 0] / 50.0).astype(int) + 1) / 100_000
+    np.testing.assert_allclose(shares, weights(prior), atol=0.006)
+
+
+def test_noise_gives_the_same_draws_in_numpy_and_in_tensors():
+    prior = mixture(components=7)
+    noise = np.random.default_rng(2).standard_normal((500, prior.noise_dim), dtype="float32")
+    noise[0], noise[1], noise[2] = 0.0, 20.0, -20.0
+    found = ops.convert_to_numpy(as_tensors(prior).from_noise(ops.convert_to_tensor(noise)))
+    np.testing.assert_allclose(found, prior.from_noise(noise), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(prior.sample(500, seed=3), prior.sample(500, seed=3))
+    tensors = as_tensors(prior)
+    seed = keras.random.SeedGenerator(1)
+    assert tuple(tensors.sample(4, seed=seed).shape) == (4, 2)
+
+
+def test_the_kl_to_a_mixture_of_equal_components_is_that_to_one():
+    """The average over many samples meets the closed form."""
+    posterior = DiagonalNormal(np.array([[0.5, -1.0]], "float32"), np.array([[-0.5, 0.3]], "float32"))
+    one = DiagonalNormal(np.array([0.2, 0.1], "float32"), np.array([0.4, -0.2], "float32"))
+    same = Mixture(DiagonalNormal(np.tile(one.mean, (4, 1)), np.tile(one.log_var, (4, 1))))
+    z = posterior.sample(100_000, seed=0)
+    spread = (posterior.log_prob(z) - one.log_prob(z)).std() / np.sqrt(len(z))
+    assert abs(kl_divergence(posterior, same, z) - posterior.kl_divergence(one)) < 4.0 * spread
+    np.testing.assert_array_equal(kl_divergence(posterior, one, z), posterior.kl_divergence(one))
+    with pytest.raises(TypeError, match="has no closed form"):
+        posterior.kl_divergence(same)
+
+
+def test_what_is_no_mixture_is_refused_and_one_survives_its_config():
+    with pytest.raises(ValueError, match=r"must have shape \(components, latent_dim\)"):
+        Mixture(DiagonalNormal.standard(2))
+    with pytest.raises(ValueError, match="one per component"):
+        Mixture(DiagonalNormal(np.zeros((3, 2)), np.zeros((3, 2))), np.zeros(2))
+    prior = mixture()
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(prior))
+    np.testing.assert_array_equal(copy.sample(9, seed=0), prior.sample(9, seed=0))

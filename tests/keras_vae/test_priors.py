@@ -1,0 +1,145 @@
+"""Priors that learn: what they are in a model, in training, in a file."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_vae import VAE, DiagonalNormal, Mixture, evaluation, networks, priors
+
+
+def made(digits, kind):
+    return {
+        "standard": lambda: priors.StandardNormal(),
+        "mixture": lambda: priors.GaussianMixture(4, seed=0),
+        "vamp": lambda: priors.VampPrior(6, pseudo_inputs=digits[:6]),
+        "fixed": lambda: Mixture(DiagonalNormal(np.eye(3, dtype="float32"), np.zeros((3, 3), "float32"))),
+    }[kind]()
+
+
+KINDS = ("standard", "mixture", "vamp", "fixed")
+
+
+def test_a_standard_normal_is_the_prior_that_a_model_has_anyway(make_vae, digits):
+    named, plain = make_vae(prior=priors.StandardNormal()), make_vae()
+    named.set_weights(plain.get_weights())
+    np.testing.assert_array_equal(named.elbo(digits, seed=0), plain.elbo(digits, seed=0))
+    np.testing.assert_array_equal(named.sample(5, seed=0), plain.sample(5, seed=0))
+
+
+def test_one_component_at_n_0_1_gives_the_plain_elbo_but_for_the_noise_of_its_kl(make_vae, digits):
+    vae, plain = make_vae(prior=priors.GaussianMixture(1)), make_vae()
+    vae.encoder.set_weights(plain.encoder.get_weights())
+    vae.decoder.set_weights(plain.decoder.get_weights())
+    found, expected = vae.elbo(digits, 200, seed=0), plain.elbo(digits, 200, seed=0)
+    assert found.mean() == pytest.approx(expected.mean(), abs=0.02)
+    exact = evaluation.log_likelihood(plain, digits[:20], 50)
+    np.testing.assert_allclose(
+        evaluation.log_likelihood(vae, digits[:20], 50).log_likelihood, exact.log_likelihood, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_life_of_a_model_with_such_a_prior(make_vae, digits, tmp_path, kind):
+    vae = make_vae(prior=made(digits, kind), compile={"optimizer": keras.optimizers.Adam(0.01)})
+    before = [np.array(weight) for weight in vae.prior.get_weights()] if isinstance(vae.prior, priors.Prior) else []
+    history = vae.fit(digits, epochs=2, validation_data=(digits[:50],), verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    assert history.history["val_negative_elbo"][-1] > 0.0
+    learned = [0] if kind == "vamp" else [0, 1, 2] if kind == "mixture" else []
+    for i in learned:
+        assert np.abs(vae.prior.get_weights()[i] - before[i]).max() > 1e-4
+    vae.save(tmp_path / "vae.keras")
+    copy = keras.saving.load_model(tmp_path / "vae.keras")
+    np.testing.assert_array_equal(copy.elbo(digits, seed=0), vae.elbo(digits, seed=0))
+    np.testing.assert_array_equal(copy.sample(5, seed=1), vae.sample(5, seed=1))
+    assert type(copy.prior) is type(vae.prior)
+    assert evaluation.kl_per_unit(vae, digits).shape == (3,)
+    assert evaluation.elbo_surgery(vae, digits).kl > 0.0
+    terms = evaluation.held_out(vae, digits, num_samples=4)
+    assert terms["negative_elbo"] == pytest.approx(-vae.elbo(digits, 4, seed=0).mean(), rel=1e-5)
+
+
+def test_the_log_density_in_the_weights_is_that_of_the_prior(make_vae, digits):
+    """log w = log p(x|z) + log p(z) - log q(z|x): less that of the standard prior, the priors' difference is left."""
+    vae, plain = make_vae(prior=made(digits, "vamp")), make_vae()
+    vae.encoder.set_weights(plain.encoder.get_weights())
+    vae.decoder.set_weights(plain.decoder.get_weights())
+    x, epsilon = digits[:4], np.random.default_rng(0).standard_normal((3, 4, 3)).astype("float32")
+    found, other = (keras.ops.convert_to_numpy(model.log_weights(x, epsilon)) for model in (vae, plain))
+    posterior = vae.encode(x)
+    z = posterior.mean + np.exp(0.5 * posterior.log_var) * epsilon
+    components = vae.encode(digits[:6])  # the pseudo-inputs
+    each = np.stack(
+        [DiagonalNormal(m, v).log_prob(z) for m, v in zip(components.mean, components.log_var, strict=True)]
+    )
+    expected = np.logaddexp.reduce(each, axis=0) - np.log(6) - DiagonalNormal.standard(3).log_prob(z)
+    np.testing.assert_allclose(found - other, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pseudo_inputs_stay_in_the_range_of_the_data(make_vae):
+    vae = make_vae(prior=priors.VampPrior(5, seed=0))
+    start = vae.prior.get_weights()[0]
+    assert start.shape == (5, 8, 8, 1)
+    assert start.mean() == pytest.approx(0.5, abs=0.05)  # of data in [0, 1]
+    seen = vae.numpy_prior().components.mean
+    vae.prior.set_weights([np.where(start > 0.5, 7.0, -7.0)])
+    np.testing.assert_allclose(
+        vae.numpy_prior().components.mean, vae.encode(np.where(start > 0.5, 1.0, 0.0).astype("float32")).mean, rtol=1e-5
+    )
+    assert np.abs(vae.numpy_prior().components.mean - seen).max() > 1e-3
+
+
+def test_batch_normalisation_is_not_moved_by_pseudo_inputs(digits):
+    x = keras.Input((8, 8, 1))
+    h = keras.layers.BatchNormalization(momentum=0.5, name="bn")(keras.layers.Flatten()(x))
+    encoder = keras.Model(x, [keras.layers.Dense(3)(h), keras.layers.Dense(3)(h)])
+    averages = []
+    for prior in (None, priors.VampPrior(4, pseudo_inputs=np.ones((4, 8, 8, 1)))):
+        network = keras.models.clone_model(encoder)
+        network.set_weights(encoder.get_weights())
+        vae = VAE(network, networks.mlp((8, 8, 1), 3)[1], prior=prior, seed=0)
+        vae.compile(keras.optimizers.SGD(0.0))
+        vae.fit(digits, batch_size=64, verbose=0, shuffle=False)
+        averages.append(network.get_layer("bn").get_weights()[2])
+    np.testing.assert_allclose(averages[0], averages[1], rtol=1e-5)
+    assert averages[0].max() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: priors.GaussianMixture(0), "components must be a whole number of at least 1"),
+        (lambda: priors.VampPrior(3, pseudo_inputs=np.zeros((2, 8, 8, 1))), "2 examples for 3 components"),
+    ],
+)
+def test_what_is_no_prior_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("prior", "words"),
+    [
+        ("gaussian", "prior must be a keras_vae.priors.Prior"),
+        (priors.VampPrior(2, pseudo_inputs=np.zeros((2, 64))), "must hold examples of shape"),
+        (priors.VampPrior(2, pseudo_inputs=np.full((2, 8, 8, 1), np.nan)), "hold NaN"),
+        (Mixture(DiagonalNormal(np.zeros((2, 4)), np.zeros((2, 4)))), r"over \(4,\) dimensions"),
+    ],
+)
+def test_a_prior_that_does_not_fit_the_model_is_refused(make_vae, prior, words):
+    with pytest.raises(ValueError, match=words):
+        make_vae(prior=prior)
+
+
+def test_a_prior_serves_models_of_one_number_of_latents(make_vae):
+    prior = priors.GaussianMixture(3)
+    make_vae(prior=prior)
+    with pytest.raises(ValueError, match="belongs to a model of 3 latent dimensions, and this one has 2"):
+        make_vae(latent_dim=2, prior=prior)
+
+
+def test_samples_can_be_drawn_from_another_distribution(make_vae):
+    vae = make_vae()
+    far = DiagonalNormal(np.full(3, 4.0, "float32"), np.full(3, -20.0, "float32"))
+    expected = vae.decode(np.full((5, 3), 4.0))
+    np.testing.assert_allclose(vae.sample(5, seed=0, prior=far), expected, atol=1e-3)
