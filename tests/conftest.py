@@ -62,6 +62,21 @@ def conditional(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """Bundles, to read only, of the models in `families.py`, by their names."""
+    keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
+    made = {}
+
+    def of(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("bundles") / name
+            keras_vae_export.export(families.make(name), made[name])
+        return made[name]
+
+    return of
+
+
 @pytest.fixture
 def real_data():
     """The folder of real data sets, for tests that want more than the embedded digits."""

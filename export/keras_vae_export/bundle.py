@@ -334,9 +334,11 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
 
 
 def _named_prior(vae):
-    """A normal by its numbers, whatever made it; another prior by its name: its graph has the numbers."""
+    """A normal by its numbers, whatever made it; another by its name and its moments: its graph has the numbers."""
     prior = vae.numpy_prior()
-    return _named(prior if isinstance(prior, DiagonalNormal) else vae.prior)
+    if isinstance(prior, DiagonalNormal):
+        return _named(prior)
+    return {**_named(vae.prior), "moments": prior.moment_matched().get_config()}
 
 
 def _named(thing):

@@ -123,7 +123,7 @@ class Manifest:
         data_range: `(low, high)` that x must lie in, either may be infinite; or None.
         likelihood: `{"name": "Bernoulli", "config": {...}}`, or None where the decoder came without one.
         prior: `{"name": "DiagonalNormal", "config": {"mean": [...], "log_var": [...]}}`, or None; where it has
-            another name, the graph "prior" makes z of noise.
+            another name, the graph "prior" makes z of noise, and "moments" are the mean and log-variance of that z.
         export: Engine, backend, versions and tolerance of the export.
         files: sha256 and number of bytes of every file but the manifest itself, by path inside the bundle.
         anomaly: The threshold of the anomaly score, or None.

@@ -50,6 +50,8 @@ def bundles(tmp_path_factory):
     vectors = keras_vae.networks.mlp((12,), 2, hidden=(8,), activation="tanh", likelihood="mse")
     keras_vae_export.export(vectors, folder / "vectors")
     keras_vae_export.export(families.make("conditional"), folder / "conditional")
+    keras_vae_export.export(families.make("conditional_vae"), folder / "labels")
+    keras_vae_export.export(families.make("mixture_prior"), folder / "mixture")
     return folder
 
 
@@ -326,9 +328,15 @@ def test_several_bundles_and_data_that_are_no_pictures(chromium, bundles, tmp_pa
             Select(page.find("#bundles")).select_by_visible_text(name)
             page.wait(lambda: page.settled().driver.title.startswith(name), name)
 
-        # One that takes a label beside z is not drawn, and the page says so.
+        # Of one that takes a label beside z, the label is chosen.
         choose("conditional")
-        assert "takes 2 inputs (z, label)" in page.text("main")
+        line = "return document.querySelector('[data-ref=decoded] polyline').getAttribute('points')"
+        before = page.script(line)
+        Select(page.find("[data-ref=labels] select")).select_by_visible_text("3")
+        page.wait(lambda: page.script(line) != before, "another line under another label")
+        call = page.script("return document.querySelector('#call').textContent")
+        label = json.loads(call[call.index("-d '") + 4 : -1])["inputs"][1]
+        assert label == {"name": "label", "datatype": "INT32", "shape": [1, 1], "data": [3]}
         choose("vectors")
         # Exported from two networks: no prior to draw from, and no bound.
         assert not page.ref("samples").is_displayed()
@@ -363,6 +371,35 @@ def test_several_bundles_and_data_that_are_no_pictures(chromium, bundles, tmp_pa
         assert z(page.settled()) == pytest.approx(means[1], abs=0.011)
         choose("digits")
         assert len(np.unique(page.pixels('[data-ref="decoded"]'))) > 10
+        assert page.errors() == []
+
+
+def test_a_conditional_model_and_a_mixture_prior_are_drawn(chromium, bundles):
+    """The label is that of all: what is decoded, sampled and scored."""
+    page, pipeline = chromium, Pipeline.load(bundles / "labels", providers="cpu")
+    with browser.serving([bundles / name for name in ("labels", "mixture")]) as address:
+        page.errors()
+        page.open(address).settled()
+        samples = (
+            "return Array.from(document.querySelectorAll('[data-ref=sampleTiles] canvas')).map((c) => c.toDataURL())"
+        )
+        before = page.script(samples)
+        assert len(before) == 40
+        Select(page.find("[data-ref=labels] select")).select_by_visible_text("4")
+        page.wait(lambda: page.script(samples) != before, "samples of another label")
+        page.settled()
+        page.find("[data-ref=sampleTiles] button").click()
+        page.wait(lambda: page.ref("negativeElbo").is_displayed(), "a score")
+        x = pipeline.sample(40, seed=0, condition=4)[:1]
+        expected = pipeline.score({"x": x, "condition": np.array([4])}, num_samples=16, seed=0)[0]
+        assert float(page.ref("negativeElbo").get_attribute("title")) == pytest.approx(expected, rel=1e-4)
+        Select(page.find("#bundles")).select_by_visible_text("mixture")
+        page.wait(lambda: page.settled().driver.title.startswith("mixture"), "the other bundle")
+        assert not page.driver.find_elements("css selector", "[data-ref=labels] select")
+        was = z(page)
+        page.ref("draw").click()
+        page.wait(lambda: z(page) != was, "a draw of the mixture")
+        page.settled()
         assert page.errors() == []
 
 

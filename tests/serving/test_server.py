@@ -851,10 +851,44 @@ def test_a_conditional_pair_is_served_without_what_it_lacks(conditional):
         inputs = server.client.get("/v2/models/reconstruct").json()["inputs"]
         assert {tensor["name"]: tensor["datatype"] for tensor in inputs} == {"image": "FP32", "label": "INT32"}
         assert server.client.get("/bundles").json()[0]["latent_activity"] is None
-        # Labels that the embedding does not have are the graph's to refuse; two such requests do not meet.
-        refused = server.error(400, "decoder", {"z": np.zeros((1, 3), "float32"), "label": np.array([[9]], "int32")})
-        assert refused == "the graph decoder cannot run on inputs of these sizes or values."
+        # Labels that the embedding does not have, of the graph as it is and of the verb.
+        for name in ("decoder", "decode"):
+            refused = server.error(400, name, {"z": np.zeros((1, 3), "float32"), "label": np.array([[9]], "int32")})
+            assert refused == "label must hold labels from 0 to 3; it ranges from 9 to 9."
         assert server.error(404, "score", given).startswith("there is no model 'score'")
+
+
+def test_a_conditional_vae_takes_its_label_everywhere(exported):
+    folder = exported("conditional_vae")
+    pipeline = Pipeline.load(folder, providers="cpu")
+    x, label = np.random.default_rng(1).random((5, 4, 4)).astype("float32"), np.arange(5, dtype="int32")
+    given = {"x": x, "condition": label}
+    with server_process.running(folder) as server:
+        assert server.client.get("/bundles").json()[0]["labels"] == {"condition": 5}
+        assert len(server.client.get("/bundles").json()[0]["latent_activity"]) == 3
+        found = server.infer("score", given, parameters={"num_samples": 3, "seed": 1})["negative_elbo"]
+        np.testing.assert_allclose(found.ravel(), pipeline.score(given, 3, 1), rtol=1e-5)
+        for condition in (np.array([2], "int32"), np.array([0, 1, 2, 3], "int32")):
+            parameters = {"n": 4, "seed": 7}
+            found = server.infer("sample", {"condition": condition}, parameters=parameters)["x_mean"]
+            np.testing.assert_allclose(found, pipeline.sample(4, 7, condition), atol=1e-6)
+        assert len(server.infer("sample", {"condition": label})["x_mean"]) == 5
+        assert "for each of 3 examples, or one for all" in server.error(
+            400, "sample", {"condition": label}, parameters={"n": 3}
+        )
+        assert "labels from 0 to 4" in server.error(400, "sample", {"condition": np.array([5], "int32")})
+
+
+def test_samples_are_of_the_models_own_prior(exported):
+    folder = exported("mixture_prior")
+    pipeline = Pipeline.load(folder, providers="cpu")
+    with server_process.running(folder) as server:
+        found = server.infer("sample", {}, parameters={"n": 6, "seed": 3})["x_mean"]
+        np.testing.assert_allclose(found, pipeline.sample(6, seed=3), atol=1e-6)
+        (described,) = server.client.get("/bundles").json()
+        assert described["prior"]["name"] == "GaussianMixture"
+        assert len(described["prior"]["moments"]["mean"]) == 3
+        assert server.infer("prior", {"noise": np.zeros((2, 4), "float32")})["z"].shape == (2, 3)
 
 
 def test_int8_graphs_are_served_where_they_are_asked_for(bundle, x):
