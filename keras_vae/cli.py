@@ -22,7 +22,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vae import __version__, _files, callbacks, datasets, evaluation, likelihoods, networks, objectives, plotting
+from keras_vae import (
+    __version__,
+    _files,
+    callbacks,
+    datasets,
+    evaluation,
+    likelihoods,
+    networks,
+    objectives,
+    plotting,
+    priors,
+)
 from keras_vae.model import VAE
 
 # Chosen so that the pictures show digits and the whole takes well under two minutes on two cores.
@@ -42,6 +53,8 @@ QUICKSTART = {
     "num_samples": 1,
     "beta": 1.0,
     "free_bits": 0.0,
+    "prior": "normal",
+    "components": None,
     "allow_missing": False,
 }
 
@@ -303,6 +316,7 @@ def _model(settings, train):
         decoder,
         likelihood,
         _objective(settings),
+        _prior(settings, train),
         seed=settings["seed"],
         allow_missing=settings["allow_missing"],
     )
@@ -332,6 +346,19 @@ def _objective(settings):
     if changed:
         raise ValueError(f"--{changed[0].replace('_', '-')} belongs to the ELBO and has no meaning for iwae.")
     return objectives.IWAE(settings["num_samples"])
+
+
+def _prior(settings, train):
+    components = settings["components"]
+    if settings["prior"] == "normal":
+        if components is not None:
+            raise ValueError("--components has no meaning for the normal prior: it is for mixture and vamp.")
+        return None
+    if settings["prior"] == "mixture":
+        return priors.GaussianMixture(components or 10, seed=settings["seed"])
+    count = min(components or 500, len(train))
+    start = train[np.random.default_rng(settings["seed"]).permutation(len(train))[:count]]
+    return priors.VampPrior(count, pseudo_inputs=np.nan_to_num(start))
 
 
 @contextlib.contextmanager
@@ -508,6 +535,10 @@ def _parser():
     command.add_argument(
         "--free-bits", type=_non_negative, default=0.0, help="nats that each latent may have for free (default 0)"
     )
+    command.add_argument(
+        "--prior", choices=("normal", "mixture", "vamp"), default="normal", help="p(z): N(0, I), or one that learns"
+    )
+    command.add_argument("--components", type=_count, help="of the prior (default 10 of mixture, 500 of vamp)")
     command.add_argument("--allow-missing", action="store_true", help="NaN in the data is a missing value")
     _add_output(command, "runs/vae")
 

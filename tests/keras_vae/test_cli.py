@@ -91,6 +91,18 @@ def test_train_with_other_likelihoods_and_objectives(arguments, likelihood, tmp_
     assert vae.objective.num_samples == (3 if "3" in arguments else 5 if "iwae" in arguments else 1)
 
 
+@pytest.mark.parametrize(("prior", "kind"), [("mixture", "GaussianMixture"), ("vamp", "VampPrior")])
+def test_train_with_a_prior_that_learns(prior, kind, tmp_path, capsys):
+    arguments = ("--prior", prior, "--components", "4")
+    assert run("train", *QUICK, *arguments, "--output", tmp_path / "out") == 0
+    vae = keras.saving.load_model(tmp_path / "out" / "model.keras")
+    assert (type(vae.prior).__name__, vae.prior.components) == (kind, 4)
+    assert run("evaluate", tmp_path / "out") == 0
+    assert "tell examples apart" in capsys.readouterr().out
+    assert run("train", *QUICK, "--components", "4", "--output", tmp_path / "other") == 1
+    assert "has no meaning for the normal prior" in capsys.readouterr().err
+
+
 @pytest.mark.once
 def test_missing_values_are_taken_where_they_are_allowed(tmp_path, capsys):
     rng = np.random.default_rng(0)
