@@ -254,7 +254,7 @@ class Pipeline:
         the prior, when that latent alone is drawn anew. It needs no data, unlike the count of active units.
         """
         z, anew = np.split(self.draw(2 * _whole_number("draws", draws), seed), 2)
-        given = self._made_up(draws, seed)
+        given = self.made_up(draws, seed)
         before, activity = self.decode({self.z: z, **given}), []
         for i in range(z.shape[1]):
             moved = z.copy()
@@ -263,8 +263,8 @@ class Pipeline:
             activity.append(np.sqrt(np.mean(np.square(change, dtype="float64"))))
         return np.array(activity)
 
-    def _made_up(self, n, seed):
-        """What the decoder takes beside z: labels drawn at random, and zeros of anything else."""
+    def made_up(self, n, seed=0):
+        """What the decoder takes beside z, to try it: labels drawn at random, and zeros of anything else."""
         rng, made = np.random.default_rng(seed), {}
         for tensor in self.sessions["decoder"].graph.inputs:
             if tensor.name != self.z:

@@ -177,7 +177,8 @@ def _parsed(sources):
 def _try(models):
     """Runs each graph once, where it says what sizes it takes: memory is taken and kernels are chosen now."""
     if "sample" in models.by_name:
-        models.pipeline.sample(1, seed=0)
+        pipeline = models.pipeline
+        pipeline.decode({pipeline.z: pipeline.draw(1, seed=0), **pipeline.made_up(1)})
     for session in models.pipeline.sessions.values():
         tensors = session.graph.inputs
         if all(isinstance(size, int) for tensor in tensors for size in tensor.shape[1:] if tensor.name != "epsilon"):
