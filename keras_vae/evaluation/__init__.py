@@ -1,6 +1,6 @@
 """Numbers about a trained model.
 
-    what is log p(x)?            log_likelihood, held_out (the ELBO), bits_per_dim
+    what is log p(x)?            log_likelihood, annealed_log_likelihood, held_out (the ELBO), bits_per_dim
     is my KL zero?               active_units, kl_per_unit
     what do the latents hold?    elbo_surgery, aggregate_posterior
     is this an outlier?          fit_threshold, anomalies
@@ -8,6 +8,7 @@
 All noise comes from NumPy: the same seed gives the same numbers on every backend, however the work is cut up.
 """
 
+from keras_vae.evaluation.annealed import annealed_log_likelihood as annealed_log_likelihood
 from keras_vae.evaluation.anomaly import Threshold as Threshold
 from keras_vae.evaluation.anomaly import anomalies as anomalies
 from keras_vae.evaluation.anomaly import fit_threshold as fit_threshold
