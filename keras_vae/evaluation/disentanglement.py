@@ -150,7 +150,7 @@ def sap(codes, factors, continuous=False):
     return float(np.mean(gaps))
 
 
-def _checked(codes, factors, continuous=False):
+def _checked(codes, factors, continuous: bool | np.ndarray = False):
     """Both as float64 arrays, `(n, latent_dim)` and `(n, num_factors)`."""
     codes, factors = _checks.to_numpy(codes), _checks.to_numpy(factors)
     for name, array, second in (("codes", codes, "latent_dim"), ("factors", factors, "num_factors")):
