@@ -3,8 +3,8 @@
     KERAS_BACKEND=jax python examples/two_stage.py [--epochs 100] [--output two_stage.png]
 
 On the embedded digits, 8x8 grey values, by a VAE whose likelihood has a small scale: it reconstructs well, and its
-codes are far from the prior. The picture shows samples of each way, with the energy distance of 1,000 of them to held out
-digits: 0 is the same distribution. The digits trained on stand beside them.
+codes are far from the prior. The picture shows samples of each way, with the energy distance of 1,000 of them to
+held out digits: 0 is the same distribution. The digits trained on stand beside them.
 
 Reference: Dai & Wipf 2019, Diagnosing and enhancing VAE models, arXiv:1903.05789, section 4 (two stages); Ghosh et al.
 2020, arXiv:1903.12436, section 4 (mixture); Székely & Rizzo 2013, Energy statistics.
@@ -67,7 +67,7 @@ samples = {
     "z from a mixture": vae.sample(options.samples, seed=0, prior=mixture),
     "z from a second VAE": two_stage,
 }
-figure = Figure(figsize=(10.0, 2.9), layout="constrained")
+figure = Figure(figsize=(10.0, 3.1), layout="constrained")
 for axes, (name, x) in zip(figure.subplots(1, len(samples)), samples.items(), strict=True):
     distance = energy_distance(x, data.test)
     print(f"{name:20} {distance:.3f} from held out digits")
