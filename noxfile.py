@@ -24,7 +24,7 @@ nox.options.reuse_existing_virtualenvs = True
 @nox.session
 def checks(session):
     """Format, lint, types and import contracts; the tests on each backend; the tests that compare backends."""
-    session.install("-q", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,export,serving,dev]")
+    session.install("-q", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,export,serving,evaluation,dev]")
     parts = session.posargs or ("lint", *BACKENDS, "once")
     for part in parts:
         if part == "lint":

@@ -179,6 +179,10 @@ class Inference:
         terms = self.elbo_terms(x, ops.transpose(epsilon, (1, 0, 2)), condition)
         return terms.reconstruction, terms.kl
 
+    def _log_likelihood_at(self, z, x, condition=None):
+        """log p(x|z), `(chains, n)`, of z `(chains, n, latent_dim)`."""
+        return self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
+
     def _log_weights(self, x, epsilon, condition=None):
         return ops.transpose(self.log_weights(x, ops.transpose(epsilon, (1, 0, 2)), condition))
 
@@ -200,6 +204,13 @@ class BatchedFunctions:
     def clear(self):
         """Forgets what was compiled of networks that are no longer there."""
         self._compiled.clear()
+
+    def gradient(self, function):
+        """`function` of z and other arrays with its gradient with respect to z; see `_train_step.compiled_gradient`."""
+        name = f"gradient of {function.__name__}"
+        if name not in self._compiled:
+            self._compiled[name] = _train_step.compiled_gradient(self._model, function)
+        return self._compiled[name]
 
     def __call__(self, function, *arrays, batch_size):
         """`function(*arrays)` in batches along the first axis.

@@ -108,6 +108,11 @@ class DiagonalNormal:
         log_density = -0.5 * (xp.multiply(squared_error, precision) + _as(xp, self.log_var) + LOG_2_PI)
         return log_density if per_dimension else xp.sum(log_density, axis=-1)
 
+    def score(self, z):
+        """The gradient of log_prob with respect to z, of its shape."""
+        xp = _namespace(self.mean, z)
+        return xp.multiply(xp.subtract(self.mean, z), xp.exp(xp.negative(self.log_var)))
+
     def without_gradient(self):
         """The same distribution of tensors, through whose parameters no gradient passes."""
         return DiagonalNormal(ops.stop_gradient(self.mean), ops.stop_gradient(self.log_var))
@@ -231,6 +236,14 @@ class Mixture:
         if per_dimension:
             return _log_sum_exp(xp, log_prob + log_weights[:, None], axis=-2)
         return _log_sum_exp(xp, log_prob + log_weights, axis=-1)
+
+    def score(self, z):
+        """The gradient of log_prob with respect to z, of its shape."""
+        xp = _namespace(self.components.mean, self.logits, z)
+        log_prob = self.components.log_prob(z[..., None, :]) + self._log_weights(xp)
+        share = xp.exp(log_prob - xp.expand_dims(_log_sum_exp(xp, log_prob, axis=-1), -1))  # p(component|z)
+        precision = xp.exp(xp.negative(self.components.log_var))
+        return xp.matmul(share, xp.multiply(self.components.mean, precision)) - z * xp.matmul(share, precision)
 
     def moment_matched(self):
         """The `DiagonalNormal` of the same means and variances."""

@@ -58,8 +58,10 @@ def write(folder):
         logs = vae.train_on_batch(x, return_dict=True)
         after = [w for w in vae.get_weights() if w.ndim]
         gradients = {f"gradient_{i}": a - b for i, (a, b) in enumerate(zip(before, after, strict=True))}
-        np.savez(folder / f"{name}-step.npz", **{k: np.asarray(v) for k, v in logs.items()}, **gradients)
         fixed(vae, seed=len(name))
+        annealed = evaluation.annealed_log_likelihood(vae, x, chains=2, steps=4, leapfrog=2, seed=3)
+        logs["annealed"] = annealed.log_likelihood
+        np.savez(folder / f"{name}-step.npz", **{k: np.asarray(v) for k, v in logs.items()}, **gradients)
         np.savez(folder / f"{name}.npz", x=x, **describe(vae, x))
         vae.save(folder / f"{name}.keras")
 

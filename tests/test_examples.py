@@ -80,6 +80,14 @@ def test_frey_face(tmp_path):
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
+def test_two_stage(tmp_path):
+    output = tmp_path / "samples.png"
+    printed = run("examples/two_stage.py", "--epochs", 2, "--samples", 100, "--output", output)
+    assert re.search(rf": KL {NUMBER} nats, {NUMBER} of them as the codes do not match the prior\n", printed)
+    assert len(re.findall(rf"{NUMBER} from held out digits\n", printed)) == 4
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
 def test_continuous_bernoulli(mnist):
     printed = run("benchmarks/continuous_bernoulli.py", mnist, "--epochs", 1)
     assert len(re.findall(rf"trained as .* {NUMBER}   published \d+\n", printed)) == 3

@@ -6,6 +6,7 @@ them fast; what is computed is `VAE.step_loss`, written once. Each file defines
 
     class BackendTrainer   train_step and test_step, mixed into `VAE`, and what `fit` runs in their place
     def compiled           a function of arrays that reads the model's weights, made fast, without gradients
+    def compiled_gradient  the same with the gradient with respect to its first array
     def normal             noise
     def tune               what makes the update of an optimizer fast, with the same numbers
 
@@ -22,16 +23,19 @@ match keras.backend.backend():
     case "tensorflow":
         from .tensorflow import BackendTrainer as BackendTrainer
         from .tensorflow import compiled as compiled
+        from .tensorflow import compiled_gradient as compiled_gradient
         from .tensorflow import normal as normal
         from .tensorflow import tune as tune
     case "jax":
         from .jax import BackendTrainer as BackendTrainer
         from .jax import compiled as compiled
+        from .jax import compiled_gradient as compiled_gradient
         from .jax import normal as normal
         from .jax import tune as tune
     case "torch":
         from .torch import BackendTrainer as BackendTrainer
         from .torch import compiled as compiled
+        from .torch import compiled_gradient as compiled_gradient
         from .torch import normal as normal
         from .torch import tune as tune
     case backend:

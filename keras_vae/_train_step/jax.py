@@ -97,6 +97,26 @@ def compiled(model, function):
     return call
 
 
+def compiled_gradient(model, function):
+    """`function(z, *arrays)`, one value per row of z, and the gradient of each with respect to its row, under jit."""
+
+    @jax.jit
+    def pure(values, z, *arrays):
+        def total(z):
+            with keras.StatelessScope(zip(model.variables, values, strict=True)):
+                each = function(z, *arrays)
+            return each.sum(), each
+
+        gradient, each = jax.grad(total, has_aux=True)(z)
+        return each, gradient
+
+    def call(z, *arrays):
+        model.jax_state_sync()
+        return pure([variable.value for variable in model.variables], z, *arrays)
+
+    return call
+
+
 def normal(shape, seed):
     """Draws from N(0, I); seed is a Keras `SeedGenerator`."""
     return keras.random.normal(shape, dtype="float32", seed=seed)

@@ -83,6 +83,19 @@ def compiled(model, function):
     return tf.function(function, reduce_retracing=True, autograph=False)
 
 
+def compiled_gradient(model, function):
+    """`function(z, *arrays)`, one value per row of z, and the gradient of each with respect to its row, as a graph."""
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def call(z, *arrays):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(z)
+            each = function(z, *arrays)
+        return each, tape.gradient(each, z, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    return call
+
+
 def normal(shape, seed):
     """Draws from N(0, I); seed is a Keras `SeedGenerator`. Replicas that train together draw different noise.
 

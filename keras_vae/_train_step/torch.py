@@ -13,6 +13,7 @@ from keras_vae._train_step import fused, torch_parallel
 from keras_vae._train_step.torch_adam import tune as tune
 from keras_vae._train_step.torch_steps import Concatenated, ForEach, Prediction, Step
 from keras_vae._train_step.torch_steps import compiled as compiled
+from keras_vae._train_step.torch_steps import compiled_gradient as compiled_gradient
 
 
 class BackendTrainer(fused.Trainer):

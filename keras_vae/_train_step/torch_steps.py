@@ -182,3 +182,25 @@ def compiled(model, function):
         return outputs[0] if single else outputs
 
     return call
+
+
+def compiled_gradient(model, function):
+    """`function(z, *arrays)`, one value per row of z, and the gradient of each with respect to its row."""
+    count = 0  # of the arrays
+
+    def pure(*tensors):
+        with torch.enable_grad(), keras.StatelessScope(zip(model.variables, tensors[count:], strict=True)):
+            z = tensors[0].detach().requires_grad_()
+            each = function(z, *tensors[1:count])
+            (gradient,) = torch.autograd.grad(each.sum(), z, allow_unused=True, materialize_grads=True)
+        return [each.detach(), gradient]
+
+    replay = Replay(pure)
+
+    def call(*arrays):
+        nonlocal count
+        count = len(arrays)
+        tensors = [_tensor(array) for array in arrays]
+        return replay(*tensors, *(variable.value.detach() for variable in model.variables))
+
+    return call

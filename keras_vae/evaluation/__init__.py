@@ -1,13 +1,18 @@
 """Numbers about a trained model.
 
-    what is log p(x)?            log_likelihood, held_out (the ELBO), bits_per_dim
+    what is log p(x)?            log_likelihood, annealed_log_likelihood, held_out (the ELBO), bits_per_dim
     is my KL zero?               active_units, kl_per_unit
     what do the latents hold?    elbo_surgery, aggregate_posterior
+    are samples worse than data? fit_aggregate_posterior, to draw z from instead of the prior
+    is a latent one factor?      mig, dci, sap
     is this an outlier?          fit_threshold, anomalies
 
 All noise comes from NumPy: the same seed gives the same numbers on every backend, however the work is cut up.
 """
 
+from keras_vae.evaluation.aggregate import AggregatePosterior as AggregatePosterior
+from keras_vae.evaluation.aggregate import fit_aggregate_posterior as fit_aggregate_posterior
+from keras_vae.evaluation.annealed import annealed_log_likelihood as annealed_log_likelihood
 from keras_vae.evaluation.anomaly import Threshold as Threshold
 from keras_vae.evaluation.anomaly import anomalies as anomalies
 from keras_vae.evaluation.anomaly import fit_threshold as fit_threshold
@@ -15,6 +20,10 @@ from keras_vae.evaluation.bound import LogLikelihood as LogLikelihood
 from keras_vae.evaluation.bound import bits_per_dim as bits_per_dim
 from keras_vae.evaluation.bound import held_out as held_out
 from keras_vae.evaluation.bound import log_likelihood as log_likelihood
+from keras_vae.evaluation.disentanglement import DCI as DCI
+from keras_vae.evaluation.disentanglement import dci as dci
+from keras_vae.evaluation.disentanglement import mig as mig
+from keras_vae.evaluation.disentanglement import sap as sap
 from keras_vae.evaluation.latents import Surgery as Surgery
 from keras_vae.evaluation.latents import active_units as active_units
 from keras_vae.evaluation.latents import aggregate_posterior as aggregate_posterior

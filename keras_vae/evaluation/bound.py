@@ -46,7 +46,7 @@ def held_out(vae, x, num_samples=16, seed=0, batch_size=256):
 
 
 class LogLikelihood(NamedTuple):
-    """What `log_likelihood` estimates, in nats; arrays of shape `(n,)`, float64."""
+    """What `log_likelihood` and `annealed_log_likelihood` estimate, in nats; arrays of shape `(n,)`, float64."""
 
     log_likelihood: np.ndarray  # of each example
     standard_error: np.ndarray  # of that, over the draws of z; NaN for a single draw
@@ -84,7 +84,7 @@ def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: i
         A `LogLikelihood`.
 
     Raises:
-        ValueError: If the data are such that the model's loss is no log-likelihood; says why.
+        ValueError: If the data are such that the model's loss is no log-likelihood, or there is no example; says why.
 
     Example:
 
@@ -93,18 +93,12 @@ def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: i
 
     Reference: Burda et al. 2016, arXiv:1509.00519, section 5 (k = 5000); Kong 1992 (effective sample size).
     """
-    x, *condition = vae._checked(x)
-    vae.likelihood.validate(x, missing=vae.allow_missing)
-    caveat = vae.likelihood.caveat(x)
-    if caveat:
-        raise ValueError(f"log p(x) is not defined here. {caveat}")
+    x, *condition = _data(vae, x)
     num_samples = _checks.whole_number("num_samples", num_samples)
     rows = max(1, _checks.whole_number("max_bytes", max_bytes) // (4 * _widest(vae)))
     at_a_time = max(1, rows // num_samples)
     generator = np.random.default_rng(seed)
-    bar = keras.utils.Progbar(
-        len(x), verbose=sys.stdout.isatty() if verbose == "auto" else verbose, unit_name="example"
-    )
+    bar = _progress_bar(len(x), verbose)
     found = []
     for start in range(0, len(x), at_a_time):
         part, *given = (each[start : start + at_a_time] for each in (x, *condition))
@@ -117,6 +111,24 @@ def log_likelihood(vae, x, num_samples=5000, seed=0, max_bytes=2**25, verbose: i
         bar.update(start + len(part))
     estimate, standard_error, effective = (np.concatenate(column) for column in zip(*found, strict=True))
     return LogLikelihood(estimate, standard_error, effective, num_samples)
+
+
+def _data(vae, x):
+    """x and, of a conditional model, the condition, as NumPy arrays of which log p(x) is defined."""
+    x, *condition = vae._checked(x)
+    if len(x) == 0:
+        raise ValueError("log p(x) is estimated for each example, and x has none.")
+    vae.likelihood.validate(x, missing=vae.allow_missing)
+    caveat = vae.likelihood.caveat(x)
+    if caveat:
+        raise ValueError(f"log p(x) is not defined here. {caveat}")
+    return x, *condition
+
+
+def _progress_bar(examples, verbose):
+    return keras.utils.Progbar(
+        examples, verbose=sys.stdout.isatty() if verbose == "auto" else verbose, unit_name="example"
+    )
 
 
 def _widest(vae):
