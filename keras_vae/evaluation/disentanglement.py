@@ -114,9 +114,10 @@ def dci(codes, factors, seed=0):
 def sap(codes, factors, continuous=False):
     """Separated attribute predictability: how much better the best latent predicts a factor than the second best.
 
-    Of one latent at a time: for a continuous factor the R**2 of a linear regression; for a discrete one the balanced
-    accuracy of thresholds fitted to these examples, one value between two of them (a decision tree with a leaf for each
-    value; disentanglement_lib has a linear SVM). A latent that is a constant scores 0.
+    Of one latent at a time: for a continuous factor the R**2 of a linear regression; for a discrete one how far the
+    balanced accuracy a of thresholds fitted to these examples is above guessing, (a - 1/k) / (1 - 1/k) for k values.
+    (A decision tree with a leaf for each value; disentanglement_lib has a linear SVM and a itself, by which a perfect
+    code scores 1 - 1/k.) A latent that is a constant scores 0.
 
     Args:
         codes: `(n, latent_dim)` floats.
@@ -124,8 +125,8 @@ def sap(codes, factors, continuous=False):
         continuous: Whether the factors are, or one bool for each.
 
     Returns:
-        A float: the gap of the two scores, averaged over factors. At most 1; of a discrete factor with k values at most
-        1 - 1/k where the second latent is no constant, as guessing alone has an accuracy of 1/k.
+        A float, the gap of the two scores averaged over factors: 1 where one latent knows each factor fully and no
+        other anything, 0 where two know it equally well.
 
     Raises:
         ValueError: If codes and factors are not such arrays of the same examples, or a factor has one value only.
@@ -144,7 +145,7 @@ def sap(codes, factors, continuous=False):
     active = variance > _INACTIVE * variance.max()
     gaps = []
     for factor, of_numbers in zip(factors.T, is_continuous, strict=True):
-        score = _squared_correlation if of_numbers else _balanced_accuracy
+        score = _squared_correlation if of_numbers else _above_guessing
         scores = [score(code, factor) if used else 0.0 for code, used in zip(codes.T, active, strict=True)]
         gaps.append(_gap(np.array(scores)))
     return float(np.mean(gaps))
@@ -208,11 +209,12 @@ def _squared_correlation(code, factor):
     return float(np.square(np.corrcoef(code, factor)[0, 1]))
 
 
-def _balanced_accuracy(code, factor):
-    """The accuracy of thresholds on a code, averaged over the values of the factor."""
+def _above_guessing(code, factor):
+    """The accuracy of thresholds on a code, averaged over the values of the factor: 0 for that of guessing, 1 for 1."""
     values = np.unique(factor)
     tree = _sklearn.module("tree").DecisionTreeClassifier(
         max_leaf_nodes=len(values), class_weight="balanced", random_state=0
     )
     predicted = tree.fit(code[:, None], factor).predict(code[:, None])
-    return float(np.mean([np.mean(predicted[factor == value] == value) for value in values]))
+    accuracy = np.mean([np.mean(predicted[factor == value] == value) for value in values])
+    return float((accuracy - 1.0 / len(values)) / (1.0 - 1.0 / len(values)))
