@@ -2,9 +2,9 @@
 
     KERAS_BACKEND=jax python benchmarks/collapse.py binarized_mnist.npz [--epochs 20]
 
-The file holds `train` and `test`, each row 784 pixels in 98 bytes (`np.packbits`). Five models with 50 latents, alike in
-all but the objective and trained for as many steps: 784-300-300-z50-300-300-784, ReLU, Adam 1e-3, batch 100. Of random
-test images (the file is sorted by class) it prints the ELBO, its KL, log p(x) by importance sampling, and the latents
+The file holds `train` and `test`, each row 784 pixels in 98 bytes (`np.packbits`). Five models with 50 latents, alike
+in all but the objective and trained for as many steps: 784-300-300-z50-300-300-784, ReLU, Adam 1e-3, batch 100. Warm-up
+and capacity rise during the first half. Of random test images (the file is sorted by class) it prints the ELBO, its KL, log p(x) by importance sampling, and the latents
 in use, by two counts: those whose posterior mean varies (variance over images > 0.01), and those that carry more than
 0.1 nats more than a latent may have for free. It writes a CSV and a picture of the KL of each latent.
 

@@ -9,12 +9,12 @@ gradient of the loss many times, with new z only, and prints the average over th
 
     SNR = |mean of g| / standard deviation of g
 
-which should fall like 1/sqrt(k) and rise like sqrt(k), if the importance weights have a finite variance. Those of a
-trained VAE hardly have: its posterior is narrower than the exact one, and where it seldom looks the weights are large.
-So all is done twice, with the posterior as it was trained, and with its variance made exp(2) times as large. Of n draws of pure noise the SNR would not be 0 but about
-0.8 / sqrt(n): the floor. Weights whose gradient is always 0 (pixels that are always white) are left out. It then prints
-how far apart the two means are, in standard errors (1 is what equal means give), the ratio of the variances, and what a
-training step of each takes. It writes a CSV and a picture.
+which should fall like 1/sqrt(k) and rise like sqrt(k), once k is large and if the importance weights have a finite
+variance. Where the posterior is narrower than the exact one they may have none. So all is done twice, with the
+posterior as it was trained, and with its variance made exp(2) times as large. Of n draws of pure noise the SNR would
+not be 0 but about 0.8 / sqrt(n): the floor. Weights whose gradient is always 0 (pixels that are always white) are left
+out. It then prints how far apart the two means are, in standard errors (1 is what equal means give), the ratio of the
+variances, and what a training step of each takes. It writes a CSV and a picture.
 
 Reference: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, figure 1;
 Tucker et al. 2019, arXiv:1810.04152, equation 6.

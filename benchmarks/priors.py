@@ -2,9 +2,9 @@
 
     KERAS_BACKEND=jax python benchmarks/priors.py binarized_mnist.npz [--epochs 30]
 
-The file holds `train`, `valid` and `test`, each row 784 pixels in 98 bytes (`np.packbits`). Three models that differ in
-nothing but p(z) are trained for as many steps: 784-300-300-z40-300-300-784, ReLU, Adam 1e-3, batch 100, beta rising from
-0 to 1 in the first third. The VampPrior's pseudo-inputs begin as random training images. Of random test images (the
+The file holds `train`, `valid` and `test`, each row 784 pixels in 98 bytes (`np.packbits`). Three models that differ
+in nothing but p(z) are trained for as many steps: 784-300-300-z40-300-300-784, ReLU, Adam 1e-3, batch 100, beta rising
+from 0 to 1 in the first third. The VampPrior's pseudo-inputs begin as random training images. Of random test images (the
 file is sorted by class) it prints the ELBO, log p(x) by importance sampling, and how much the latter differs from that
 of N(0, I) on the same images, with the standard error of that difference over images. It writes a CSV, and a picture of
 the validation ELBO while training and of samples.
@@ -80,9 +80,10 @@ def main():
     print(f"{keras.backend.backend()}, {options.epochs} epochs; nats per image, {len(some)} random test images")
     for row in rows:
         print(
-            f"{row['prior']:22s} ELBO {row['test_elbo']:.2f} (training {row['train_elbo']:.2f}), KL {row['test_kl']:.2f}, "
-            f"log p(x) {row['test_log_p']:.2f} +- {row['monte_carlo_error']:.2f} ({options.draws} draws); to N(0, I) "
-            f"{row['gain']:+.2f} +- {row['gain_standard_error']:.2f}; {row['active_units']} active; {row['seconds']:.0f} s"
+            f"{row['prior']:22s} ELBO {row['test_elbo']:.2f} (training {row['train_elbo']:.2f}), KL "
+            f"{row['test_kl']:.2f}; log p(x) {row['test_log_p']:.2f} +- {row['monte_carlo_error']:.2f} ({options.draws} draws), "
+            f"{row['gain']:+.2f} +- {row['gain_standard_error']:.2f} to N(0, I); {row['active_units']} active; "
+            f"{row['seconds']:.0f} s"
         )
     with open(options.output, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
