@@ -80,8 +80,9 @@ def main():
     print(f"{keras.backend.backend()}, {options.epochs} epochs; nats per image, {len(some)} random test images")
     for row in rows:
         print(
-            f"{row['prior']:22s} ELBO {row['test_elbo']:.2f} (training {row['train_elbo']:.2f}), KL "
-            f"{row['test_kl']:.2f}; log p(x) {row['test_log_p']:.2f} +- {row['monte_carlo_error']:.2f} ({options.draws} draws), "
+            f"{row['prior']:22s} ELBO {row['test_elbo']:.2f} (training {row['train_elbo']:.2f}), "
+            f"KL {row['test_kl']:.2f}; log p(x) {row['test_log_p']:.2f} +- {row['monte_carlo_error']:.2f} "
+            f"({options.draws} draws), "
             f"{row['gain']:+.2f} +- {row['gain_standard_error']:.2f} to N(0, I); {row['active_units']} active; "
             f"{row['seconds']:.0f} s"
         )

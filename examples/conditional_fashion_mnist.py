@@ -73,9 +73,7 @@ wanted = np.repeat(np.arange(classes), options.samples)
 samples = vae.sample(len(wanted), seed=0, condition=wanted)
 of_real, of_samples = accuracies(test["x"], test["condition"]), accuracies(samples, wanted)
 print(f"{keras.backend.backend()}, {options.epochs} epochs; test ELBO {vae.elbo(test, seed=0).mean():.1f} nats")
-print(
-    f"the classifier is right about {100 * of_real[0]:.1f} % of real test images, {100 * of_samples[0]:.1f} % of samples"
-)
+print(f"the classifier is right about {100 * of_real[0]:.1f} % of test images, {100 * of_samples[0]:.1f} % of samples")
 for label in range(classes):
     print(f"class {label}: real {100 * of_real[1 + label]:.1f} %, samples {100 * of_samples[1 + label]:.1f} %")
 with open(options.output.with_suffix(".csv"), "w", newline="") as file:
