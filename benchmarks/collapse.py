@@ -4,12 +4,13 @@
 
 The file holds `train` and `test`, each row 784 pixels in 98 bytes (`np.packbits`). Five models with 50 latents, alike
 in all but the objective and trained for as many steps: 784-300-300-z50-300-300-784, ReLU, Adam 1e-3, batch 100. Warm-up
-and capacity rise during the first half. Of random test images (the file is sorted by class) it prints the ELBO, its KL, log p(x) by importance sampling, and the latents
-in use, by two counts: those whose posterior mean varies (variance over images > 0.01), and those that carry more than
-0.1 nats more than a latent may have for free. It writes a CSV and a picture of the KL of each latent.
+and capacity rise during the first half. Of random test images (the file is sorted by class) it prints the ELBO, its KL,
+log p(x) by importance sampling, and the latents in use, by two counts: those whose posterior mean varies (variance over
+images > 0.01), and those that carry more than 0.1 nats more than a latent may have for free. It writes a CSV and a
+picture of the KL of each latent.
 
-Reference: Burda et al. 2016, arXiv:1509.00519, section 5.2 (active units); Bowman et al. 2016, arXiv:1511.06349
-(warm-up); Kingma et al. 2016, arXiv:1606.04934 (free bits); Burgess et al. 2018, arXiv:1804.03599 (capacity).
+Reference: Burda et al. 2016, arXiv:1509.00519, section 5.2 (active units); Bowman et al. 2016, arXiv:1511.06349 (warm-
+up); Kingma et al. 2016, arXiv:1606.04934 (free bits); Burgess et al. 2018, arXiv:1804.03599 (capacity).
 """
 
 import argparse

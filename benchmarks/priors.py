@@ -2,12 +2,12 @@
 
     KERAS_BACKEND=jax python benchmarks/priors.py binarized_mnist.npz [--epochs 30]
 
-The file holds `train`, `valid` and `test`, each row 784 pixels in 98 bytes (`np.packbits`). Three models that differ
-in nothing but p(z) are trained for as many steps: 784-300-300-z40-300-300-784, ReLU, Adam 1e-3, batch 100, beta rising
-from 0 to 1 in the first third. The VampPrior's pseudo-inputs begin as random training images. Of random test images (the
-file is sorted by class) it prints the ELBO, log p(x) by importance sampling, and how much the latter differs from that
-of N(0, I) on the same images, with the standard error of that difference over images. It writes a CSV, and a picture of
-the validation ELBO while training and of samples.
+The file holds `train`, `valid` and `test`, each row 784 pixels in 98 bytes (`np.packbits`). Three models that differ in
+nothing but p(z) are trained for as many steps: 784-300-300-z40-300-300-784, ReLU, Adam 1e-3, batch 100, beta rising
+from 0 to 1 in the first third. The VampPrior's pseudo-inputs begin as random training images. Of random test images
+(the file is sorted by class) it prints the ELBO, log p(x) by importance sampling, and how much the latter differs from
+that of N(0, I) on the same images, with the standard error of that difference over images. It writes a CSV, and a
+picture of the validation ELBO while training and of samples.
 
 Reference: Tomczak & Welling 2018, VAE with a VampPrior, arXiv:1705.07120, table 1.
 """
