@@ -83,7 +83,10 @@ def test_frey_face(tmp_path):
 def test_conditional_fashion_mnist(tmp_path):
     quick = ("--epochs", 2, "--samples", 5, "--output", tmp_path / "classes.png")
     printed = run("examples/conditional_fashion_mnist.py", "digits", *quick)
-    assert re.search(rf"test ELBO {NUMBER} nats\n.* {NUMBER} % of test images, {NUMBER} % of samples\n", printed)
+    assert re.search(
+        rf"test ELBO {NUMBER} nats, of which KL {NUMBER}\n.* {NUMBER} % of test images, {NUMBER} % of samples\n",
+        printed,
+    )
     assert len(re.findall(r"class \d: real", printed)) == 10
     assert (tmp_path / "classes.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "classes.csv").read_text().splitlines()) == 12
