@@ -9,8 +9,8 @@ a row of samples for each class. A classifier that was trained on real images on
 are of; its accuracy on real test images stands beside.
 
 The pixels are drawn once with their grey value as the probability, and the likelihood is the Bernoulli. Grey ones with
-`--likelihood continuous_bernoulli` have the sharper pictures and the far worse samples: that density is so sure of
-every pixel that the latents hold four times the nats, and lie where the prior seldom does.
+`--likelihood continuous_bernoulli` make far worse samples: that density is so sure of every pixel that the latents hold
+six times the nats, and the codes lie where the prior seldom does.
 
 Reference: Kingma et al. 2014, arXiv:1406.5298; Sohn et al. 2015, Learning Structured Output Representation using Deep
 Conditional Generative Models.
@@ -93,4 +93,5 @@ with open(options.output.with_suffix(".csv"), "w", newline="") as file:
     writer.writerows(zip(["all", *range(classes)], of_real, of_samples, strict=True))
 shown = 12
 each = np.repeat(np.arange(classes), shown)
-keras_vae.plotting.samples(vae, len(each), options.output, columns=shown, seed=1, condition=each)
+figure = keras_vae.plotting.samples(vae, len(each), columns=shown, seed=1, condition=each)
+figure.savefig(options.output, dpi=100)
