@@ -72,10 +72,10 @@ def _measure(networks, x, widen, options):
     vae = keras_vae.VAE(*networks, "bce")
     found = keras_vae.evaluation.log_likelihood(vae, x[:16], num_samples=1000)
     share = found.effective_sample_size.mean() / 1000
-    largest = np.exp(vae.encode(x[:16]).log_var).max()
+    variance = np.exp(vae.encode(x[:16]).log_var)
     print(
-        f"the posterior's variance times exp({widen:g}), at most {largest:.2f}: effective sample size "
-        f"{100 * share:.0f} % of 1,000"
+        f"the posterior's variance times exp({widen:g}), {variance.min():.2f} to {variance.max():.2f}: "
+        f"effective sample size {100 * share:.0f} % of 1,000"
     )
     rows = []
     for k in options.samples:
