@@ -232,6 +232,11 @@ class Mixture:
         """The log density in nats, `(..., latent_dim)` to `(...)`; `per_dimension` gives that of each marginal."""
         xp = _namespace(self.components.mean, self.logits, z)
         log_prob = self.components.log_prob(z[..., None, :], per_dimension)  # (..., components[, latent_dim])
+        if xp is ops and not per_dimension:
+            # JAX took 29 ms for the gradient through the differences of all pairs (100 z, 500 components, 40 latents,
+            # two cores), and 1.3 through two products of matrices. The value stays: the differences do not cancel.
+            products = self._by_products(z)
+            log_prob = ops.stop_gradient(log_prob) + (products - ops.stop_gradient(products))
         log_weights = self._log_weights(xp)
         if per_dimension:
             return _log_sum_exp(xp, log_prob + log_weights[:, None], axis=-2)
@@ -252,6 +257,14 @@ class Mixture:
         mean = xp.sum(xp.multiply(weights, self.components.mean), axis=0)
         variance = xp.exp(self.components.log_var) + xp.square(xp.subtract(self.components.mean, mean))
         return DiagonalNormal(mean, xp.log(xp.sum(xp.multiply(weights, variance), axis=0)))
+
+    def _by_products(self, z):
+        """The components' `log_prob` with its square written out, up to a constant: `(..., components)`."""
+        mean, log_var = (ops.convert_to_tensor(part) for part in (self.components.mean, self.components.log_var))
+        precision = ops.exp(-log_var)
+        constant = ops.sum(ops.square(mean) * precision + log_var, axis=-1)
+        products = ops.matmul(ops.square(z), ops.transpose(precision))
+        return -0.5 * (products - 2.0 * ops.matmul(z, ops.transpose(mean * precision)) + constant)
 
     def to_numpy(self):
         """The same distribution, of NumPy arrays."""

@@ -229,8 +229,9 @@ class IWAE(Objective):
     Args:
         num_samples: k in the paper: samples of z per example.
         gradient: "standard", whose signal in the encoder drowns in noise as k grows, or "dreg", the doubly
-            reparameterised gradient, in which it rises. Both have the same mean and the same loss. "dreg" costs
-            nothing: the weights that it needs pass backwards through the graph that is there.
+            reparameterised gradient, in which it rises where the weights w have a finite variance, and drowns more
+            slowly where not. Both have the same mean and the same loss. "dreg" costs nothing: the weights that it needs
+            pass backwards through the graph that is there.
 
     Example:
 

@@ -120,7 +120,7 @@ def vamp_prior():
 @family
 def conditional_vae():
     """The condition is a label, which both networks embed."""
-    return keras_vae.VAE(*keras_vae.networks.mlp((4, 4), 3, (8,), condition=5), objective="iwae", seed=0)
+    return keras_vae.VAE(*keras_vae.networks.mlp((4, 4, 1), 3, (8,), condition=5), objective="iwae", seed=0)
 
 
 @family

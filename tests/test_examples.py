@@ -22,10 +22,10 @@ NUMBER = r"-?\d+\.\d+"
 pytestmark = pytest.mark.once
 
 
-def run(script, *arguments):
+def run(script, *arguments, **environment):
     """What a script prints."""
     command = [sys.executable, str(ROOT / script), *(str(argument) for argument in arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -86,6 +86,60 @@ def test_two_stage(tmp_path):
     assert re.search(rf": KL {NUMBER} nats, {NUMBER} of them as the codes do not match the prior\n", printed)
     assert len(re.findall(rf"{NUMBER} from held out digits\n", printed)) == 4
     assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_conditional_fashion_mnist(tmp_path):
+    quick = ("--epochs", 2, "--samples", 5, "--output", tmp_path / "classes.png")
+    printed = run("examples/conditional_fashion_mnist.py", "digits", *quick)
+    assert re.search(
+        rf"test ELBO {NUMBER} nats, of which KL {NUMBER}\n.* {NUMBER} % of test images, {NUMBER} % of samples\n",
+        printed,
+    )
+    assert len(re.findall(r"class \d: real", printed)) == 10
+    assert (tmp_path / "classes.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "classes.csv").read_text().splitlines()) == 12
+
+
+def test_a_conditional_model_wants_labels(mnist):
+    command = [sys.executable, str(ROOT / "examples/conditional_fashion_mnist.py"), str(mnist)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "has no labels" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def binarized(tmp_path_factory):
+    """A file as that of binarised MNIST, with 200 rows of noise to train on and 20 each to choose and to test."""
+    path, rng = tmp_path_factory.mktemp("binarized") / "data.npz", np.random.default_rng(0)
+    sizes = {"train": 200, "valid": 20, "test": 20}
+    np.savez(path, **{n: np.packbits(rng.integers(0, 2, (rows, 784)), axis=1) for n, rows in sizes.items()})
+    return path
+
+
+def test_the_benchmark_of_priors(binarized, tmp_path):
+    quick = ("--epochs", 1, "--components", 5, "--images", 10, "--draws", 10, "--output", tmp_path / "rows.csv")
+    printed = run("benchmarks/priors.py", binarized, *quick)
+    found = re.findall(rf"\n(\S+?)(?:\(\d\))? .*log p\(x\) {NUMBER} .* [+-]{NUMBER} \+- {NUMBER} to N\(0, I\)", printed)
+    assert found == ["N(0,", "GaussianMixture", "VampPrior"]
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_benchmark_of_collapse(binarized, tmp_path):
+    quick = ("--epochs", 1, "--images", 10, "--draws", 10, "--output", tmp_path / "rows.csv")
+    printed = run("benchmarks/collapse.py", binarized, *quick)
+    assert len(re.findall(rf"active of 50, .* KL {NUMBER}, ELBO {NUMBER} .* log p\(x\) {NUMBER}", printed)) == 5
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 6
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_benchmark_of_gradients(tmp_path):
+    quick = ("--samples", 4, "--draws", 50, "--epochs", 2, "--repeats", 1, "--output", tmp_path / "rows.csv")
+    printed = run("benchmarks/gradients.py", *quick, KERAS_BACKEND="jax")
+    found = re.findall(rf"SNR standard ({NUMBER}), dreg ({NUMBER}); means ({NUMBER}) standard errors", printed)
+    assert len(found) == 2
+    assert all(float(standard) < float(dreg) and float(apart) < 2.0 for standard, dreg, apart in found)
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_continuous_bernoulli(mnist):

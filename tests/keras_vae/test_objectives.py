@@ -375,6 +375,34 @@ def test_a_mixture_of_one_component_is_that_normal(bound):
         np.testing.assert_allclose(numpy(objective(mixed))[0], numpy(objective(plain))[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("of", ["z", "mean", "log_var"])
+def test_the_gradient_of_a_mixture_is_that_of_its_log_prob(of, gradient):
+    """Its value and its gradient come by two ways; some components are narrow, where squares written out cancel."""
+    rng = np.random.default_rng(6)
+    mean, log_var = rng.normal(size=(4, 3)), rng.uniform(-6.0, 1.0, size=(4, 3))
+    z = mean[[0, 1, 2, 3, 0]] + rng.normal(size=(5, 3)) * np.exp(0.5 * log_var[[0, 1, 2, 3, 0]])
+    arrays = {"z": z, "mean": mean, "log_var": log_var}
+
+    def log_prob(changed):
+        given = {name: ops.convert_to_tensor(array, dtype="float32") for name, array in arrays.items()} | changed
+        return ops.sum(Mixture(DiagonalNormal(given["mean"], given["log_var"])).log_prob(given["z"]))
+
+    def by_numpy(array):
+        z, mean, log_var = ({**arrays, of: array}[name] for name in arrays)
+        each = oracles.normal_log_prob(z[:, None], mean, np.exp(0.5 * log_var)).sum(axis=-1)
+        return np.log(np.mean(np.exp(each), axis=-1)).sum()
+
+    step, expected = 1e-6, np.zeros_like(arrays[of])
+    for index in np.ndindex(expected.shape):
+        moved = np.zeros_like(expected)
+        moved[index] = step
+        expected[index] = (by_numpy(arrays[of] + moved) - by_numpy(arrays[of] - moved)) / (2.0 * step)
+    found = gradient(lambda array: log_prob({of: array}), arrays[of])
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    value = float(ops.convert_to_numpy(log_prob({})))
+    np.testing.assert_allclose(value, by_numpy(arrays[of]), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

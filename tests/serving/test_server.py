@@ -246,7 +246,7 @@ def test_the_documented_paths_are_the_paths(server):
         (413, "decoder", {"z": np.zeros((101, 3), "float32")}, "takes up to 100 in one request"),
         (413, "reconstruct", {"x": np.zeros((101, 8, 8, 1), "uint8")}, "takes up to 100 in one request"),
         (413, "score", {"x": np.zeros((101, 8, 8, 1), "uint8")}, "takes up to 100 in one request"),
-        (400, "sample", ONE_Z, 'sample takes no inputs, but the parameters "n" and "seed"'),
+        (400, "sample", ONE_Z, 'sample takes no inputs, and the parameters "n" and "seed"'),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_sentence(server, status, model, inputs, sentence):
@@ -861,7 +861,7 @@ def test_a_conditional_pair_is_served_without_what_it_lacks(conditional):
 def test_a_conditional_vae_takes_its_label_everywhere(exported):
     folder = exported("conditional_vae")
     pipeline = Pipeline.load(folder, providers="cpu")
-    x, label = np.random.default_rng(1).random((5, 4, 4)).astype("float32"), np.arange(5, dtype="int32")
+    x, label = np.random.default_rng(1).random((5, 4, 4, 1)).astype("float32"), np.arange(5, dtype="int32")
     given = {"x": x, "condition": label}
     with server_process.running(folder) as server:
         assert server.client.get("/bundles").json()[0]["labels"] == {"condition": 5}
