@@ -10,17 +10,24 @@ import sys
 import keras
 import numpy as np
 
-from keras_vae import ELBO, IWAE, VAE, Gaussian, Mixed, NegativeBinomial, evaluation, networks, schedules
+from keras_vae import ELBO, IWAE, VAE, Gaussian, Mixed, NegativeBinomial, evaluation, networks, priors, schedules
 
 
 def models():
-    """A dense model with a schedule and samples, a convolutional one with another likelihood, and a table."""
+    """A dense model with a schedule and samples, a convolutional one with another likelihood, a table, and labels."""
     objective = ELBO(beta=schedules.Linear(4, start=0.5), num_samples=2)
     dense = VAE(*networks.mlp((5, 4, 1), 3, hidden=(7,), activation="tanh"), objective=objective, seed=1)
     pair = networks.conv((5, 4, 1), 2, filters=(3, 2), hidden=(4,), activation="gelu", likelihood="mse")
     groups = Mixed([(Gaussian("learned"), 1), (Gaussian("optimal"), 1), (NegativeBinomial(), 1), ("bernoulli", 1)])
     table = VAE(*networks.mlp((5, 4), 2, hidden=(6,), likelihood=groups), groups, IWAE(3), seed=3, allow_missing=True)
-    return {"dense": dense, "conv": VAE(*pair, likelihood=Gaussian(0.5), seed=2), "table": table}
+    conditional, prior = networks.mlp((5, 4, 1), 2, hidden=(6,), condition=3), priors.GaussianMixture(4, seed=0)
+    labels = VAE(*conditional, objective=IWAE(3, "dreg"), prior=prior, seed=4)
+    return {"dense": dense, "conv": VAE(*pair, likelihood=Gaussian(0.5), seed=2), "table": table, "labels": labels}
+
+
+def data_of(vae, x):
+    """x with its labels, if the model takes any."""
+    return x if vae.condition_shape is None else {"x": x, "condition": np.arange(len(x)) % 3}
 
 
 def fixed(vae, seed):
@@ -35,16 +42,17 @@ def fixed(vae, seed):
 
 def describe(vae, x):
     """What must be equal on every backend, apart from training."""
+    x, condition = data_of(vae, x), None if vae.condition_shape is None else 1
     posterior = vae.encode(x)
     return {
         "mean": posterior.mean,
         "log_var": posterior.log_var,
         "posterior_sample": posterior.sample(seed=3),
         "reconstruction": vae.reconstruct(x),
-        "sample": vae.sample(4, seed=3),
+        "sample": vae.sample(4, seed=3, condition=condition),
         "elbo": vae.elbo(x, num_samples=3, seed=3),
         "log_likelihood": evaluation.log_likelihood(vae, x, num_samples=20, seed=3).log_likelihood,
-        "draw": vae.sample(4, seed=3, draw=True),
+        "draw": vae.sample(4, seed=3, draw=True, condition=condition),
         "step": np.asarray(int(vae.training_step.value)),
     }
 
@@ -55,11 +63,11 @@ def write(folder):
         x = fixed(vae, seed=len(name))
         vae.compile(keras.optimizers.SGD(1.0))
         before = [w for w in vae.get_weights() if w.ndim]
-        logs = vae.train_on_batch(x, return_dict=True)
+        logs = vae.train_on_batch(data_of(vae, x), return_dict=True)
         after = [w for w in vae.get_weights() if w.ndim]
         gradients = {f"gradient_{i}": a - b for i, (a, b) in enumerate(zip(before, after, strict=True))}
         fixed(vae, seed=len(name))
-        annealed = evaluation.annealed_log_likelihood(vae, x, chains=2, steps=4, leapfrog=2, seed=3)
+        annealed = evaluation.annealed_log_likelihood(vae, data_of(vae, x), chains=2, steps=4, leapfrog=2, seed=3)
         logs["annealed"] = annealed.log_likelihood
         np.savez(folder / f"{name}-step.npz", **{k: np.asarray(v) for k, v in logs.items()}, **gradients)
         np.savez(folder / f"{name}.npz", x=x, **describe(vae, x))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 INSTALLED = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
+MODELS = ("dense", "conv", "table", "labels")
 WORKER = pathlib.Path(__file__).with_name("backend_worker.py")
 
 pytestmark = [
@@ -42,7 +43,7 @@ def assert_close(path, reference, rtol, atol):
                 )
 
 
-@pytest.mark.parametrize("model", ["dense", "conv", "table"])
+@pytest.mark.parametrize("model", MODELS)
 def test_loss_terms_and_gradients_agree(results, model):
     first, *others = INSTALLED
     with np.load(results / first / f"{model}-step.npz") as step:
@@ -51,14 +52,14 @@ def test_loss_terms_and_gradients_agree(results, model):
         assert_close(results / backend / f"{model}-step.npz", results / first / f"{model}-step.npz", 2e-4, 2e-5)
 
 
-@pytest.mark.parametrize("model", ["dense", "conv", "table"])
+@pytest.mark.parametrize("model", MODELS)
 def test_inference_and_seeded_samples_agree(results, model):
     first, *others = INSTALLED
     for backend in others:
         assert_close(results / backend / f"{model}.npz", results / first / f"{model}.npz", 1e-4, 1e-5)
 
 
-@pytest.mark.parametrize("model", ["dense", "conv", "table"])
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("reader", INSTALLED)
 @pytest.mark.parametrize("writer", INSTALLED)
 def test_a_model_saved_on_one_backend_is_the_same_on_another(results, model, writer, reader):

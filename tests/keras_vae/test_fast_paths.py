@@ -73,13 +73,21 @@ def importance_weights(x):
     return {"objective": keras_vae.IWAE(num_samples=3)}, {}, {"x": x.astype("bool"), "validation_data": (x, x)}
 
 
+def labels_and_a_mixture(x):
+    network = keras_vae.networks.mlp((8, 8, 1), 3, hidden=(16,), condition=3)
+    settings = {"prior": keras_vae.priors.GaussianMixture(3, seed=0), "objective": keras_vae.IWAE(3, "dreg")}
+    data = {"x": x, "condition": np.arange(len(x)) % 3}
+    return {"network": network, **settings}, {}, {"x": data, "validation_data": (data,)}
+
+
 def convolutions(x):
     """On PyTorch the gradients of their kernels are not contiguous."""
     return {"network": keras_vae.networks.conv((8, 8, 1), 2, filters=(3,), hidden=())}, {}, {"x": x}
 
 
 @pytest.mark.parametrize(
-    "case", [weights_and_a_split, target_and_metrics, missing_values, importance_weights, convolutions]
+    "case",
+    [weights_and_a_split, target_and_metrics, missing_values, importance_weights, labels_and_a_mixture, convolutions],
 )
 def test_every_fast_path_gives_the_numbers_of_the_plain_one(make_vae, digits, case):
     if case is convolutions and BACKEND != "torch":
