@@ -166,8 +166,12 @@ class VAE(BackendTrainer, Inference, keras.Model):
             self.prior = DiagonalNormal.standard(self.latent_dim)
         priors.check(self.prior)
         if isinstance(self.prior, priors.Prior):
-            has_condition = self.condition_shape is not None and takes_condition(self.encoder)
-            self.prior.fit_to(self.latent_dim, self.data_shape, self.likelihood.data_range, has_condition)
+            wants = None
+            if self.condition_shape is not None and takes_condition(self.encoder):
+                wants = "a condition with each"
+            elif "int" in input_dtype(self.encoder, "x"):
+                wants = "whole numbers"
+            self.prior.fit_to(self.latent_dim, self.data_shape, self.likelihood.data_range, wants)
             return
         shape = np.shape(self.prior.mean if isinstance(self.prior, DiagonalNormal) else self.prior.components.mean[0])
         if tuple(shape) != (self.latent_dim,):

@@ -30,14 +30,14 @@ class Prior(Configured, keras.layers.Layer):
         self.built = True
         self.latent_dim = None
 
-    def fit_to(self, latent_dim, data_shape, data_range, has_condition):
+    def fit_to(self, latent_dim, data_shape, data_range, encoder_wants=None):
         """Makes the weights, once the model knows its shapes.
 
         Args:
             latent_dim: Dimensions of z.
             data_shape: Shape of one example.
             data_range: The least and the greatest value of the data, or None if they have no bounds.
-            has_condition: Whether the encoder takes a condition beside x.
+            encoder_wants: What the encoder takes that made-up examples of floats do not have, in words; or None.
 
         Raises:
             ValueError: If the prior cannot serve such a model; says why.
@@ -49,9 +49,9 @@ class Prior(Configured, keras.layers.Layer):
             )
         if self.latent_dim is None:
             self.latent_dim = latent_dim
-            self.make_weights(latent_dim, data_shape, data_range, has_condition)
+            self.make_weights(latent_dim, data_shape, data_range, encoder_wants)
 
-    def make_weights(self, latent_dim, data_shape, data_range, has_condition):
+    def make_weights(self, latent_dim, data_shape, data_range, encoder_wants=None):
         """What `fit_to` asks a subclass for, once."""
 
     def distribution(self, encode):
@@ -99,7 +99,7 @@ class GaussianMixture(Prior):
         self.components = _checks.whole_number("components", components)
         self.seed = seed
 
-    def make_weights(self, latent_dim, data_shape, data_range, has_condition):
+    def make_weights(self, latent_dim, data_shape, data_range, encoder_wants=None):
         def weight(name, shape, initializer="zeros"):
             return self.add_weight(name=name, shape=shape, initializer=initializer)
 
@@ -148,11 +148,11 @@ class VampPrior(Prior):
         if self._start is not None and len(self._start) != self.components:
             raise ValueError(f"pseudo_inputs holds {len(self._start)} examples for {self.components} components.")
 
-    def make_weights(self, latent_dim, data_shape, data_range, has_condition):
-        if has_condition:
+    def make_weights(self, latent_dim, data_shape, data_range, encoder_wants=None):
+        if encoder_wants is not None:
             raise ValueError(
-                "A VampPrior encodes made-up examples, and this encoder wants a condition with each, which they do not "
-                "have: take priors.GaussianMixture, or an encoder of x alone."
+                f"A VampPrior encodes made-up examples of floats, and this encoder wants {encoder_wants}: take "
+                "priors.GaussianMixture."
             )
         if None in data_shape:
             raise ValueError(f"A VampPrior needs data of one shape; a size of {data_shape} is free.")

@@ -329,7 +329,7 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         },
         anomaly=anomaly,
         missing=isinstance(model, VAE) and model.allow_missing,
-        labels={name: high + 1 for graph in functions for name, (_, high) in graph.labels.items()},
+        labels={name: count for graph in functions for name, count in graph.labels.items()},
     )
 
 

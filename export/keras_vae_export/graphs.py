@@ -32,6 +32,7 @@ class Graph:
             numbers, or two arrays that broadcast with the input.
         latents: The name of the input that holds the latents, or None.
         missing: The name of the input in which NaN stands for a missing value, or None.
+        labels: Of inputs beside the data or the latents that hold labels, by name, how many there are.
     """
 
     name: str
@@ -42,12 +43,7 @@ class Graph:
     ranges: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     latents: str | None = None
     missing: str | None = None
-
-    @property
-    def labels(self):
-        """The ranges of the inputs that hold whole numbers, such as labels."""
-        integer = {tensor.name for tensor in self.inputs if "int" in tensor.dtype}
-        return {name: limits for name, limits in self.ranges.items() if name in integer}
+    labels: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Pair:
@@ -83,11 +79,13 @@ def _of_vae(vae):
     epsilon = Tensor("epsilon", "float32", (BATCH, "num_samples", vae.latent_dim))
     x = Tensor("x", _standard_dtype(input_dtype(vae.encoder, "x")), _shape((None, *vae.data_shape), "x"))
     x_mean = dataclasses.replace(x, name="x_mean", dtype="float32")
-    condition, labels = (), {}
+    condition, labels, counts = (), {}, {}
     if vae.condition_shape is not None:
         shape = _shape((None, *vae.condition_shape), "condition")
         condition = (Tensor("condition", _standard_dtype(vae.condition_dtype), shape),)
-        labels = _label_range(vae.encoder) | _label_range(vae.decoder)
+        known = embedded_inputs(vae.encoder) | embedded_inputs(vae.decoder)
+        counts = {name: count for name, count in known.items() if name == "condition"}
+        labels = {name: (0, count - 1) for name, count in counts.items()}
     ranges = _ranges(vae.encoder, (x,)) | _data_ranges(vae.likelihood, x_mean) | labels
     missing = "x" if vae.allow_missing else None
     prior = vae.numpy_prior()  # of constants: its weights are in the graphs, and not the network that made them
@@ -110,7 +108,7 @@ def _of_vae(vae):
     graphs = (
         Graph("encoder", encoder, given, _like(latents, "z_mean", "z_log_var"), vae, ranges, missing=missing),
         Graph("decoder", decoder, taken, _described_as(vae.likelihood, x_mean), vae, labels, latents="z"),
-        Graph("elbo", elbo, scored, terms, vae, ranges, missing=missing),
+        Graph("elbo", elbo, scored, terms, vae, ranges, missing=missing, labels=counts),
     )
     if isinstance(prior, DiagonalNormal):  # which the manifest holds
         return graphs
@@ -139,9 +137,13 @@ def _of_pair(pair):
     of_encoder, of_decoder = _ranges(pair.encoder, given), _ranges(pair.decoder, taken)
     if pair.likelihood is not None and len(given) == 1:
         of_encoder |= _data_ranges(pair.likelihood, x_mean)
+    latents = _latents(given, taken, z_mean)
+    # What both take is no data; of what the encoder alone takes nobody can tell.
+    beside = {tensor.name for tensor in taken} - {latents}
+    labels = {name: count for name, count in embedded_inputs(pair.decoder).items() if name in beside}
     return (
         Graph("encoder", encoder, given, (z_mean, z_log_var), pair.encoder, of_encoder),
-        Graph("decoder", decoder, taken, described, pair.decoder, of_decoder, _latents(given, taken, z_mean)),
+        Graph("decoder", decoder, taken, described, pair.decoder, of_decoder, latents, labels=labels),
     )
 
 
@@ -165,11 +167,6 @@ def _ranges(network, tensors):
     inputs = getattr(network, "inputs", None) or ()
     named = zip((tensor.name for tensor in tensors), (tensor.name for tensor in inputs), strict=False)
     return {name: (0, sizes[own] - 1) for name, own in named if own in sizes}
-
-
-def _label_range(network):
-    sizes = embedded_inputs(network)
-    return {"condition": (0, sizes["condition"] - 1)} if "condition" in sizes else {}
 
 
 def _data_ranges(likelihood, x_mean):

@@ -6,6 +6,7 @@ With `steps_per_execution` the loop over the steps is in the graph, and XLA, whe
 import keras
 import tensorflow as tf
 
+from keras_vae._conditions import split_condition
 from keras_vae._train_step import fused
 from keras_vae._train_step.adam import replace_adam_s
 
@@ -70,7 +71,8 @@ def _share_of_the_batch(data):
     """By which the mean over this replica's examples is weighted: tf.distribute sums gradients over the replicas."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return 1.0
-    count = tf.cast(tf.shape(keras.utils.unpack_x_y_sample_weight(data)[0])[0], "float32")
+    x, _ = split_condition(keras.utils.unpack_x_y_sample_weight(data)[0])
+    count = tf.cast(tf.shape(x)[0], "float32")
     return count / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, count)
 
 

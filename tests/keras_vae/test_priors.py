@@ -131,6 +131,14 @@ def test_a_prior_that_does_not_fit_the_model_is_refused(make_vae, prior, words):
         make_vae(prior=prior)
 
 
+def test_pseudo_inputs_are_refused_where_they_cannot_be_encoded():
+    x = keras.Input((5,), dtype="int32", name="x")
+    h = keras.layers.Flatten()(keras.layers.Embedding(2, 3)(x))
+    encoder = keras.Model(x, [keras.layers.Dense(3)(h), keras.layers.Dense(3)(h)])
+    with pytest.raises(ValueError, match="this encoder wants whole numbers"):
+        VAE(encoder, networks.mlp((5,), 3)[1], prior=priors.VampPrior(4))
+
+
 def test_a_prior_serves_models_of_one_number_of_latents(make_vae):
     prior = priors.GaussianMixture(3)
     make_vae(prior=prior)
