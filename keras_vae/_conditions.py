@@ -116,15 +116,15 @@ def check_condition(condition, shape, count, dtype, networks):
         raise ValueError(f"condition must hold numbers; got {condition.dtype}.")
     if condition.dtype.kind == "f" and not np.isfinite(condition).all():
         raise ValueError("condition contains NaN or infinite values: remove or fill in such examples.")
-    if "int" in dtype and condition.dtype.kind == "f" and (condition != np.round(condition)).any():
-        raise ValueError(f"condition must hold whole numbers ({dtype}); got {condition.dtype} with fractions.")
-    for network in networks:
-        for tensor, size in embedded_inputs(network).items():
-            if tensor == "condition" and count and not 0 <= condition.min() <= condition.max() < size:
-                raise ValueError(
-                    f"condition must hold labels from 0 to {size - 1}, as the model embeds {size}; it ranges from "
-                    f"{condition.min()} to {condition.max()}."
-                )
+    sizes = [size for network in networks for name, size in embedded_inputs(network).items() if name == "condition"]
+    if ("int" in dtype or sizes) and condition.dtype.kind == "f" and (condition != np.round(condition)).any():
+        raise ValueError(f"condition must hold whole numbers; got {condition.dtype} with fractions.")
+    for size in sizes:
+        if count and not 0 <= condition.min() <= condition.max() < size:
+            raise ValueError(
+                f"condition must hold labels from 0 to {size - 1}, as the model embeds {size}; it ranges from "
+                f"{condition.min()} to {condition.max()}."
+            )
 
 
 def embedded_inputs(network):

@@ -13,5 +13,7 @@ class Configured:
         return cls(**config)
 
     def __repr__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        # In place of its own config, an argument that has one: a schedule, say.
+        values = {k: getattr(self, k, v) if isinstance(v, dict) else v for k, v in self.get_config().items()}
+        arguments = ", ".join(f"{key}={value!r}" for key, value in values.items())
         return f"{type(self).__name__}({arguments})"

@@ -10,6 +10,8 @@ import mmap
 import keras
 import numpy as np
 
+from keras_vae._conditions import count, split_condition
+
 # Smaller files are treated as any array: they are faster in memory.
 LEAST = 2**30
 
@@ -20,23 +22,23 @@ class MappedBatches(keras.utils.PyDataset):
     def __init__(self, arrays, batch_size, shuffle):
         super().__init__()
         x, y, weight = arrays
-        y = x if y is None and weight is not None else y
-        given = [array for array in (x, y, weight) if array is not None]
-        self.arrays = [array if isinstance(array, np.memmap) else np.asarray(array) for array in given]
+        y = split_condition(x)[0] if y is None and weight is not None else y
+        self.arrays = tuple(_arrays(part) for part in (x, y, weight) if part is not None)
+        self.count = count(x)
         self.batch_size, self.shuffle = batch_size, shuffle
         self.on_epoch_end()
 
     def __len__(self):
-        return math.ceil(len(self.arrays[0]) / self.batch_size)
+        return math.ceil(self.count / self.batch_size)
 
     def __getitem__(self, index):
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         rows = np.sort(rows)  # in the order of the file; within a batch it does not matter
-        read = {id(array): _read(array, rows) for array in self.arrays}  # once, where y is x
-        return tuple(read[id(array)] for array in self.arrays)
+        read = {id(array): _read(array, rows) for array in keras.tree.flatten(self.arrays)}  # once, where y is x
+        return keras.tree.map_structure(lambda array: read[id(array)], self.arrays)
 
     def on_epoch_end(self):
-        n = len(self.arrays[0])
+        n = self.count
         self.order = np.random.permutation(n) if self.shuffle else np.arange(n)  # noqa: NPY002 # Keras's generator
 
 
@@ -50,7 +52,8 @@ def replace(arguments, shuffle):
             "validation_split cannot split arrays that stay in their file. Pass slices of them: "
             "fit(x[:-10_000], validation_data=(x[-10_000:],))."
         )
-    if any(array is not None and len(array) != len(arrays[0]) for array in arrays):
+    parts = [part for each in arrays for part in (each.values() if isinstance(each, dict) else (each,))]
+    if len({len(part) for part in parts if part is not None}) > 1:
         return  # Keras says what is wrong
     batches = MappedBatches(arrays, arguments.get("batch_size") or 32, shuffle)
     arguments.update(x=batches, y=None, sample_weight=None, batch_size=None)
@@ -59,8 +62,14 @@ def replace(arguments, shuffle):
 
 
 def are_large(*arrays):
-    mapped = [array for array in arrays if isinstance(array, np.memmap)]
+    mapped = [array for array in keras.tree.flatten(arrays) if isinstance(array, np.memmap)]
     return sum(array.nbytes for array in mapped) > LEAST
+
+
+def _arrays(part):
+    if isinstance(part, dict):
+        return {name: _arrays(each) for name, each in part.items()}
+    return part if isinstance(part, np.memmap) else np.asarray(part)
 
 
 def _read(array, rows):

@@ -132,8 +132,12 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
-        if name in ("encoder", "decoder", "likelihood", "prior") and "_in_batches" in vars(self):
+        if "_in_batches" not in vars(self):  # not made yet
+            return
+        if name in ("encoder", "decoder", "likelihood", "prior"):
             self._in_batches.clear()
+        if name == "prior" and self.built:
+            self._build_prior()
 
     # Building
 
@@ -158,7 +162,6 @@ class VAE(BackendTrainer, Inference, keras.Model):
         _checks.check_decoder(parameters, self.data_shape, self.likelihood)
         _checks.check_last_activation(self.decoder, self.likelihood)
         self._build_prior()
-        self.objective.check_prior(self.prior)
         self.built = True
 
     def _build_prior(self):
@@ -172,13 +175,15 @@ class VAE(BackendTrainer, Inference, keras.Model):
             elif "int" in input_dtype(self.encoder, "x"):
                 wants = "whole numbers"
             self.prior.fit_to(self.latent_dim, self.data_shape, self.likelihood.data_range, wants)
-            return
-        shape = np.shape(self.prior.mean if isinstance(self.prior, DiagonalNormal) else self.prior.components.mean[0])
-        if tuple(shape) != (self.latent_dim,):
-            raise ValueError(
-                f"The prior is over {tuple(shape)} dimensions, but the encoder gives latent_dim = {self.latent_dim}: "
-                f"the prior's mean and log_var must have shape ({self.latent_dim},)."
-            )
+        else:
+            normal = isinstance(self.prior, DiagonalNormal)
+            shape = tuple(np.shape(self.prior.mean if normal else self.prior.components.mean[0]))
+            if shape != (self.latent_dim,):
+                raise ValueError(
+                    f"The prior is over {shape} dimensions, but the encoder gives latent_dim = {self.latent_dim}: the "
+                    f"prior's mean and log_var must have shape ({self.latent_dim},)."
+                )
+        self.objective.check_prior(self.prior)
 
     @property
     def condition_dtype(self):
@@ -201,7 +206,9 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     def prior_distribution(self):
         """p(z) as it is now: a `DiagonalNormal` of shape `(latent_dim,)`, or a `Mixture`."""
-        return self.prior.distribution(self.posterior) if isinstance(self.prior, priors.Prior) else self.prior
+        if isinstance(self.prior, priors.Prior):
+            return self.prior.distribution(self.posterior)
+        return self.prior.as_float32()
 
     def decoder_parameters(self, z, training=False, condition=None):
         """The parameters of p(x|z) in float32: `(..., latent_dim)` to `(..., *parameter shape)`."""
@@ -257,6 +264,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
             posterior=posterior,
             prior=self.prior_distribution() if prior is None else prior,
             step=self.training_step.value,
+            weight=weight,
         )
 
     def _log_likelihood(self, x, parameters, training=False, weight=None):
@@ -382,8 +390,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
             loss: Refused: the loss follows from the likelihood and the objective.
             metrics, weighted_metrics: Keras metrics, which compare the target with the reconstruction.
             data_on_device: Whether `fit` copies arrays to the device once and looks batches up there, which needs
-                `steps_per_execution` above 1. "auto" is up to 1 GiB; True is any size; False is never. Changes made
-                to the arrays while `fit` runs are then not seen.
+                `steps_per_execution` above 1, and no condition beside x. "auto" is up to 1 GiB; True is any size; False
+                is never. Changes made to the arrays while `fit` runs are then not seen.
             **kwargs: `run_eagerly`, `jit_compile`, `steps_per_execution`, `auto_scale_loss`.
         """
         if data_on_device not in ("auto", True, False):
@@ -418,8 +426,10 @@ class VAE(BackendTrainer, Inference, keras.Model):
         Arrays of more than 1 GiB that are memory-mapped (`np.load(path, mmap_mode="r")`) are read batch by batch.
         """
         call = _bind(super().fit, args, kwargs)
+        self._check_conditions(call.arguments.get("x"))
         if call.arguments.get("validation_data") is not None:
             x, y, weight = keras.utils.unpack_x_y_sample_weight(call.arguments["validation_data"])
+            self._check_conditions(x)
             if y is None and weight is not None:
                 call.arguments["validation_data"] = (x, split_condition(x)[0], weight)
             if _mapped.are_large(x, y, weight):
@@ -471,6 +481,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         terms, and validation does not change the noise that training will draw.
         """
         call = _bind(super().evaluate, args, kwargs)
+        self._check_conditions(call.arguments.get("x"))
         _mapped.replace(call.arguments, shuffle=False)
         self._data_seen.discard("test_function")
         state = _checks.to_numpy(self.seed_generator.state.value)
@@ -483,6 +494,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     def predict(self, x, *args, **kwargs):
         """The reconstruction through the posterior mean; as `keras.Model.predict`."""
+        self._check_conditions(x)
         with fused.quiet_at_the_end(self, kwargs.get("steps")):
             return super().predict(_single(x), *args, **kwargs)
 
@@ -543,6 +555,13 @@ class VAE(BackendTrainer, Inference, keras.Model):
         condition = _checks.to_numpy(condition)
         check_condition(condition, self.condition_shape, count, self.condition_dtype, (self.encoder, self.decoder))
         return condition.astype(self.condition_dtype, copy=False)
+
+    def _check_conditions(self, x):
+        """Checks all labels of arrays, of which a batch later than the first could hold one that is none."""
+        if self.built and isinstance(x, dict):
+            x, condition = split_condition(x)
+            if _checks.is_array(x) and _checks.is_array(condition):
+                self.checked_condition(condition, len(x))
 
     def _require_condition(self, condition):
         if condition is None and self.condition_shape is not None:

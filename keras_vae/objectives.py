@@ -32,6 +32,7 @@ class Draws:
         posterior: q(z|x), a `DiagonalNormal` of shape `(batch, latent_dim)`.
         prior: p(z), a `DiagonalNormal` of shape `(latent_dim,)` or a `Mixture`.
         step: Training batches seen so far, a scalar.
+        weight: `(batch,)` sample weights, by which the model will multiply the loss; None if there are none.
     """
 
     z: Any
@@ -40,6 +41,14 @@ class Draws:
     posterior: DiagonalNormal
     prior: Any
     step: Any
+    weight: Any = None
+
+    def batch_mean(self, values):
+        """The mean over the examples, as the sample weights weigh them: `(batch, ...)` to `(...)`."""
+        if self.weight is None:
+            return ops.mean(values, axis=0)
+        weight = ops.reshape(self.weight, (-1, *(1 for _ in values.shape[1:])))
+        return ops.sum(values * weight, axis=0) / ops.maximum(ops.sum(self.weight), 1e-30)
 
     def kl(self):
         """KL(q(z|x) || p(z)), `(batch,)`: in closed form where there is one, else averaged over the samples."""
@@ -99,8 +108,8 @@ class ELBO(Objective):
         free_bits: Nats that each group may have for free; 0 is the plain bound. It needs the analytic KL.
         groups: Latents are cut into this many groups of neighbours, of equal size; 1 is the whole KL. None: each
             latent dimension is a group.
-        capacity: C, in nats: a number or a schedule. None is the plain bound, as is 0. With it beta is large (gamma in
-            the paper, 1000 there).
+        capacity: C, in nats: a number or a schedule. None is the plain bound, as is 0 with the analytic KL (an average
+            over samples may be negative). With it beta is large (gamma in the paper, 1000 there).
         gradient: Of the Monte-Carlo KL. "stl" ("sticking the landing") leaves out the part that goes through the
             parameters of log q(z|x) and not through z, whose mean is 0: the gradient then vanishes, with its noise,
             where the posterior is exact. It costs nothing; it is noisier where q is far from p(z|x).
@@ -169,7 +178,7 @@ class ELBO(Objective):
         kl = draws.kl()
         penalty = self._penalty(draws, kl)
         if self.capacity is not None:
-            distance = ops.mean(penalty) - self.capacity(draws.step)
+            distance = draws.batch_mean(penalty) - self.capacity(draws.step)
             # abs(mean - C) is the mean of this, so that each example has its share of the loss.
             penalty = ops.sign(ops.stop_gradient(distance)) * (penalty - self.capacity(draws.step))
         logs = {name: schedule(draws.step) for name, schedule in self._logged.items()}
@@ -177,7 +186,7 @@ class ELBO(Objective):
 
     def _penalty(self, draws, kl):
         if self.free_bits:
-            return self._with_free_bits(draws.posterior.kl_divergence(draws.prior, per_dimension=True))
+            return self._with_free_bits(draws.posterior.kl_divergence(draws.prior, per_dimension=True), draws)
         if self.gradient == "stl":
             log_posterior = draws.posterior.without_gradient().log_prob(draws.z)
             return ops.mean(log_posterior - draws.prior.log_prob(draws.z), axis=0)
@@ -185,14 +194,14 @@ class ELBO(Objective):
             return ops.mean(draws.posterior.log_prob(draws.z) - draws.prior.log_prob(draws.z), axis=0)
         return kl
 
-    def _with_free_bits(self, kl):
+    def _with_free_bits(self, kl, draws):
         """`(batch, latent_dim)` to `(batch,)`, whose mean over the batch is the sum in the class's docstring."""
         if self.groups is not None:
             latents = kl.shape[-1]
             if latents % self.groups:
                 raise ValueError(f"{latents} latent dimensions cannot be cut into {self.groups} groups of equal size.")
             kl = ops.sum(ops.reshape(kl, (-1, self.groups, latents // self.groups)), axis=-1)
-        counts = ops.mean(kl, axis=0) > self.free_bits
+        counts = draws.batch_mean(kl) > self.free_bits
         return ops.sum(ops.where(counts, kl, self.free_bits), axis=-1)
 
     def get_config(self):
@@ -439,7 +448,8 @@ class InfoVAE(Objective):
         reconstruction = -ops.mean(draws.log_likelihood(draws.z), axis=0)
         kl = draws.kl()
         prior = draws.prior
-        whitened = (draws.z - prior.mean) * ops.exp(-0.5 * ops.convert_to_tensor(prior.log_var))
+        mean, log_var = ops.convert_to_tensor(prior.mean), ops.convert_to_tensor(prior.log_var)
+        whitened = (draws.z - mean) * ops.exp(-0.5 * log_var)
         mmd = self._mmd(whitened, draws.epsilon)
         loss = reconstruction + (1.0 - self.alpha) * kl + (self.alpha + self.lambda_ - 1.0) * mmd
         return Terms(loss, reconstruction, kl, {"mmd": mmd})

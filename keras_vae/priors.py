@@ -3,6 +3,8 @@
 A fixed prior needs none of this: `VAE(prior=DiagonalNormal(mean, log_var))`, or a `Mixture`, is a distribution already.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -129,7 +131,8 @@ class VampPrior(Prior):
     Args:
         components: K, their number.
         pseudo_inputs: `(components, ...)` examples to start from, such as `x[:500]`: they begin where the data are. If
-            None, they begin as noise in the range of the data, about the middle of it, and learn for longer.
+            None, they begin as noise in the range of the data, about the middle of it, and learn for longer. A model
+            that is made from a config, as by `keras.models.clone_model`, begins with such noise too.
         seed: Of that noise, an integer, or None.
 
     Example:
@@ -159,6 +162,8 @@ class VampPrior(Prior):
         start = self._start
         if start is None:
             low, high = data_range or (-1.0, 1.0)
+            low = low if math.isfinite(low) else min(high, 1.0) - 2.0
+            high = high if math.isfinite(high) else low + 2.0
             noise = np.random.default_rng(self.seed).standard_normal((self.components, *data_shape))
             start = 0.5 * (low + high) + 0.1 * (high - low) * noise
         elif start.shape[1:] != tuple(data_shape):

@@ -98,7 +98,7 @@ def look_up(arrays, batch, axes=1, take=ops.take):
     if arrays is None:
         return batch
     indices = keras.utils.unpack_x_y_sample_weight(batch)[0]
-    if len(indices.shape) > axes:
+    if isinstance(indices, dict) or len(indices.shape) > axes:
         return batch
     return tuple(None if array is None else take(array, indices, 0) for array in arrays)
 

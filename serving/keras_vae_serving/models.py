@@ -128,8 +128,10 @@ class Models:
             takes = f"takes {', '.join(model.parameters)}" if model.parameters else "takes none"
             raise ProtocolError(f"there is no parameter {shown(unknown[0])}: {model.name} {takes}.")
         for name, array in inputs.items():
+            if array.ndim == 0:
+                raise ProtocolError(f"the input {name!r} has no shape: the first size is the number of examples.")
             # Each sample of z that a row brings is as much work as an example.
-            rows = math.prod(array.shape[: 2 if name == "epsilon" else 1]) if array.ndim else 0
+            rows = math.prod(array.shape[: 2 if name == "epsilon" else 1])
             if rows > self.max_rows:
                 raise ProtocolError(
                     f"the input {name!r} holds {rows} examples; this server takes up to {self.max_rows} in one "

@@ -192,6 +192,8 @@ class Pipeline:
         expected = [tensor for tensor in self.sessions[name].graph.inputs if tensor.name != "epsilon"]
         value = value if isinstance(value, dict) else {expected[0].name: value}
         names = [tensor.name for tensor in expected]
+        if "condition" not in names and self.is_conditional:  # of the other network
+            value = {key: part for key, part in value.items() if key != "condition"}
         if set(value) != set(names):
             raise ValueError(f"The {name} takes {names}; got {sorted(value)}. Pass a dict of arrays by these names.")
         return {tensor.name: self._checked(tensor, value[tensor.name]) for tensor in expected}
@@ -227,20 +229,26 @@ class Pipeline:
         """The condition of `n` examples as the input of a graph, `{}` if that takes none; one stands for all.
 
         Raises:
-            ValueError: If the graph takes one and there is none, or the other way round.
+            ValueError: If the graph takes one and there is none, or no graph of the bundle takes one.
         """
-        tensor = next((each for each in self.sessions[graph].graph.inputs if each.name == "condition"), None)
-        if (tensor is None) != (condition is None):
-            raise ValueError(
-                f"The {graph} takes no condition."
-                if tensor is None
-                else f"This model is conditional: pass a condition of shape {tensor.shape_text}, or one for all."
-            )
+        tensor = self._condition_of(graph)
+        if condition is None and tensor is not None:
+            raise ValueError(f"This model is conditional: pass a condition {tensor.shape_text}, or one for all.")
+        if condition is not None and not self.is_conditional:
+            raise ValueError("This model takes no condition.")
         if tensor is None:
             return {}
         condition = np.asarray(condition)
         condition = condition[None] if condition.ndim == len(tensor.shape) - 1 else condition
         return {"condition": np.repeat(condition, n, axis=0) if len(condition) == 1 else condition}
+
+    @property
+    def is_conditional(self):
+        return any(self._condition_of(name) is not None for name in ("encoder", "decoder"))
+
+    def _condition_of(self, graph):
+        """The input for the condition; None if the graph has none."""
+        return next((each for each in self.sessions[graph].graph.inputs if each.name == "condition"), None)
 
     def noise(self, n, num_samples, seed):
         """Draws what the elbo graph calls epsilon, `(n, num_samples, latent_dim)`."""

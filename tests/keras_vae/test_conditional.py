@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_vae import VAE, callbacks, evaluation, networks, plotting, priors
+from keras_vae import VAE, _mapped, callbacks, evaluation, networks, plotting, priors
 
 
 @pytest.fixture
@@ -170,6 +170,35 @@ def test_a_conditional_model_is_saved_and_goes_on_as_if_never_stopped(make, data
     for model in (vae, copy):
         model.fit(data, verbose=0, shuffle=False)
     np.testing.assert_allclose(copy.elbo(data, seed=0), vae.elbo(data, seed=0), rtol=1e-5)
+
+
+def test_a_label_that_is_none_is_found_wherever_it_is(make, data):
+    """Keras's first batch does not hold it."""
+    labels = data["condition"].copy()
+    labels[-1] = -1
+    bad, vae = {**data, "condition": labels}, make()
+    for call in (
+        lambda: vae.fit(bad, shuffle=False, verbose=0),
+        lambda: vae.fit(data, validation_data=(bad,), verbose=0),
+        lambda: vae.evaluate(bad, verbose=0),
+        lambda: vae.predict(bad, verbose=0),
+    ):
+        with pytest.raises(ValueError, match="labels from 0 to 3"):
+            call()
+    with pytest.raises(ValueError, match="one for each example"):
+        vae.fit({**data, "condition": labels[:-1]}, verbose=0)
+
+
+def test_arrays_in_files_are_read_batch_by_batch_with_their_labels(make, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(_mapped, "LEAST", 0)
+    np.save(tmp_path / "x.npy", data["x"])
+    mapped = {"x": np.load(tmp_path / "x.npy", mmap_mode="r"), "condition": data["condition"]}
+    losses = []
+    for given in (data, mapped):
+        keras.utils.set_random_seed(1)
+        vae = make()
+        losses.append(vae.fit(given, shuffle=False, epochs=2, verbose=0, sample_weight=np.ones(256)).history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The bound from its terms: weights, estimators, number of samples; each formula once more, slowly, in float64."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -437,6 +438,36 @@ def test_what_cannot_be_is_refused(arguments, words):
 def test_what_cannot_be_of_the_others_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ELBO(beta=10.0, capacity=schedules.Linear(5, end=3.0)),
+        ELBO(num_samples=2, kl="monte_carlo", gradient="stl"),
+        IWAE(3, "dreg"),
+        BetaTC(256, beta=schedules.Linear(5, end=3.0)),
+        InfoVAE(0.5, 100.0),
+    ],
+)
+def test_every_objective_trains_and_logs_what_it_says(make_vae, digits, objective):
+    vae = make_vae(objective=objective, compile={"optimizer": keras.optimizers.Adam(0.01)})
+    history = vae.fit(digits, epochs=3, verbose=0).history
+    assert history["reconstruction"][-1] < history["reconstruction"][0]
+    assert set(history) == {"loss", "reconstruction", "kl", "negative_elbo", *objective.log_names}
+    np.testing.assert_allclose(history["negative_elbo"], np.add(history["reconstruction"], history["kl"]), rtol=1e-5)
+
+
+def test_sample_weights_weigh_the_mean_that_a_capacity_and_free_bits_look_at(bound):
+    weight = np.array([2.0, 0.0, 1.0, 0.0], "float32")
+    weighted = dataclasses.replace(bound, weight=ops.convert_to_tensor(weight))
+    for capacity in (0.1, 1000.0):
+        loss, reconstruction, kl = numpy(ELBO(beta=7.0, capacity=capacity)(weighted))
+        mean = np.average(kl, weights=weight)
+        assert np.average(loss - reconstruction, weights=weight) == pytest.approx(7.0 * abs(mean - capacity), rel=1e-5)
+    loss, reconstruction, _ = numpy(ELBO(free_bits=0.6)(weighted))
+    expected = np.maximum(0.6, np.average(per_dimension(bound), axis=0, weights=weight)).sum()
+    assert np.average(loss - reconstruction, weights=weight) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae import VAE, DiagonalNormal, Mixture, evaluation, networks, priors
+from keras_vae import VAE, BetaTC, DiagonalNormal, Mixture, evaluation, networks, priors
 
 
 def made(digits, kind):
@@ -144,6 +144,32 @@ def test_a_prior_serves_models_of_one_number_of_latents(make_vae):
     make_vae(prior=prior)
     with pytest.raises(ValueError, match="belongs to a model of 3 latent dimensions, and this one has 2"):
         make_vae(latent_dim=2, prior=prior)
+
+
+def test_the_prior_of_a_model_can_be_changed(make_vae, digits):
+    vae = make_vae()
+    vae.prior = priors.GaussianMixture(3, seed=0)
+    vae.compile("adam")
+    before = vae.prior.get_weights()[1]
+    vae.fit(digits, verbose=0)
+    assert np.abs(vae.prior.get_weights()[1] - before).max() > 1e-5
+    with pytest.raises(ValueError, match="each latent with its prior"):
+        make_vae(objective=BetaTC(256)).prior = priors.GaussianMixture(3)
+
+
+def test_fixed_priors_may_be_of_float64(make_vae, digits):
+    vae = make_vae(prior=Mixture(DiagonalNormal(np.eye(3), np.zeros((3, 3))), [0.1, 0.2, 0.3]))
+    vae.fit(digits[:64], verbose=0)
+    assert vae.elbo(digits[:5]).dtype == np.float32
+    make_vae(prior=DiagonalNormal(np.ones(3), np.zeros(3))).fit(digits[:64], verbose=0)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "laplace"])
+def test_pseudo_inputs_begin_finite_where_the_data_have_no_bound(likelihood):
+    network = networks.mlp((6,), 2, hidden=(8,), likelihood=likelihood)
+    vae = VAE(*network, likelihood, prior=priors.VampPrior(5, seed=0))
+    assert np.isfinite(vae.prior.get_weights()[0]).all()
+    assert np.isfinite(vae.elbo(np.ones((3, 6), "float32"))).all()
 
 
 def test_samples_can_be_drawn_from_another_distribution(make_vae):

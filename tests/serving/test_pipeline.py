@@ -194,6 +194,25 @@ def test_a_latent_that_the_decoder_ignores_is_not_active(tmp_path):
     np.testing.assert_array_equal(pipeline.latent_activity(), pipeline.latent_activity(seed=0))
 
 
+@pytest.mark.parametrize("taker", ["encoder", "decoder"])
+def test_the_condition_may_be_that_of_one_network(taker, tmp_path):
+    import keras_vae_export
+
+    plain, conditional = (keras_vae.networks.mlp((4, 4, 1), 2, (8,), condition=c) for c in (None, 3))
+    pair = (conditional[0], plain[1]) if taker == "encoder" else (plain[0], conditional[1])
+    vae = keras_vae.VAE(*pair, seed=0)
+    keras_vae_export.export(vae, tmp_path / "bundle")
+    pipeline = Pipeline.load(tmp_path / "bundle", providers="cpu")
+    x, labels = np.random.default_rng(0).random((3, 4, 4, 1)).astype("float32"), np.array([0, 1, 2])
+    given = {"x": x, "condition": labels}
+    np.testing.assert_allclose(pipeline.encode(given).mean, vae.encode(given).mean, atol=1e-5)
+    np.testing.assert_allclose(pipeline.reconstruct(given), vae.reconstruct(given), atol=1e-5)
+    np.testing.assert_allclose(pipeline.score(given, 2, 1), -vae.elbo(given, 2, 1), rtol=1e-4)
+    np.testing.assert_allclose(pipeline.sample(4, 1, condition=2), vae.sample(4, 1, condition=2), atol=1e-5)
+    found, expected = (model.interpolate(x[0], x[1], 4, condition=1) for model in (pipeline, vae))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_label_is_given_to_encoder_and_decoder_by_its_name(conditional):
     pipeline = Pipeline.load(conditional, providers="cpu")
     rng = np.random.default_rng(1)
