@@ -99,7 +99,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
         allow_missing: bool = False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # The networks cast what they take: bfloat16 would make a class 301 of a float label 302.
+        super().__init__(**{"autocast": False, **kwargs})
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihoods.get(likelihood)

@@ -172,6 +172,19 @@ def test_a_conditional_model_is_saved_and_goes_on_as_if_never_stopped(make, data
     np.testing.assert_allclose(copy.elbo(data, seed=0), vae.elbo(data, seed=0), rtol=1e-5)
 
 
+def test_half_precision_does_not_round_labels(digits):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    x, label = keras.Input((8, 8, 1), name="x"), keras.Input((), name="condition")  # floats, for which 16 bits are few
+    h = layers.Concatenate()([layers.Flatten()(x), layers.Embedding(1000, 2)(label)])
+    encoder = keras.Model({"x": x, "condition": label}, [layers.Dense(3)(h), layers.Dense(3)(h)])
+    vae = VAE(encoder, networks.mlp((8, 8, 1), 3, hidden=(8,))[1], seed=0)
+    given = {"x": digits[:2], "condition": np.array([301.0, 999.0], "float32")}
+    np.testing.assert_allclose(vae.predict(given, verbose=0), vae.reconstruct(given), atol=0.02)
+    posterior = vae.encode(given)
+    whole = vae.encode({**given, "condition": np.array([301, 999])})
+    np.testing.assert_array_equal(posterior.mean, whole.mean)
+
+
 def test_a_label_that_is_none_is_found_wherever_it_is(make, data):
     """Keras's first batch does not hold it."""
     labels = data["condition"].copy()
