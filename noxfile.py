@@ -90,6 +90,10 @@ def _pytest(session, backend, *arguments):
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
+        # Tests compile the same small models again and again; JAX finds them here, in this and the other processes.
+        "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(session.create_tmp()) / "jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
     session.log(f"pytest on {backend}")
     session.run("pytest", "-q", "-n", "2", *arguments, env=environment)
