@@ -280,6 +280,9 @@ def _train(settings, output, overwrite):
             f"keras-vae {__version__} on {keras.backend.backend()}. {settings['data']}: {len(train):,} examples of "
             f"{shape} to train on, {len(test):,} held out{how}. {vae.count_params():,} weights."
         )
+        if not vae.prior.has_closed_form_kl:
+            name = type(vae.prior).__name__
+            print(f"To a {name} the KL has no closed form: it is averaged over the samples of z, and so is its log.")
         with _notes():
             history = _fit(vae, settings, train, test)
         summary = {

@@ -95,6 +95,7 @@ def test_train_with_other_likelihoods_and_objectives(arguments, likelihood, tmp_
 def test_train_with_a_prior_that_learns(prior, kind, tmp_path, capsys):
     arguments = ("--prior", prior, "--components", "4")
     assert run("train", *QUICK, *arguments, "--output", tmp_path / "out") == 0
+    assert f"To a {kind} the KL has no closed form" in capsys.readouterr().out
     vae = keras.saving.load_model(tmp_path / "out" / "model.keras")
     assert (type(vae.prior).__name__, vae.prior.components) == (kind, 4)
     assert run("evaluate", tmp_path / "out") == 0
