@@ -128,10 +128,8 @@ class Models:
             takes = f"takes {', '.join(model.parameters)}" if model.parameters else "takes none"
             raise ProtocolError(f"there is no parameter {shown(unknown[0])}: {model.name} {takes}.")
         for name, array in inputs.items():
-            if array.ndim == 0:
-                raise ProtocolError(f"the input {name!r} has no shape: the first size is the number of examples.")
             # Each sample of z that a row brings is as much work as an example.
-            rows = math.prod(array.shape[: 2 if name == "epsilon" else 1])
+            rows = math.prod(array.shape[: 2 if name == "epsilon" else 1]) if array.ndim else 0
             if rows > self.max_rows:
                 raise ProtocolError(
                     f"the input {name!r} holds {rows} examples; this server takes up to {self.max_rows} in one "
@@ -210,6 +208,9 @@ class Models:
         )
 
     async def _sample(self, inputs, parameters):
+        for name, array in inputs.items():
+            if array.ndim == 0:
+                raise ProtocolError(f"the input {name!r} has no shape: its first size is the number of examples.")
         n, given = self._count("n", parameters, max(map(len, inputs.values()), default=1)), {}
         for tensor in self._beside_z():
             if tensor.name not in inputs or len(inputs[tensor.name]) not in (1, n):

@@ -519,7 +519,7 @@ def test_what_is_no_model_is_refused(vae, tmp_path):
         ({"data": np.ones((0, 4, 3), "float32")}, "data holds no examples"),
         ({"data": np.full((2, 4, 3), 255, "uint8")}, "data ranges from 255 to 255: divide data by 255"),
         ({"data": np.full((2, 4, 3), np.nan, "float32")}, "data contains NaN"),
-        ({"data": {"image": np.ones((2, 4, 3))}}, r"the encoder's inputs \['x'\]; got \['image'\]"),
+        ({"data": {"image": np.ones((2, 4, 3))}}, r"the names \['x'\]; got \['image'\]"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(vae, tmp_path, settings, message):

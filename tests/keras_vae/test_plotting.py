@@ -50,7 +50,7 @@ def test_the_manifold_is_laid_out_by_quantiles(make_vae, monkeypatch):
     vae = make_vae(latent_dim=2)
     seen = []
     decode = vae.decode
-    monkeypatch.setattr(vae, "decode", lambda z: seen.append(z) or decode(z))
+    monkeypatch.setattr(vae, "decode", lambda z, condition=None: seen.append(z) or decode(z))
     plotting.manifold(vae, steps=5)
     z = seen[0].reshape(5, 5, 2)
     np.testing.assert_allclose(z[2, 2], [0.0, 0.0], atol=1e-6)  # the median is in the middle

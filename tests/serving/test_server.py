@@ -877,6 +877,7 @@ def test_a_conditional_vae_takes_its_label_everywhere(exported):
             400, "sample", {"condition": label}, parameters={"n": 3}
         )
         assert "labels from 0 to 4" in server.error(400, "sample", {"condition": np.array([5], "int32")})
+        assert "has no shape" in server.error(400, "sample", {"condition": np.array(1, "int32")})
 
 
 def test_samples_are_of_the_models_own_prior(exported):
