@@ -14,11 +14,11 @@ up); Kingma et al. 2016, arXiv:1606.04934 (free bits); Burgess et al. 2018, arXi
 """
 
 import argparse
-import csv
 import pathlib
 
 import keras
 import numpy as np
+from loops.rows import write_dicts
 from matplotlib.figure import Figure
 
 import keras_vae
@@ -74,10 +74,7 @@ def main():
             f"KL {row['kl']:.2f}, ELBO {row['test_elbo']:.2f} (training {row['train_elbo']:.2f}), log p(x) "
             f"{row['test_log_p']:.2f} +- {row['monte_carlo_error']:.2f} ({options.draws} draws)"
         )
-    with open(options.output, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_dicts(rows, options.output)
 
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     axes = figure.subplots()

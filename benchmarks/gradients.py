@@ -22,12 +22,12 @@ Tucker et al. 2019, arXiv:1810.04152, equation 6.
 """
 
 import argparse
-import csv
 import pathlib
 import time
 
 import keras
 import numpy as np
+from loops.rows import write_dicts
 from matplotlib.figure import Figure
 
 import keras_vae
@@ -57,10 +57,7 @@ def main():
     floor = np.sqrt(2.0 / (np.pi * options.draws))
     print(f"{options.draws} draws of the gradient of 16 images; an SNR of {floor:.3f} is noise alone")
     rows = [row for widen in (0.0, 2.0) for row in _measure(networks, data.train, widen, options)]
-    with open(options.output, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_dicts(rows, options.output)
     _plot(rows, floor, options.output.with_suffix(".png"))
 
 

@@ -13,12 +13,12 @@ Reference: Tomczak & Welling 2018, VAE with a VampPrior, arXiv:1705.07120, table
 """
 
 import argparse
-import csv
 import pathlib
 import time
 
 import keras
 import numpy as np
+from loops.rows import write_dicts
 from matplotlib.figure import Figure
 
 import keras_vae
@@ -86,10 +86,7 @@ def main():
             f"{row['gain']:+.2f} +- {row['gain_standard_error']:.2f} to N(0, I); {row['active_units']} active; "
             f"{row['seconds']:.0f} s"
         )
-    with open(options.output, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_dicts(rows, options.output)
     _plot(curves, drawn, options.output.with_suffix(".png"))
 
 

@@ -9,7 +9,6 @@ is called with the same batch size and without its progress bar. Writes benchmar
 """
 
 import argparse
-import csv
 import json
 import os
 import pathlib
@@ -20,6 +19,7 @@ import time
 import types
 
 import numpy as np
+from loops.rows import write_dicts
 
 BACKENDS = ("jax", "tensorflow", "torch")
 VERBS = ("encode", "reconstruct", "predict", "elbo")
@@ -50,10 +50,7 @@ def main():
                 f"{row['ratio']:.2f} x, largest difference {row['difference']:.0e}",
                 flush=True,
             )
-    with open(options.output, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_dicts(rows, options.output)
     _plot(rows, options.output.with_suffix(".png"))
 
 

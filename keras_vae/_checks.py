@@ -131,7 +131,7 @@ def _graph(network):
 def check_data(x, data_shape, name="x"):
     """A NumPy array or tensor against the shape that the model was built for."""
     got = tuple(x.shape[1:])
-    if len(got) == len(data_shape) and all(e in (g, None) for g, e in zip(got, data_shape, strict=True)):
+    if fits(got, data_shape):
         return
     if tuple(x.shape) == tuple(data_shape):
         fix = f"it looks like one example: add the batch axis with {name}[None]"
@@ -149,6 +149,11 @@ def check_data(x, data_shape, name="x"):
     raise ValueError(
         f"{name} has shape {tuple(x.shape)}, but the model reconstructs data of shape {('batch', *data_shape)}: {fix}."
     )
+
+
+def fits(shape, expected):
+    """Whether a shape is the expected one, in which None is any size."""
+    return len(shape) == len(expected) and all(e in (got, None) for got, e in zip(shape, expected, strict=True))
 
 
 class FirstBatchCheck:

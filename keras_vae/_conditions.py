@@ -7,6 +7,8 @@ not known, a subclassed model, is handed the dict.
 import keras
 import numpy as np
 
+from keras_vae import _checks
+
 _KEYS = {"x", "condition"}
 
 
@@ -105,9 +107,7 @@ def shapes_of(input_shape):
 
 def check_condition(condition, shape, count, dtype, networks):
     """Raises a ValueError if a NumPy array is not the condition of `count` examples; says why."""
-    got = condition.shape[1:]
-    fits = len(got) == len(shape) and all(e in (g, None) for g, e in zip(got, shape, strict=True))
-    if condition.ndim == 0 or not fits or len(condition) != count:
+    if condition.ndim == 0 or not _checks.fits(condition.shape[1:], shape) or len(condition) != count:
         raise ValueError(
             f"condition must have shape {(count, *shape)}, one for each example; got {condition.shape}."
             + (" Labels go in as they are, not one-hot." if not shape and condition.ndim == 2 else "")

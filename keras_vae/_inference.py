@@ -147,9 +147,7 @@ class Inference:
         """The data as NumPy arrays: x and, of a conditional model, the condition."""
         x, condition = split_condition(x)
         x = _checks.to_numpy(x)
-        if not self.built:
-            shape = (None, *x.shape[1:])
-            self.build(shape if condition is None else {"x": shape, "condition": (None, *np.shape(condition)[1:])})
+        self.build_for(x, condition)
         _checks.check_data(x, self.data_shape)
         return _present(x, self.checked_condition(condition, len(x)))
 
@@ -207,10 +205,14 @@ class BatchedFunctions:
 
     def gradient(self, function):
         """`function` of z and other arrays with its gradient with respect to z; see `_train_step.compiled_gradient`."""
-        name = f"gradient of {function.__name__}"
-        if name not in self._compiled:
-            self._compiled[name] = _train_step.compiled_gradient(self._model, function)
-        return self._compiled[name]
+        return self._made(_train_step.compiled_gradient, function)
+
+    def _made(self, compile, function):
+        """What `compile`, of `_train_step`, makes of a bound method of the model, made once."""
+        key = compile.__name__, function.__name__
+        if key not in self._compiled:
+            self._compiled[key] = compile(self._model, function)
+        return self._compiled[key]
 
     def __call__(self, function, *arrays, batch_size):
         """`function(*arrays)` in batches along the first axis.
@@ -223,9 +225,7 @@ class BatchedFunctions:
         Returns:
             A NumPy array or a tuple of them, of that length.
         """
-        if function.__name__ not in self._compiled:
-            self._compiled[function.__name__] = _train_step.compiled(self._model, function)
-        run = self._compiled[function.__name__]
+        run = self._made(_train_step.compiled, function)
         _checks.whole_number("batch_size", batch_size)
         # At least one pass, so that no data give empty arrays of the right shape.
         starts = range(0, max(len(arrays[0]), 1), batch_size)

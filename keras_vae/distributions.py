@@ -298,8 +298,11 @@ def kl_divergence(posterior, prior, z):
     Returns:
         `(batch,)`.
     """
-    if prior.has_closed_form_kl:
-        return posterior.kl_divergence(prior)
+    return posterior.kl_divergence(prior) if prior.has_closed_form_kl else monte_carlo_kl(posterior, prior, z)
+
+
+def monte_carlo_kl(posterior, prior, z):
+    """`kl_divergence` averaged over samples, whether there is a closed form or not."""
     difference = posterior.log_prob(z) - prior.log_prob(z)
     return _namespace(difference).mean(difference, axis=0)
 

@@ -165,6 +165,12 @@ class VAE(BackendTrainer, Inference, keras.Model):
         self._build_prior()
         self.built = True
 
+    def build_for(self, x, condition=None):
+        """Builds for data like an array x and its condition, if that has not been done."""
+        if not self.built:
+            shape = (None, *x.shape[1:])
+            self.build(shape if condition is None else {"x": shape, "condition": (None, *np.shape(condition)[1:])})
+
     def _build_prior(self):
         if self.prior is None:
             self.prior = DiagonalNormal.standard(self.latent_dim)
@@ -522,9 +528,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         if not _checks.is_array(x) or not (condition is None or _checks.is_array(condition)):
             return
         x, y = _checks.to_numpy(x), _checks.to_numpy(y) if _checks.is_array(y) else None
-        if not self.built:
-            shape = (None, *x.shape[1:])
-            self.build(shape if condition is None else {"x": shape, "condition": (None, *condition.shape[1:])})
+        self.build_for(x, condition)
         self.checked_condition(condition, len(x))
         if y is None or y is x or np.array_equal(x, y, equal_nan=self.allow_missing):
             name, target = "x", x

@@ -50,6 +50,10 @@ class Draws:
         weight = ops.reshape(self.weight, (-1, *(1 for _ in values.shape[1:])))
         return ops.sum(values * weight, axis=0) / ops.maximum(ops.sum(self.weight), 1e-30)
 
+    def reconstruction(self):
+        """-E_q log p(x|z), `(batch,)`, averaged over the samples."""
+        return -ops.mean(self.log_likelihood(self.z), axis=0)
+
     def kl(self):
         """KL(q(z|x) || p(z)), `(batch,)`: in closed form where there is one, else averaged over the samples."""
         return distributions.kl_divergence(self.posterior, self.prior, self.z)
@@ -174,7 +178,7 @@ class ELBO(Objective):
             )
 
     def __call__(self, draws):
-        reconstruction = -ops.mean(draws.log_likelihood(draws.z), axis=0)
+        reconstruction = draws.reconstruction()
         kl = draws.kl()
         penalty = self._penalty(draws, kl)
         if self.capacity is not None:
@@ -188,10 +192,9 @@ class ELBO(Objective):
         if self.free_bits:
             return self._with_free_bits(draws.posterior.kl_divergence(draws.prior, per_dimension=True), draws)
         if self.gradient == "stl":
-            log_posterior = draws.posterior.without_gradient().log_prob(draws.z)
-            return ops.mean(log_posterior - draws.prior.log_prob(draws.z), axis=0)
+            return distributions.monte_carlo_kl(draws.posterior.without_gradient(), draws.prior, draws.z)
         if self.kl == "monte_carlo":
-            return ops.mean(draws.posterior.log_prob(draws.z) - draws.prior.log_prob(draws.z), axis=0)
+            return distributions.monte_carlo_kl(draws.posterior, draws.prior, draws.z)
         return kl
 
     def _with_free_bits(self, kl, draws):
@@ -362,7 +365,7 @@ class BetaTC(Objective):
             log_marginals - draws.prior.log_prob(z),
         )
         information, correlation, distance = (ops.mean(part, axis=0) for part in parts)
-        reconstruction = -ops.mean(draws.log_likelihood(z), axis=0)
+        reconstruction = draws.reconstruction()
         weighted = self.alpha * information + self.beta(draws.step) * correlation + self.gamma * distance
         logs = dict(zip(self.log_names, (information, correlation, distance), strict=True))
         return Terms(reconstruction + weighted, reconstruction, draws.kl(), logs)
@@ -370,8 +373,7 @@ class BetaTC(Objective):
     def _log_shares(self, batch):
         """The logarithm of what q(z|x_m) counts in q(z) for a z of x_n: `(n, m)`, a square of the batch."""
         others = ops.cast(ops.maximum(batch - 1, 1), "float32")
-        index = ops.arange(batch)
-        own = index[:, None] == index[None, :]
+        own = _is_own(batch)
         if self.estimator == "weighted":
             even = -math.log(self.dataset_size) - ops.log(ops.cast(batch, "float32"))
             return even + ops.zeros_like(ops.cast(own, "float32"))
@@ -445,7 +447,7 @@ class InfoVAE(Objective):
             )
 
     def __call__(self, draws):
-        reconstruction = -ops.mean(draws.log_likelihood(draws.z), axis=0)
+        reconstruction = draws.reconstruction()
         kl = draws.kl()
         prior = draws.prior
         mean, log_var = ops.convert_to_tensor(prior.mean), ops.convert_to_tensor(prior.log_var)
@@ -457,8 +459,7 @@ class InfoVAE(Objective):
     def _mmd(self, a, b):
         """The squared discrepancy of two samples `(num_samples, batch, dim)`, of which rows of one index are a pair."""
         pairs = self._kernel(a, a) + self._kernel(b, b) - 2.0 * self._kernel(a, b)
-        index = ops.arange(ops.shape(a)[1])
-        others = ops.where(index[:, None] == index[None, :], 0.0, pairs)
+        others = ops.where(_is_own(ops.shape(a)[1]), 0.0, pairs)
         batch = ops.cast(ops.shape(a)[1], "float32")
         return ops.mean(ops.sum(others, axis=(1, 2))) / (batch * ops.maximum(batch - 1.0, 1.0))
 
@@ -487,6 +488,12 @@ def get(objective) -> Objective:
     if isinstance(objective, str) and objective.lower() in by_name:
         return by_name[objective.lower()]()
     raise ValueError(f'objective must be "elbo", "iwae" or an Objective such as ELBO(beta=4.0); got {objective!r}.')
+
+
+def _is_own(batch):
+    """Which pairs of examples are one with itself: the diagonal of a square of the batch, bool."""
+    index = ops.arange(batch)
+    return index[:, None] == index[None, :]
 
 
 def _one_of(name, value, values):

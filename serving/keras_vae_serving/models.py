@@ -211,16 +211,15 @@ class Models:
         for name, array in inputs.items():
             if array.ndim == 0:
                 raise ProtocolError(f"the input {name!r} has no shape: its first size is the number of examples.")
-        n, given = self._count("n", parameters, max(map(len, inputs.values()), default=1)), {}
-        for tensor in self._beside_z():
-            if tensor.name not in inputs or len(inputs[tensor.name]) not in (1, n):
-                raise ProtocolError(
-                    f"sample takes {tensor.name} {tensor.shape_text} for each of {n} examples, or one for all."
-                )
-            given[tensor.name] = np.broadcast_to(inputs[tensor.name], (n, *inputs[tensor.name].shape[1:]))
-        if set(inputs) != set(given):
-            takes = f"takes {', '.join(given)}" if given else "takes no inputs"
-            raise ProtocolError(f'sample {takes}, and the parameters "n" and "seed".')
+        names = [tensor.name for tensor in self._beside_z()]
+        if not set(inputs) <= set(names):
+            takes = f"{', '.join(names)}, and" if names else "no inputs, but"
+            raise ProtocolError(f'sample takes {takes} the parameters "n" and "seed".')
+        n = self._count("n", parameters, max(map(len, inputs.values()), default=1))
+        try:
+            given = self.pipeline.repeated("decoder", inputs.get("condition"), n)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
         return await self._run("decoder", {self.pipeline.z: await self._draw(n, _seed(parameters)), **given})
 
     async def _draw(self, n, seed):

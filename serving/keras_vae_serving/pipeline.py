@@ -229,7 +229,8 @@ class Pipeline:
         """The condition of `n` examples as the input of a graph, `{}` if that takes none; one stands for all.
 
         Raises:
-            ValueError: If the graph takes one and there is none, or no graph of the bundle takes one.
+            ValueError: If the graph takes one and there is none, no graph of the bundle takes one, or there are neither
+                one nor `n`.
         """
         tensor = self._condition_of(graph)
         if condition is None and tensor is not None:
@@ -240,7 +241,9 @@ class Pipeline:
             return {}
         condition = np.asarray(condition)
         condition = condition[None] if condition.ndim == len(tensor.shape) - 1 else condition
-        return {"condition": np.repeat(condition, n, axis=0) if len(condition) == 1 else condition}
+        if condition.ndim and len(condition) not in (1, n):
+            raise ValueError(f"The condition {tensor.shape_text} must be one for each of {n} examples, or one for all.")
+        return {"condition": np.broadcast_to(condition, (n, *condition.shape[1:]))}
 
     @property
     def is_conditional(self):

@@ -246,7 +246,7 @@ def test_the_documented_paths_are_the_paths(server):
         (413, "decoder", {"z": np.zeros((101, 3), "float32")}, "takes up to 100 in one request"),
         (413, "reconstruct", {"x": np.zeros((101, 8, 8, 1), "uint8")}, "takes up to 100 in one request"),
         (413, "score", {"x": np.zeros((101, 8, 8, 1), "uint8")}, "takes up to 100 in one request"),
-        (400, "sample", ONE_Z, 'sample takes no inputs, and the parameters "n" and "seed"'),
+        (400, "sample", ONE_Z, 'sample takes no inputs, but the parameters "n" and "seed"'),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_sentence(server, status, model, inputs, sentence):
