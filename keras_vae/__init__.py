@@ -1,7 +1,7 @@
 """Variational autoencoders for Keras 3, on TensorFlow, JAX and PyTorch, with the evidence lower bound in nats.
 
-Start with `VAE`. The likelihoods ("bce", "mse" and more) are in `likelihoods/`, the bound in `objectives.py`, the KL in
-`distributions.py`; the backends differ in `_train_step/` and nowhere else.
+Start with `VAE`. The likelihoods ("bce", "mse" and more) are in `likelihoods/`, the bound in `objectives/`, the KL in
+`distributions/`; the backends differ in `_backend/` and nowhere else.
 """
 
 from keras_vae import callbacks as callbacks
@@ -12,8 +12,10 @@ from keras_vae import likelihoods as likelihoods
 from keras_vae import networks as networks
 from keras_vae import objectives as objectives
 from keras_vae import plotting as plotting
+from keras_vae import posteriors as posteriors
 from keras_vae import priors as priors
 from keras_vae import schedules as schedules
+from keras_vae._backend import FusedAdam as FusedAdam
 from keras_vae.distributions import DiagonalNormal as DiagonalNormal
 from keras_vae.distributions import Mixture as Mixture
 from keras_vae.likelihoods import Bernoulli as Bernoulli

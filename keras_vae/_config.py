@@ -1,8 +1,25 @@
-"""What Keras saves of an object that is described by the arguments of its constructor."""
+"""Objects that are described by the arguments of their constructor, and the layers that hold them."""
+
+import keras
+
+
+def forget(owner, name):
+    """Lets a layer go that an attribute of another layer holds, before another object takes its place.
+
+    Keras would go on to train and save it, and PyTorch lets a module be replaced by a module only.
+    """
+    old = getattr(owner, name, None)
+    if isinstance(old, keras.layers.Layer):
+        owner._tracker.untrack(old)
+        owner._tracker.unlock()
+        delattr(owner, name)
 
 
 class Configured:
-    """Mixed into whatever a model is configured with: likelihoods, objectives, schedules."""
+    """Mixed into whatever a model is configured with: likelihoods, posteriors, priors, objectives, schedules."""
+
+    def quantize(self, mode=None, **kwargs):
+        """Nothing: `Model.quantize` asks every layer, and these have no kernels."""
 
     def get_config(self):
         """The arguments of the constructor, by name."""

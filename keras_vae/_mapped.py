@@ -10,10 +10,10 @@ import mmap
 import keras
 import numpy as np
 
-from keras_vae._conditions import count, split_condition
+from keras_vae.data import count, split_condition
 
 # Smaller files are treated as any array: they are faster in memory.
-LEAST = 2**30
+MIN_MAPPED_BYTES = 2**30
 
 
 class MappedBatches(keras.utils.PyDataset):
@@ -63,7 +63,7 @@ def replace(arguments, shuffle):
 
 def are_large(*arrays):
     mapped = [array for array in keras.tree.flatten(arrays) if isinstance(array, np.memmap)]
-    return sum(array.nbytes for array in mapped) > LEAST
+    return sum(array.nbytes for array in mapped) > MIN_MAPPED_BYTES
 
 
 def _arrays(part):

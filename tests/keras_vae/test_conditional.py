@@ -203,7 +203,7 @@ def test_a_label_that_is_none_is_found_wherever_it_is(make, data):
 
 
 def test_arrays_in_files_are_read_batch_by_batch_with_their_labels(make, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(_mapped, "LEAST", 0)
+    monkeypatch.setattr(_mapped, "MIN_MAPPED_BYTES", 0)
     np.save(tmp_path / "x.npy", data["x"])
     mapped = {"x": np.load(tmp_path / "x.npy", mmap_mode="r"), "condition": data["condition"]}
     losses = []
@@ -250,7 +250,7 @@ def test_a_condition_that_nobody_takes_is_refused(make_vae, make, data):
         VAE(encoder, networks.mlp((8, 8, 1), 3, condition=4)[1])
     with pytest.raises(ValueError, match="condition of shape"):
         VAE(networks.mlp((8, 8, 1), 3, condition=4)[0], networks.mlp((8, 8, 1), 3, condition=(4,))[1])
-    with pytest.raises(ValueError, match="wants a condition with each"):
+    with pytest.raises(ValueError, match="takes a condition with each"):
         make(prior=priors.VampPrior(5))
     with pytest.raises(ValueError, match="two or more, or a shape"):
         networks.mlp((8, 8, 1), 3, condition=1)

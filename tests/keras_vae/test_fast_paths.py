@@ -12,7 +12,7 @@ import pytest
 from keras import layers, ops
 
 import keras_vae
-from keras_vae._train_step import fused
+from keras_vae._backend.fast import device_data
 
 BACKEND = keras.backend.backend()
 # On TensorFlow under XLA, as the loop of many dense steps is: it draws other noise than the plain graph.
@@ -142,25 +142,34 @@ def test_layers_with_a_state_keep_it(make_vae, digits):
 @pytest.mark.parametrize(
     "optimizer",
     [
-        lambda: keras.optimizers.Adam(1e-2, beta_1=0.8, beta_2=0.95, epsilon=1e-3),
-        lambda: keras.optimizers.Adam(1e-2, global_clipnorm=0.5, weight_decay=0.1),
-        lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(1e-2, 3, 0.5), use_ema=True),
-        lambda: keras.optimizers.Adam(1e-2, gradient_accumulation_steps=2),
-        lambda: keras.optimizers.Adam(1e-2, loss_scale_factor=8.0),
-        lambda: keras.optimizers.Adam(1e-2, amsgrad=True),
-        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2), initial_scale=4.0),
+        lambda adam: adam(1e-2, beta_1=0.8, beta_2=0.95, epsilon=1e-3),
+        lambda adam: adam(1e-2, global_clipnorm=0.5, weight_decay=0.1),
+        lambda adam: adam(keras.optimizers.schedules.ExponentialDecay(1e-2, 3, 0.5), use_ema=True),
+        lambda adam: adam(1e-2, gradient_accumulation_steps=2),
+        lambda adam: adam(1e-2, loss_scale_factor=8.0),
+        lambda adam: adam(1e-2, amsgrad=True),
+        lambda adam: keras.optimizers.LossScaleOptimizer(adam(1e-2), initial_scale=4.0),
     ],
 )
-def test_the_fast_update_is_that_of_keras(make_vae, digits, optimizer, monkeypatch):
-    fast = fitted(make_vae, {"optimizer": optimizer()}, digits[:EXAMPLES])
-    update = {"tensorflow": "update_step", "torch": "_parallel_update_step"}.get(BACKEND)
-    made = optimizer()
-    keras_vae.model.tune(made)
-    inner = getattr(made, "inner_optimizer", made)
-    assert (update in vars(inner)) == (BACKEND != "jax" and not inner.amsgrad)
-    monkeypatch.setattr("keras_vae.model.tune", lambda optimizer: None)
-    slow = fitted(make_vae, {"optimizer": optimizer()}, digits[:EXAMPLES])
-    assert_same(fast, slow, rtol=1e-3)  # Keras's float32 has 1 - 0.999**t to five digits only
+@pytest.mark.skipif(BACKEND == "jax", reason="on JAX the update is Keras's")
+def test_the_fused_update_is_that_of_keras(make_vae, digits, optimizer):
+    fused = fitted(make_vae, {"optimizer": optimizer(keras_vae.FusedAdam)}, digits[:EXAMPLES])
+    plain = fitted(make_vae, {"optimizer": optimizer(keras.optimizers.Adam)}, digits[:EXAMPLES])
+    assert_same(fused, plain, rtol=1e-3)  # Keras's float32 has 1 - 0.999**t to five digits only
+    if not getattr(optimizer(keras.optimizers.Adam), "amsgrad", False):
+        assert any(not np.array_equal(a, b) for a, b in zip(fused[0], plain[0], strict=True))  # another kernel ran
+
+
+def test_adam_by_name_is_fused_and_an_optimizer_of_the_user_is_left_alone(make_vae, digits, tmp_path):
+    vae, mine = make_vae(), keras.optimizers.Adam(1e-2)
+    assert type(vae.optimizer) is keras_vae.FusedAdam
+    before = set(vars(mine))
+    vae.fit(digits, verbose=0)
+    vae.save(tmp_path / "vae.keras")
+    assert type(keras.saving.load_model(tmp_path / "vae.keras").optimizer) is keras_vae.FusedAdam
+    vae.compile(mine)
+    assert vae.optimizer is mine
+    assert set(vars(mine)) == before
 
 
 def test_a_subclass_with_a_step_of_its_own_gets_it(digits, make_vae):
@@ -178,9 +187,9 @@ def test_a_step_is_traced_once_for_each_shape(make_vae, digits):
     calls = []
 
     class Counting(keras_vae.VAE):
-        def step_loss(self, data, training):
+        def step_loss(self, batch, noise, training):
             calls.append(training)
-            return super().step_loss(data, training)
+            return super().step_loss(batch, noise, training)
 
     vae = Counting(*keras_vae.networks.mlp((8, 8, 1), 2))
     vae.compile("adam", steps_per_execution=5)
@@ -224,8 +233,10 @@ def test_tensors_are_looked_up_where_they_are(make_vae, digits):
 
 def test_data_above_the_size_stay_on_the_host(make_vae, digits, monkeypatch):
     seen = []
-    monkeypatch.setattr(fused.DeviceData, "put", lambda self, x, *_: seen.append(len(x)) or pytest.fail("was put"))
-    monkeypatch.setattr(fused, "MOST_ON_DEVICE", digits.nbytes - 1)
+    monkeypatch.setattr(
+        device_data.DeviceData, "put", lambda self, x, *_: seen.append(len(x)) or pytest.fail("was put")
+    )
+    monkeypatch.setattr(device_data, "MAX_DEVICE_BYTES", digits.nbytes - 1)
     make_vae(compile={"steps_per_execution": 3}).fit(digits, verbose=0)
     make_vae(compile={"steps_per_execution": 3, "data_on_device": False}).fit(digits[:50], verbose=0)
     make_vae().fit(digits[:50], verbose=0)
@@ -237,10 +248,10 @@ def test_data_above_the_size_stay_on_the_host(make_vae, digits, monkeypatch):
 def test_the_data_are_let_go_when_fit_ends(make_vae, digits):
     vae = make_vae(compile={"steps_per_execution": 3})
     vae.fit(digits, verbose=0)
-    assert vae.device_data.arrays is None
+    assert vae._device_data.arrays is None
     with pytest.raises(ValueError, match="finite|NaN"):
         vae.fit(digits * np.nan, verbose=0)
-    assert vae.device_data.arrays is None
+    assert vae._device_data.arrays is None
     assert np.isfinite(vae.fit(digits, verbose=0).history["loss"]).all()
 
 
@@ -279,29 +290,27 @@ def test_short_groups_and_the_count_of_steps(make_vae, digits):
 @pytest.mark.skipif(BACKEND != "jax", reason="on JAX a loop over convolutions runs on one thread of a CPU")
 def test_convolutions_are_not_looped_over_on_a_cpu(make_vae, digits):
     network = keras_vae.networks.conv((8, 8, 1), 2, filters=(2,), hidden=())
-    assert not make_vae(network=network, compile={"steps_per_execution": 3}).takes_indices()
-    assert make_vae(compile={"steps_per_execution": 3}).takes_indices()
+    assert not make_vae(network=network, compile={"steps_per_execution": 3})._accepts_indices()
+    assert make_vae(compile={"steps_per_execution": 3})._accepts_indices()
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch is replayed")
-class TestReplay:
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch is traced by us")
+class TestTracedSteps:
     def steps(self, vae):
-        return vae.train_function.step
+        return vae.train_function.step.step
 
     def test_is_used_for_training_evaluation_prediction_and_inference(self, make_vae, digits, monkeypatch):
-        from keras_vae._train_step.torch_replay import Replay
+        from keras_vae._backend.fast.traced import TracedStep
 
         made = []
-        original = Replay._written_down
-        monkeypatch.setattr(
-            Replay, "_written_down", lambda self, *arguments: made.append(self) or original(self, *arguments)
-        )
+        original = TracedStep._trace
+        monkeypatch.setattr(TracedStep, "_trace", lambda self, *args: made.append(self) or original(self, *args))
         vae = make_vae()
         for verb, arguments in (("fit", {"verbose": 0}), ("evaluate", {"verbose": 0}), ("predict", {"verbose": 0})):
             getattr(vae, verb)(digits, batch_size=16, **arguments)
         vae.encode(digits, batch_size=16)
-        assert len({id(replay) for replay in made}) == len(made) == 4
-        assert not any(replay._refused for replay in made)
+        assert len({id(traced) for traced in made}) == len(made) == 4
+        assert not any(traced.refused for traced in made)
 
     def test_inference_gives_the_same_numbers_and_sees_new_weights(self, make_vae, digits):
         vae = make_vae()
@@ -320,7 +329,7 @@ class TestReplay:
         assert_same(fitted(make, {}, digits[:EXAMPLES]), fitted(make, PLAIN, digits[:EXAMPLES]))
         vae = make({})
         vae.fit(digits, batch_size=16, verbose=0)
-        assert self.steps(vae).replay._refused
+        assert self.steps(vae).traced.refused
 
     def test_a_list_that_gives_other_numbers_is_dropped(self, make_vae, digits):
         """A layer whose result depends on how often it was called: no two runs agree."""
@@ -334,7 +343,7 @@ class TestReplay:
 
         vae = make_vae(network=_network(Counting()))
         vae.fit(digits, batch_size=16, verbose=0)
-        assert self.steps(vae).replay._refused
+        assert self.steps(vae).traced.refused
 
     def test_a_layer_that_assigns_to_its_weights_does_so(self, make_vae, digits):
         def make(compile):

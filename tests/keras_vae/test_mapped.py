@@ -10,7 +10,7 @@ from keras_vae import _mapped
 @pytest.fixture
 def mapped(tmp_path, digits, monkeypatch):
     """The digits as a file, which counts as large."""
-    monkeypatch.setattr(_mapped, "LEAST", 1000)
+    monkeypatch.setattr(_mapped, "MIN_MAPPED_BYTES", 1000)
     np.save(tmp_path / "digits.npy", digits.astype("float64"))
     return np.load(tmp_path / "digits.npy", mmap_mode="r")
 
@@ -56,7 +56,7 @@ def test_a_split_says_what_to_pass_instead(make_vae, mapped):
 
 
 def test_small_files_are_arrays(make_vae, mapped, monkeypatch):
-    monkeypatch.setattr(_mapped, "LEAST", mapped.nbytes)
+    monkeypatch.setattr(_mapped, "MIN_MAPPED_BYTES", mapped.nbytes)
     arguments = {"x": mapped}
     _mapped.replace(arguments, shuffle=True)
     assert arguments["x"] is mapped

@@ -469,7 +469,7 @@ def test_interpolation_starts_and_ends_at_the_reconstructions(make_vae, digits):
 
 
 def test_a_spherical_path_keeps_the_norm():
-    from keras_vae._inference import latent_path
+    from keras_vae.inference import latent_path
 
     a, b = np.array([3.0, 0.0], "float32"), np.array([0.0, 3.0], "float32")
     np.testing.assert_allclose(np.linalg.norm(latent_path(a, b, 9, "spherical"), axis=1), 3.0, rtol=1e-6)

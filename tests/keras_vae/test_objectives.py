@@ -10,7 +10,7 @@ from keras import ops
 
 import oracles
 from keras_vae import ELBO, IWAE, BetaTC, DiagonalNormal, InfoVAE, Mixture, objectives, priors, schedules
-from keras_vae.objectives import Draws
+from keras_vae.objectives import LatentBatch
 
 
 def draws_of(posterior, z, log_likelihood, prior=None, step=0):
@@ -20,7 +20,7 @@ def draws_of(posterior, z, log_likelihood, prior=None, step=0):
     numbers = ops.convert_to_tensor(np.asarray(log_likelihood, "float32"))
     prior = DiagonalNormal.standard(z.shape[-1]) if prior is None else prior
     z, epsilon = ops.convert_to_tensor(z), ops.convert_to_tensor(epsilon)
-    return Draws(z, epsilon, lambda z: numbers, as_tensors, prior, ops.convert_to_tensor(step))
+    return LatentBatch(z, epsilon, lambda z: numbers, as_tensors, prior, ops.convert_to_tensor(step))
 
 
 def random_draws(samples=3, batch=4, latents=2, seed=0, **kwargs):
@@ -50,7 +50,7 @@ def float64(draws):
 def silent(draws):
     """The same with a log-likelihood of 0."""
     zeros = ops.zeros(draws.z.shape[:2])
-    return Draws(draws.z, draws.epsilon, lambda z: zeros, draws.posterior, draws.prior, draws.step)
+    return LatentBatch(draws.z, draws.noise, lambda z: zeros, draws.posterior, draws.prior, draws.step)
 
 
 def test_the_loss_is_reconstruction_plus_kl(bound):
@@ -127,7 +127,9 @@ def gradient_in_mean(objective, gradient, mean=((0.1, 2.0),)):
         zeros = ops.zeros((1, 1))
         z = ops.reshape(mean, (1, 1, 2))
         return ops.sum(
-            objective(Draws(z, ops.zeros((1, 1, 2)), lambda z: zeros, posterior, DiagonalNormal.standard(2), 0)).loss
+            objective(
+                LatentBatch(z, ops.zeros((1, 1, 2)), lambda z: zeros, posterior, DiagonalNormal.standard(2), 0)
+            ).loss
         )
 
     return gradient(loss, mean)
@@ -194,7 +196,7 @@ def linear_gradients(objective, gradient, point, k, repeats):
             return -0.5 * ops.square(1.5 - weight[None, :, 0] * z[..., 0])
 
         z = posterior.reparameterize(ops.convert_to_tensor(epsilon))
-        terms = objective(Draws(z, epsilon, log_likelihood, posterior, DiagonalNormal.standard(1), 0))
+        terms = objective(LatentBatch(z, epsilon, log_likelihood, posterior, DiagonalNormal.standard(1), 0))
         return ops.sum(terms.loss * 0.25)  # as a mean over a batch, or weights, would multiply it
 
     return gradient(loss, np.tile(np.asarray(point, "float32"), (repeats, 1))) / 0.25
@@ -244,7 +246,9 @@ def test_an_example_without_weight_does_not_spoil_dreg(gradient):
     def loss(mean):
         posterior = DiagonalNormal(mean, ops.zeros((2, 1)))
         z = posterior.reparameterize(ops.convert_to_tensor(np.array([[[0.5], [1.0]], [[-1.0], [0.3]]], "float32")))
-        terms = IWAE(2, "dreg")(Draws(z, z, lambda z: -ops.square(z[..., 0]), posterior, DiagonalNormal.standard(1), 0))
+        terms = IWAE(2, "dreg")(
+            LatentBatch(z, z, lambda z: -ops.square(z[..., 0]), posterior, DiagonalNormal.standard(1), 0)
+        )
         return ops.sum(terms.loss * ops.convert_to_tensor(np.array([1.0, 0.0], "float32")))
 
     found = gradient(loss, [[0.4], [0.8]])
@@ -474,10 +478,10 @@ def test_sample_weights_weigh_the_mean_that_a_capacity_and_free_bits_look_at(bou
     ("objective", "prior", "words"),
     [
         (ELBO(kl="analytic"), "mixture", "no closed form"),
-        (ELBO(free_bits=0.1), "mixture", "no sum over latents"),
+        (ELBO(free_bits=0.1), "mixture", "not a sum over latents"),
         (ELBO(gradient="stl"), "normal", 'say kl="monte_carlo"'),
-        (BetaTC(10), "mixture", "each latent with its prior"),
-        (InfoVAE(), "mixture", "made of the same noise"),
+        (BetaTC(10), "mixture", "each latent with its own prior"),
+        (InfoVAE(), "mixture", "the noise that it was made of"),
     ],
 )
 def test_a_prior_that_does_not_fit_is_refused_when_the_model_is_made(make_vae, objective, prior, words):

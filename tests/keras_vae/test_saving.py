@@ -60,9 +60,9 @@ class WithATemperature(VAE):
         self.tracker = keras.metrics.Mean(name="temperature")
         self.head = keras.layers.Dense(2)
 
-    def step_loss(self, data, training):
+    def step_loss(self, batch, noise, training):
         self.tracker.update_state(self.temperature.value)
-        return super().step_loss(data, training)
+        return super().step_loss(batch, noise, training)
 
 
 def test_a_subclass_adds_and_saves_weights_of_its_own(digits, tmp_path):

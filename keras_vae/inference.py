@@ -5,48 +5,50 @@ encoding, decoding and scoring take several arrays and return several, so a smal
 them all. Every draw comes from NumPy's generator: the same seed gives the same latents on every backend.
 """
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
-from keras_vae import _checks, _train_step
-from keras_vae._conditions import split_condition
+from keras_vae import _backend, validation
+from keras_vae.data import split_condition, with_condition
 from keras_vae.distributions import DiagonalNormal
 
 
 class Inference:
     """Mixed into `VAE`, which has the networks, the likelihood, the prior and the functions of the bound."""
 
-    def encode(self, x, batch_size=256):
+    def encode(self, x: Any, batch_size: int = 256) -> DiagonalNormal:
         """q(z|x).
 
         Args:
-            x: `(n, ...)` data; of a conditional model, here and below, `{"x": data, "condition": c}`.
-            batch_size: Examples at a time.
+            x: `(n, ...)` data; for a conditional model, here and below, `{"x": data, "condition": c}`.
+            batch_size: Number of examples at a time.
 
         Returns:
             A `DiagonalNormal` of NumPy arrays, with `.mean` and `.log_var` of shape `(n, latent_dim)` and
             `.sample(seed=...)`, which gives the same numbers on every backend.
         """
-        return DiagonalNormal(*self._in_batches(self._encode, *self._checked(x), batch_size=batch_size))
+        return DiagonalNormal(*self._batched(self._encode, *self._checked(x), batch_size=batch_size))
 
-    def decode(self, z, batch_size=256, condition=None):
+    def decode(self, z: Any, batch_size: int = 256, condition: Any = None) -> np.ndarray:
         """The mean of p(x|z): `(n, latent_dim)` to `(n, ...)`, NumPy.
 
         Args:
-            z: Latents.
-            batch_size: Examples at a time.
-            condition: Of a conditional model: `(n, ...)`, or one for all.
+            z: `(n, latent_dim)` latents.
+            batch_size: Number of examples at a time.
+            condition: `(n, ...)`, or one for all; for a conditional model only.
         """
-        return self._in_batches(self._decode, *self._checked_latents(z, condition), batch_size=batch_size)
+        return self._batched(self._decode_mean, *self._checked_latents(z, condition), batch_size=batch_size)
 
-    def reconstruct(self, x, sample=False, seed=None, batch_size=256):
+    def reconstruct(self, x: Any, sample: bool = False, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
         """The mean of p(x|z), at the posterior mean or at a sample of the posterior.
 
         Args:
             x: `(n, ...)` data.
-            sample: If True, z is drawn from q(z|x).
-            seed: An integer to draw the same z again, on any backend.
-            batch_size: Examples at a time.
+            sample: Whether z is drawn from q(z|x).
+            seed: Seed for z, an integer; it draws the same z on every backend.
+            batch_size: Number of examples at a time.
 
         Returns:
             `(n, ...)`, NumPy.
@@ -55,66 +57,75 @@ class Inference:
         posterior = self.encode(x, batch_size)
         return self.decode(posterior.sample(seed=seed) if sample else posterior.mean, batch_size, *condition)
 
-    def sample(self, n, seed=None, batch_size=256, draw=False, condition=None, prior=None):
+    def sample(
+        self,
+        n: int,
+        seed: int | None = None,
+        batch_size: int = 256,
+        draw: bool = False,
+        condition: Any = None,
+        prior: Any = None,
+    ) -> np.ndarray:
         """New data, `(n, ...)`, NumPy: `n` draws of z from the prior, decoded.
 
         Args:
-            n: How many.
-            seed: An integer to draw the same again, on any backend.
-            batch_size: Examples at a time.
-            draw: If False, the mean of p(x|z) for each z, as pictures usually show; if True, a draw of x from it: a
-                count is then a whole number, and a category is one.
-            condition: Of a conditional model: `(n, ...)`, or one for all.
-            prior: Where to draw z from instead of the model's prior: anything with `sample(n, seed)` that gives
+            n: Number of examples.
+            seed: Seed, an integer; it draws the same on every backend.
+            batch_size: Number of examples at a time.
+            draw: Whether x is drawn from p(x|z): a count is then a whole number, and a category is one. If False, the
+                result is the mean of p(x|z) for each z, as pictures usually show.
+            condition: `(n, ...)`, or one for all; for a conditional model only.
+            prior: Distribution to draw z from instead of the model's prior: anything with `sample(n, seed)` that gives
                 `(n, latent_dim)`, such as what `evaluation.fit_aggregate_posterior` returns.
         """
         self._require_built()
         prior = self.numpy_prior() if prior is None else prior
-        z, *condition = self._checked_latents(prior.sample(_checks.whole_number("n", n), seed), condition)
+        z, *condition = self._checked_latents(prior.sample(validation.whole_number("n", n), seed), condition)
         if not draw:
-            return self._in_batches(self._decode, z, *condition, batch_size=batch_size)
-        parameters = self._in_batches(self._decoded, z, *condition, batch_size=batch_size)
+            return self._batched(self._decode_mean, z, *condition, batch_size=batch_size)
+        parameters = self._batched(self._decode_parameters, z, *condition, batch_size=batch_size)
         # Another noise than that of z.
         noise = None if seed is None else np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         return self.likelihood.sample(parameters, noise)
 
-    def numpy_prior(self):
+    def numpy_prior(self) -> Any:
         """p(z) as it is now, of NumPy arrays: a `DiagonalNormal` or a `Mixture`, with `sample` and `log_prob`."""
         self._require_built()
+        self._refresh()
         return self.prior_distribution().to_numpy()
 
-    def interpolate(self, a, b, steps=10, path="linear", condition=None):
+    def interpolate(self, a: Any, b: Any, steps: int = 10, path: str = "linear", condition: Any = None) -> np.ndarray:
         """Data between two examples: the decoded path between their posterior means.
 
         Args:
             a, b: One example each, without the batch axis.
-            steps: Points on the path, both ends included.
-            path: "linear", or "spherical" along the great circle, on which the norm changes evenly: in many
+            steps: Number of points on the path, both ends included.
+            path: Path, "linear", or "spherical" along the great circle, on which the norm changes evenly: in many
                 dimensions a straight line passes through norms that the prior hardly ever draws.
-            condition: Of a conditional model: that of both examples, without the batch axis.
+            condition: Condition of both examples, without the batch axis; for a conditional model only.
 
         Returns:
             `(steps, ...)`, NumPy.
 
         Reference: White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1 (spherical).
         """
-        a, b = _checks.to_numpy(a), _checks.to_numpy(b)
+        a, b = validation.to_numpy(a), validation.to_numpy(b)
         if a.shape != b.shape:
             raise ValueError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
         pair = np.stack([a, b])
         if condition is not None:
-            pair = {"x": pair, "condition": np.stack([condition, condition])}
+            pair = with_condition(pair, np.stack([condition, condition]))
         start, end = self.encode(pair).mean
         return self.decode(latent_path(start, end, steps, path), condition=condition)
 
-    def elbo(self, x, num_samples=1, seed=None, batch_size=256):
+    def elbo(self, x: Any, num_samples: int = 1, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
         """The evidence lower bound of each example in nats, unweighted: higher is likelier.
 
         Args:
             x: `(n, ...)` data.
-            num_samples: Samples of z per example that the expectation is averaged over.
-            seed: An integer for the same noise again, on any backend.
-            batch_size: Decoded examples at a time, counting samples.
+            num_samples: Number of samples of z per example that the expectation is averaged over.
+            seed: Seed for the noise, an integer; it draws the same noise on every backend.
+            batch_size: Number of decoded examples at a time, counting samples.
 
         Returns:
             `(n,)` float32, NumPy.
@@ -126,17 +137,17 @@ class Inference:
         """The two terms that `elbo` is the sum of, with the sign changed: two arrays `(n,)`."""
         x, *condition = self._checked(x)
         self.likelihood.validate(x, missing=self.allow_missing)
-        _checks.whole_number("num_samples", num_samples)
+        validation.whole_number("num_samples", num_samples)
         # As many images are decoded at a time as for one sample, and the noise is drawn as it is needed: the generator
         # gives the same numbers in one piece or in many.
-        step = max(1, _checks.whole_number("batch_size", batch_size) // num_samples)
+        step = max(1, validation.whole_number("batch_size", batch_size) // num_samples)
         generator = np.random.default_rng(seed)
         terms = []
         for start in range(0, len(x), step):
             part = x[start : start + step]
             epsilon = generator.standard_normal((len(part), num_samples, self.latent_dim), dtype="float32")
             given = [each[start : start + step] for each in condition]
-            terms.append(self._in_batches(self._elbo, part, epsilon, *given, batch_size=step))
+            terms.append(self._batched(self._bound_terms, part, epsilon, *given, batch_size=step))
         return [np.concatenate(term) for term in zip(*terms, strict=True)]
 
     def _require_built(self):
@@ -146,98 +157,106 @@ class Inference:
     def _checked(self, x):
         """The data as NumPy arrays: x and, of a conditional model, the condition."""
         x, condition = split_condition(x)
-        x = _checks.to_numpy(x)
-        self.build_for(x, condition)
-        _checks.check_data(x, self.data_shape)
-        return _present(x, self.checked_condition(condition, len(x)))
+        x = validation.to_numpy(x)
+        self._build_for(x, condition)
+        self._refresh()
+        validation.check_data(x, self.data_shape)
+        return _present(x, self._checked_condition(condition, len(x)))
 
     def _checked_latents(self, z, condition):
-        z = _checks.to_numpy(z).astype("float32", copy=False)
+        z = validation.to_numpy(z).astype("float32", copy=False)
         self._require_built()
+        self._refresh()
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z must have shape (n, {self.latent_dim}); got {z.shape}.")
         if condition is not None and np.ndim(condition) == len(self.condition_shape or ()):
-            condition = np.broadcast_to(_checks.to_numpy(condition), (len(z), *np.shape(condition)))
-        return _present(z, self.checked_condition(condition, len(z)))
+            condition = np.broadcast_to(validation.to_numpy(condition), (len(z), *np.shape(condition)))
+        return _present(z, self._checked_condition(condition, len(z)))
+
+    # What is compiled: functions of tensors. Noise comes with the examples on its first axis, as all that is batched.
 
     def _encode(self, x, condition=None):
         posterior = self.posterior(x, condition=condition)
         return posterior.mean, posterior.log_var
 
-    def _decoded(self, z, condition=None):
+    def _decode_parameters(self, z, condition=None):
         return self.decoder_parameters(z, condition=condition)
 
-    def _decode(self, z, condition=None):
-        return self._mean_of(z, condition)
-
-    def _mean_of(self, z, condition, training=False):
+    def _decode_mean(self, z, condition=None, training=False):
         return self.likelihood.mean(self.decoder_parameters(z, training, condition))
 
-    def _elbo(self, x, epsilon, condition=None):
-        terms = self.elbo_terms(x, ops.transpose(epsilon, (1, 0, 2)), condition)
+    def _bound_terms(self, x, noise, condition=None):
+        terms = self.elbo_terms(x, ops.transpose(noise, (1, 0, 2)), condition)
         return terms.reconstruction, terms.kl
 
-    def _log_likelihood_at(self, z, x, condition=None):
+    def _batched_log_likelihood(self, z, x, condition=None):
         """log p(x|z), `(chains, n)`, of z `(chains, n, latent_dim)`."""
         return self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
 
-    def _log_weights(self, x, epsilon, condition=None):
-        return ops.transpose(self.log_weights(x, ops.transpose(epsilon, (1, 0, 2)), condition))
+    def _batched_log_weights(self, x, noise, condition=None):
+        return ops.transpose(self.log_weights(x, ops.transpose(noise, (1, 0, 2)), condition))
 
 
 def _present(*arrays):
     return [array for array in arrays if array is not None]
 
 
-class BatchedFunctions:
-    """The inference functions of a model, compiled on first use.
+class CompiledFunctions:
+    """The inference functions of a model, compiled on first use and again when the model has changed.
 
     Not a Keras object, on purpose: what it holds must not be tracked, saved or counted as weights.
     """
 
+    _MAX_FUNCTIONS = 32  # the oldest goes: a lambda that is made anew at each call must not fill the memory
+
     def __init__(self, model):
         self._model = model
-        self._compiled = {}
+        self._compiled, self._version = {}, None
 
-    def clear(self):
-        """Forgets what was compiled of networks that are no longer there."""
-        self._compiled.clear()
-
-    def gradient(self, function):
-        """`function` of z and other arrays with its gradient with respect to z; see `_train_step.compiled_gradient`."""
-        return self._made(_train_step.compiled_gradient, function)
-
-    def _made(self, compile, function):
-        """What `compile`, of `_train_step`, makes of a bound method of the model, made once."""
-        key = compile.__name__, function.__name__
-        if key not in self._compiled:
-            self._compiled[key] = compile(self._model, function)
-        return self._compiled[key]
+    def value_and_grad(self, function):
+        """`function` of z and other arrays with its gradient with respect to z; see `_backend.value_and_grad`."""
+        return self._get(_backend.value_and_grad, function)
 
     def __call__(self, function, *arrays, batch_size):
         """`function(*arrays)` in batches along the first axis.
 
         Args:
-            function: A bound method of the model, from tensors to one tensor or a tuple of tensors.
+            function: From tensors to one tensor or a tuple of tensors.
             *arrays: NumPy arrays of equal length.
-            batch_size: Examples at a time.
+            batch_size: Number of examples at a time.
 
         Returns:
             A NumPy array or a tuple of them, of that length.
         """
-        run = self._made(_train_step.compiled, function)
-        _checks.whole_number("batch_size", batch_size)
+        run = self._get(_backend.compile, function)
+        validation.whole_number("batch_size", batch_size)
         # At least one pass, so that no data give empty arrays of the right shape.
         starts = range(0, max(len(arrays[0]), 1), batch_size)
+        traces = self._model._version.traces
         batches = [run(*(array[start : start + batch_size] for array in arrays)) for start in starts]
+        if self._model._version.traces != traces:
+            self._model._version.accept()
         if not isinstance(batches[0], tuple | list):
-            return np.concatenate([_checks.to_numpy(batch) for batch in batches])
-        return tuple(np.concatenate([_checks.to_numpy(part) for part in parts]) for parts in zip(*batches, strict=True))
+            return np.concatenate([validation.to_numpy(batch) for batch in batches])
+        parts = zip(*batches, strict=True)
+        return tuple(np.concatenate([validation.to_numpy(part) for part in batched]) for batched in parts)
+
+    def _get(self, compile, function):
+        version = self._model._version.current()
+        if version != self._version:
+            self._compiled.clear()
+            self._version = version
+        key = compile, function
+        if key not in self._compiled:
+            if len(self._compiled) == self._MAX_FUNCTIONS:
+                del self._compiled[next(iter(self._compiled))]
+            self._compiled[key] = compile(self._model, self._model._version.counted(function))
+        return self._compiled[key]
 
 
 def latent_path(start, end, steps, path="linear"):
     """`(steps, latent_dim)` points from start to end, both `(latent_dim,)`; see `VAE.interpolate`."""
-    steps = _checks.whole_number("steps, which counts both ends,", steps, least=2)
+    steps = validation.whole_number("steps, which counts both ends,", steps, least=2)
     t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
     if path == "linear":
         return (1.0 - t) * start + t * end
@@ -250,3 +269,17 @@ def latent_path(start, end, steps, path="linear"):
         return (1.0 - t) * start + t * end
     points = (np.sin((1.0 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
     return points.astype("float32")
+
+
+# TEMPORARY
+Inference._in_batches = property(lambda self: self._batched)
+CompiledFunctions.gradient = CompiledFunctions.value_and_grad
+Inference._log_weights = Inference._batched_log_weights
+Inference._log_likelihood_at = Inference._batched_log_likelihood
+from keras_vae.distributions import Distribution, Mixture  # noqa
+
+Distribution.has_closed_form_kl = False
+DiagonalNormal.has_closed_form_kl = True
+Distribution.noise_dim = property(lambda self: self.noise_shape[0])
+DiagonalNormal.score = DiagonalNormal.grad_log_prob
+Mixture.score = Mixture.grad_log_prob

@@ -1,0 +1,95 @@
+"""How encoders and decoders take their inputs: x or z, and the condition of a conditional model.
+
+A network takes a condition if it has an input of that name; one whose inputs are not known, a subclassed model, is
+handed a dict.
+"""
+
+import keras
+import numpy as np
+
+from keras_vae import validation
+
+
+def run(network, name, tensor, condition=None, training=False):
+    """Calls an encoder or a decoder on its input `name`, "x" or "z", and the condition if it takes one."""
+    if condition is None or not takes_condition(network):
+        return network(tensor, training=training)
+    if not _inputs(network):
+        return network({name: tensor, "condition": condition}, training=training)
+    tensors = [condition if each.name == "condition" else tensor for each in _inputs(network)]
+    return network(keras.tree.pack_sequence_as(network.input, tensors), training=training)
+
+
+def takes_condition(network):
+    """Whether a network has an input for the condition, or may have, its inputs not being known."""
+    return not _inputs(network) or declares_condition(network)
+
+
+def declares_condition(network):
+    return any(tensor.name == "condition" for tensor in _inputs(network))
+
+
+def input_dtype(network, name):
+    """The dtype that a network declares for "x" or "condition"; that of floats where it declares none."""
+    declared = (t.dtype for t in _inputs(network) if (t.name == "condition") == (name == "condition"))
+    return next(declared, keras.config.floatx())
+
+
+def known_input_shape(encoder, decoder):
+    """What `VAE.build` takes, if the networks know it, as Functional or built Sequential models do; else None.
+
+    Raises:
+        ValueError: If they have other inputs than a VAE gives them.
+    """
+    conditions = []
+    for name, network in (("encoder", encoder), ("decoder", decoder)):
+        inputs = _inputs(network)
+        given = [tuple(tensor.shape) for tensor in inputs if tensor.name == "condition"]
+        if inputs and len(inputs) != len(given) + 1:
+            raise ValueError(
+                f"The {name} has {len(inputs)} inputs, {[tensor.name for tensor in inputs]}; a VAE gives it one "
+                'tensor, and the condition if another input is called "condition".'
+            )
+        conditions += given
+    if len(set(conditions)) > 1:
+        raise ValueError(f"The encoder takes a condition of shape {conditions[0]}, the decoder one of {conditions[1]}.")
+    shapes = [tuple(tensor.shape) for tensor in _inputs(encoder) if tensor.name != "condition"]
+    if not shapes:
+        return None
+    return {"x": shapes[0], "condition": conditions[0]} if conditions else shapes[0]
+
+
+def check_condition(condition, shape, count, dtype, networks):
+    """Raises a ValueError if a NumPy array is not the condition of `count` examples; says why."""
+    if condition.ndim == 0 or not validation.shape_matches(condition.shape[1:], shape) or len(condition) != count:
+        raise ValueError(
+            f"condition must have shape {(count, *shape)}, one for each example; got {condition.shape}."
+            + (" Labels go in as they are, not one-hot." if not shape and condition.ndim == 2 else "")
+        )
+    if condition.dtype.kind not in "biuf":
+        raise ValueError(f"condition must hold numbers; got {condition.dtype}.")
+    if condition.dtype.kind == "f" and not np.isfinite(condition).all():
+        raise ValueError("condition contains NaN or infinite values: remove or fill in such examples.")
+    sizes = [size for network in networks for name, size in embedded_inputs(network).items() if name == "condition"]
+    if ("int" in dtype or sizes) and condition.dtype.kind == "f" and (condition != np.round(condition)).any():
+        raise ValueError(f"condition must hold whole numbers; got {condition.dtype} with fractions.")
+    for size in sizes:
+        if count and not 0 <= condition.min() <= condition.max() < size:
+            raise ValueError(
+                f"condition must hold labels from 0 to {size - 1}, as the model embeds {size}; it ranges from "
+                f"{condition.min()} to {condition.max()}."
+            )
+
+
+def embedded_inputs(network):
+    """The inputs that go into an embedding, by name, with the number of values that it knows."""
+    sizes = {}
+    for operation in getattr(network, "operations", None) or ():
+        if isinstance(operation, keras.layers.Embedding):
+            read = {id(tensor) for node in operation._inbound_nodes for tensor in node.input_tensors}
+            sizes |= {tensor.name: operation.input_dim for tensor in network.inputs if id(tensor) in read}
+    return sizes
+
+
+def _inputs(network):
+    return getattr(network, "inputs", None) or []

@@ -1,0 +1,19 @@
+"""Distributions of z: noise in, density out.
+
+`DiagonalNormal` is q(z|x) and the usual p(z); `Mixture` is what other priors are made of; `kl_divergence` is in closed
+form where one is registered (`kl.py`) and an average over samples elsewhere.
+
+They compute with whatever they hold. Given NumPy arrays they return NumPy arrays and draw from NumPy's generator, so
+that a posterior returned by `VAE.encode` gives the same sample for the same seed on every backend. Given backend
+tensors they compute with `keras.ops`, inside the training step and under jit.
+"""
+
+from keras_vae.distributions.base import Distribution as Distribution
+from keras_vae.distributions.base import Factorised as Factorised
+from keras_vae.distributions.kl import has_closed_form_kl as has_closed_form_kl
+from keras_vae.distributions.kl import kl_divergence as kl_divergence
+from keras_vae.distributions.kl import monte_carlo_kl as monte_carlo_kl
+from keras_vae.distributions.kl import register_kl as register_kl
+from keras_vae.distributions.mixture import Mixture as Mixture
+from keras_vae.distributions.normal import LOG_2_PI as LOG_2_PI
+from keras_vae.distributions.normal import DiagonalNormal as DiagonalNormal

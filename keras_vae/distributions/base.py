@@ -1,0 +1,70 @@
+"""What the model asks of a distribution of z, and the arithmetic that works on NumPy arrays and tensors alike."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class Distribution:
+    """A distribution of z; leading axes of its parameters are batch axes.
+
+    A subclass defines `event_shape`, `from_noise` and `log_prob`, or overrides `draw` where the density of a draw is
+    cheaper than the density of any z.
+    """
+
+    event_shape: tuple[int, ...]  # of one draw, such as (16,)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the N(0, 1) variates that one draw is made of."""
+        return self.event_shape
+
+    def from_noise(self, noise: Any) -> Any:
+        """Draws of z as a differentiable function of noise.
+
+        Args:
+            noise: `(..., *noise_shape)` draws from N(0, 1).
+
+        Returns:
+            `(..., *event_shape)`.
+        """
+        raise NotImplementedError
+
+    def draw(self, noise: Any) -> tuple[Any, Any]:
+        """Draws of z and the log density of each, in nats: all that an objective may need of a posterior."""
+        z = self.from_noise(noise)
+        return z, self.log_prob(z)
+
+    def log_prob(self, z: Any) -> Any:
+        """The log density in nats, summed over the event: `(..., *event_shape)` to `(...)`."""
+        raise NotImplementedError(f"{type(self).__name__} has the density of its own draws only: call draw(noise).")
+
+
+class Factorised(Distribution):
+    """A distribution whose dimensions are independent: `log_prob` takes `per_dimension=True`.
+
+    Free bits, the total correlation and the activity of each unit have a meaning for these only.
+    """
+
+
+def namespace(*arrays: Any) -> Any:
+    """NumPy if all arrays are NumPy, else `keras.ops`: the functions used here have the same names in both."""
+    return np if all(isinstance(array, np.ndarray | np.generic | float) for array in arrays) else ops
+
+
+def convert(xp: Any, value: Any) -> Any:
+    """`value` as an array of the namespace `xp`."""
+    return value if xp is np else ops.convert_to_tensor(value)
+
+
+def as_float32(value: Any) -> Any:
+    return np.asarray(value, "float32") if isinstance(value, np.ndarray) else ops.cast(value, "float32")
+
+
+def standard_normal(shape: tuple, seed: Any, like: Any) -> Any:
+    """Draws from N(0, I): NumPy's if `like` is a NumPy array, else the backend's."""
+    if isinstance(like, np.ndarray):
+        return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+    return keras.random.normal(shape, dtype="float32", seed=seed)

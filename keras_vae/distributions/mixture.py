@@ -1,0 +1,136 @@
+"""Mixtures of diagonal normals: priors whose KL has no closed form."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vae.distributions.base import Distribution, as_float32, convert, namespace, standard_normal
+from keras_vae.distributions.normal import DiagonalNormal
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class Mixture(Distribution):
+    """sum_k w_k N(mean_k, diag(exp(log_var_k))): a mixture of normals with independent dimensions.
+
+    Args:
+        components: A `DiagonalNormal` whose mean has shape `(components, latent_dim)`.
+        logits: `(components,)`: the logarithms of the weights, up to a constant; None weighs all the same.
+
+    Example:
+
+    >>> two = Mixture(DiagonalNormal(np.array([[-2.0], [2.0]]), np.zeros((2, 1))))
+    >>> two.sample(100, seed=0).shape
+    (100, 1)
+    """
+
+    def __init__(self, components: DiagonalNormal, logits: Any = None):
+        shape = tuple(np.shape(components.mean))
+        if len(shape) != 2 or shape[0] == 0:
+            raise ValueError(f"The components' mean must have shape (components, latent_dim); got {shape}.")
+        logits = np.zeros(shape[0], "float32") if logits is None else logits
+        logits = np.asarray(logits, "float32") if isinstance(logits, list | tuple) else logits
+        if tuple(np.shape(logits)) != shape[:1]:
+            raise ValueError(f"logits must have shape {shape[:1]}, one per component; got {tuple(np.shape(logits))}.")
+        if isinstance(logits, np.ndarray) and not np.isfinite(logits).all():
+            raise ValueError("logits must be finite: leave out a component that has no weight.")
+        self.components = components
+        self.logits = logits
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return tuple(self.components.mean.shape[-1:])
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Number of standard-normal variates of a draw, `(latent_dim + 1,)`; the first selects the component."""
+        return (self.event_shape[0] + 1,)
+
+    def from_noise(self, noise: Any) -> Any:
+        """Draws of z as a function of noise: differentiable in the components' parameters, not in their weights.
+
+        Args:
+            noise: `(..., latent_dim + 1)` draws from N(0, 1).
+
+        Returns:
+            `(..., latent_dim)` draws from the mixture.
+        """
+        xp = namespace(self.components.mean, self.logits, noise)
+        uniform = 0.5 * (1.0 + _erf(xp, noise[..., :1] * math.sqrt(0.5)))
+        # The last component takes what is left, whatever the rounding of the sum.
+        below = convert(xp, self._cumulative_weights())
+        index = xp.sum(xp.cast(uniform > below, "int32") if xp is ops else uniform > below, axis=-1)
+        parts = (self.components.mean, self.components.log_var)
+        mean, log_var = (xp.take(convert(xp, part), index, axis=0) for part in parts)
+        return mean + xp.exp(0.5 * log_var) * noise[..., 1:]
+
+    def sample(self, num_samples: int | None = None, seed: Any = None) -> Any:
+        """Draws `(latent_dim,)`, or `(num_samples, latent_dim)`; as `DiagonalNormal.sample`."""
+        leading = () if num_samples is None else (num_samples,)
+        return self.from_noise(standard_normal((*leading, *self.noise_shape), seed, self.components.mean))
+
+    def log_prob(self, z: Any, per_dimension: bool = False) -> Any:
+        """The log density in nats, `(..., latent_dim)` to `(...)`.
+
+        With `per_dimension` it is that of each dimension's marginal; their sum is not the log density.
+        """
+        xp = namespace(self.components.mean, self.logits, z)
+        log_prob = self.components.log_prob(z[..., None, :], per_dimension)  # (..., components[, latent_dim])
+        log_weights = self._log_weights(xp)
+        if per_dimension:
+            return _log_sum_exp(xp, log_prob + log_weights[:, None], axis=-2)
+        return _log_sum_exp(xp, log_prob + log_weights, axis=-1)
+
+    def grad_log_prob(self, z: Any) -> Any:
+        """The gradient of `log_prob` with respect to z, of the shape of z."""
+        xp = namespace(self.components.mean, self.logits, z)
+        log_prob = self.components.log_prob(z[..., None, :]) + self._log_weights(xp)
+        share = xp.exp(log_prob - xp.expand_dims(_log_sum_exp(xp, log_prob, axis=-1), -1))  # p(component|z)
+        precision = xp.exp(xp.negative(self.components.log_var))
+        return xp.matmul(share, xp.multiply(self.components.mean, precision)) - z * xp.matmul(share, precision)
+
+    def moment_matched(self) -> DiagonalNormal:
+        """The `DiagonalNormal` with the same means and variances."""
+        xp = namespace(self.components.mean, self.logits)
+        weights = xp.exp(self._log_weights(xp))[:, None]
+        mean = xp.sum(xp.multiply(weights, self.components.mean), axis=0)
+        variance = xp.exp(self.components.log_var) + xp.square(xp.subtract(self.components.mean, mean))
+        return DiagonalNormal(mean, xp.log(xp.sum(xp.multiply(weights, variance), axis=0)))
+
+    def to_numpy(self) -> "Mixture":
+        """The same distribution, of NumPy arrays."""
+        return Mixture(self.components.to_numpy(), ops.convert_to_numpy(self.logits))
+
+    def as_float32(self) -> "Mixture":
+        """The same distribution, in float32."""
+        return Mixture(self.components.as_float32(), as_float32(self.logits))
+
+    def _log_weights(self, xp):
+        logits = convert(xp, self.logits)
+        return logits - _log_sum_exp(xp, logits, axis=0)
+
+    def _cumulative_weights(self):
+        # In NumPy if the weights are: at a tie, such as noise of 0 and equal weights, rounding must not decide.
+        xp = namespace(self.logits)
+        return xp.cumsum(xp.exp(self._log_weights(xp)))[:-1]
+
+    def get_config(self):
+        return {"components": self.components.get_config(), "logits": ops.convert_to_numpy(self.logits).tolist()}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(DiagonalNormal.from_config(config["components"]), np.asarray(config["logits"], "float32"))
+
+
+def _log_sum_exp(xp, values, axis):
+    if xp is ops:
+        return ops.logsumexp(values, axis=axis)
+    largest = values.max(axis=axis, keepdims=True)
+    return np.squeeze(largest, axis) + np.log(np.exp(values - largest).sum(axis=axis))
+
+
+def _erf(xp, values):
+    """NumPy has no error function."""
+    return ops.erf(values) if xp is ops else np.vectorize(math.erf, otypes=["float32"])(values)

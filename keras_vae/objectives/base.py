@@ -1,0 +1,107 @@
+"""What the model hands an objective, what an objective returns, and what the model asks of it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_vae import distributions, schedules
+from keras_vae._config import Configured, forget
+from keras_vae.distributions import Distribution
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentBatch:
+    """Samples of the posterior of a batch, and what is needed to judge them.
+
+    Args:
+        z: `(num_samples, batch, latent_dim)` samples of the posterior, differentiable in its parameters.
+        noise: `(num_samples, batch, latent_dim)` draws from N(0, I), of which z was made.
+        log_likelihood: A function from z, of any number of samples, to log p(x|z), `(num_samples, batch)`, nats. Call
+            it once: it runs the decoder.
+        posterior: q(z|x) of shape `(batch, latent_dim)`.
+        prior: p(z) of shape `(latent_dim,)`.
+        step: Number of training batches seen so far, a scalar.
+        weight: `(batch,)` sample weights, by which the model multiplies the loss afterwards; None if there are none.
+    """
+
+    z: Any
+    noise: Any
+    log_likelihood: Callable[[Any], Any]
+    posterior: Any
+    prior: Any
+    step: Any
+    weight: Any = None
+
+    def batch_mean(self, values: Any) -> Any:
+        """The mean over the examples, weighted by the sample weights: `(batch, ...)` to `(...)`."""
+        if self.weight is None:
+            return ops.mean(values, axis=0)
+        weight = ops.reshape(self.weight, (-1, *(1 for _ in values.shape[1:])))
+        return ops.sum(values * weight, axis=0) / ops.maximum(ops.sum(self.weight), 1e-30)
+
+    def reconstruction(self) -> Any:
+        """-E_q log p(x|z), `(batch,)`, averaged over the samples."""
+        return -ops.mean(self.log_likelihood(self.z), axis=0)
+
+    def kl(self) -> Any:
+        """KL(q(z|x) || p(z)), `(batch,)`: in closed form where one is registered, else averaged over the samples."""
+        return distributions.kl_divergence(self.posterior, self.prior, self.z)
+
+
+class Terms(NamedTuple):
+    """What an objective returns. Each is a float32 tensor of shape `(batch,)`, in nats."""
+
+    loss: Any  # what is minimised
+    reconstruction: Any  # -E_q log p(x|z), normalising constants included
+    kl: Any  # KL(q(z|x) || p(z)), never weighted; in closed form where one is registered
+    logs: dict[str, Any] = {}  # noqa: RUF012 # one for each of `Objective.log_names`: `(batch,)`, or scalars
+
+    @property
+    def negative_elbo(self) -> Any:
+        """reconstruction + kl, whatever the loss weighs them with: an upper bound of -log p(x)."""
+        return self.reconstruction + self.kl
+
+
+class Objective(Configured, keras.layers.Layer):
+    """What the model asks of an objective.
+
+    A Keras layer that is called with a `LatentBatch`: the variables of its schedules, and of networks that it holds,
+    are weights of the model. A subclass defines `__call__`, and `get_config` if its constructor takes arguments.
+    """
+
+    num_samples: int = 1  # Number of samples of z that the model draws for each example.
+    log_names: tuple[str, ...] = ()  # Names of what it logs beside the terms.
+    _scheduled: tuple[str, ...] = ()  # Names of attributes that are schedules.
+
+    def __init__(self):
+        super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin
+        self.built = True
+
+    def __setattr__(self, name, value):
+        if name in self._scheduled and value is not None:
+            value = schedules.get(value)  # `objective.beta = 4.0`
+            forget(self, name)
+        super().__setattr__(name, value)
+
+    def __call__(self, batch: LatentBatch) -> Terms:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The terms of the bound."""
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__(self, batch) that returns Terms.")
+
+    def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
+        """Raises a ValueError if the objective has no meaning for q(z|x) and p(z) of these classes; says why."""
+
+
+def one_of(name, value, values):
+    """`value`, if it is one of `values`; else a ValueError."""
+    if value not in values:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, values))}; got {value!r}.")
+    return value
+
+
+def diagonal(batch):
+    """The pairs of an example with itself: the diagonal of a square of the batch, bool."""
+    index = ops.arange(batch)
+    return index[:, None] == index[None, :]

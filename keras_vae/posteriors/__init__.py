@@ -1,0 +1,24 @@
+"""Posteriors q(z|x): what the encoder returns, by name, and the distribution that it stands for.
+
+The mirror of `likelihoods/` on the encoder's side. Add one by subclassing `Posterior`.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_vae.posteriors.base import Posterior as Posterior
+from keras_vae.posteriors.diagonal_normal import Normal as Normal
+
+_BY_NAME = {"normal": Normal}
+
+
+def get(posterior: Any) -> Posterior:
+    """A posterior from its name ("normal"), its config, or itself."""
+    if isinstance(posterior, Posterior):
+        return posterior
+    if isinstance(posterior, dict):
+        return keras.saving.deserialize_keras_object(posterior)
+    if isinstance(posterior, str) and posterior.lower() in _BY_NAME:
+        return _BY_NAME[posterior.lower()]()
+    raise ValueError(f'posterior must be "normal" or a Posterior object; got {posterior!r}.')

@@ -1,0 +1,42 @@
+"""What the model asks of a posterior family."""
+
+from typing import Any
+
+import keras
+
+from keras_vae._config import Configured
+from keras_vae.distributions import Distribution
+
+
+class Posterior(Configured, keras.layers.Layer):
+    """A map from the encoder's outputs to q(z|x).
+
+    A Keras layer without a call: what a posterior learns beside the encoder is a weight of the model like any other.
+    """
+
+    outputs: tuple[str, ...]  # Names of what the encoder returns; those in ONNX too.
+    distribution_class: type[Distribution]  # of what `distribution` returns
+
+    def __init__(self):
+        super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin
+        self.built = True
+
+    def read(self, outputs: Any) -> tuple[Any, ...]:
+        """The encoder's outputs in the order of `outputs`.
+
+        Raises:
+            ValueError: If the encoder returned something else; says what it must return.
+        """
+        raise NotImplementedError
+
+    def latent_shape(self, outputs: Any) -> tuple[int, ...]:
+        """Shape of one z for symbolic outputs of the encoder.
+
+        Raises:
+            ValueError: If their shapes do not fit together; says how to change the encoder.
+        """
+        raise NotImplementedError
+
+    def distribution(self, outputs: Any, training: bool = False) -> Distribution:
+        """q(z|x) in float32 for the encoder's outputs of a batch."""
+        raise NotImplementedError

@@ -1,0 +1,65 @@
+"""q(z|x) with independent dimensions: the encoder returns a mean and a log variance."""
+
+import keras
+from keras import ops
+
+from keras_vae._numerics import bounded
+from keras_vae.distributions import DiagonalNormal
+from keras_vae.posteriors.base import Posterior
+
+# log_var is kept in this range. Below, a standard deviation of 3e-7 is float32's resolution of a mean near 1; above,
+# a standard deviation of 1800 still leaves z inside float16. No sensible posterior comes near either.
+LOG_VAR_RANGE = (-30.0, 15.0)
+
+_KEYS = (("z_mean", "z_log_var"), ("mean", "log_var"))
+
+
+@keras.saving.register_keras_serializable(package="keras_vae", name="NormalPosterior")
+class Normal(Posterior):
+    """q(z|x) = N(mean(x), diag(exp(log_var(x)))), the usual posterior.
+
+    The encoder returns the mean and the log variance, both `(batch, latent_dim)`: as a pair, or as a dict with keys
+    "z_mean" and "z_log_var" (or "mean" and "log_var").
+
+    Reference: Kingma & Welling 2014, arXiv:1312.6114, section 3.
+    """
+
+    outputs = ("z_mean", "z_log_var")
+    distribution_class = DiagonalNormal
+
+    def read(self, outputs):
+        if isinstance(outputs, dict):  # by name, never by position: Keras sorts the keys
+            for keys in _KEYS:
+                if set(outputs) == set(keys):
+                    return outputs[keys[0]], outputs[keys[1]]
+            raise ValueError(
+                f"The encoder returned a dict with keys {sorted(outputs)}; it must have exactly the keys "
+                '"z_mean" and "z_log_var" (or "mean" and "log_var").'
+            )
+        if not isinstance(outputs, list | tuple) or len(outputs) != 2:
+            what = f"{len(outputs)} outputs" if isinstance(outputs, list | tuple) else "one output"
+            raise ValueError(
+                f"The encoder must return two tensors of shape (batch, latent_dim), the mean and the log variance "
+                f"of q(z|x); it returned {what}. End it with two layers: "
+                "keras.Model(x, [Dense(latent_dim)(h), Dense(latent_dim)(h)]). It must not sample: the model does."
+            )
+        return outputs[0], outputs[1]
+
+    def latent_shape(self, outputs):
+        mean, log_var = self.read(outputs)
+        if tuple(mean.shape) != tuple(log_var.shape):
+            raise ValueError(
+                f"The encoder's mean has shape {tuple(mean.shape)} and log_var {tuple(log_var.shape)}; they must "
+                "agree: give both heads the same number of units."
+            )
+        if len(mean.shape) != 2 or mean.shape[-1] is None:
+            raise ValueError(
+                f"The encoder's outputs have shape {tuple(mean.shape)}; they must have shape (batch, latent_dim): "
+                "put a Flatten or a pooling layer before the two Dense heads."
+            )
+        return tuple(mean.shape[1:])
+
+    def distribution(self, outputs, training=False):
+        mean, log_var = (ops.cast(output, "float32") for output in self.read(outputs))
+        limit = bounded if training else ops.clip  # a clip would strand what wandered out: it has no gradient
+        return DiagonalNormal(mean, limit(log_var, *LOG_VAR_RANGE))

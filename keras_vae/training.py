@@ -1,0 +1,374 @@
+"""Keras's verbs for a VAE: `compile`, `fit`, `evaluate`, `predict`, and the step that they run.
+
+`step_loss` is the step, for all backends; `_backend/` differentiates and compiles it. The rest is what Keras's verbs
+need to be told: that x is its own target, which data cannot be right, and when a compiled step is out of date.
+"""
+
+import contextlib
+import inspect
+import itertools
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vae import _backend, _mapped, likelihoods, validation
+from keras_vae._backend import is_index_batch, suppress_out_of_data_warning
+from keras_vae.data import Batch, several_inputs, split_condition, unwrap_single_input
+
+# `evaluate` draws from the model's seed at this position of the counter, which training does not reach.
+_EVALUATION_COUNTER = 2**30
+
+
+class Trainer(_backend.ManySteps, _backend.Steps):
+    """Mixed into `VAE`, which has the parts and the functions of the bound."""
+
+    def step_loss(self, batch: Batch, noise: Any, training: bool) -> Any:
+        """What one step minimises, for given noise; updates the trackers, and in training the step counter.
+
+        To minimise something else write an `Objective`: what a subclass changes here is minimised but not logged.
+
+        Args:
+            batch: Tensors of one batch.
+            noise: `(num_samples, batch, latent_dim)` draws from N(0, I), as `noise` gives them.
+            training: Whether this is a training step.
+
+        Returns:
+            A float32 scalar: the mean over the batch of the objective's loss, plus Keras's regularisation losses.
+        """
+        self._version.traces += 1
+        target, weight = ops.cast(batch.target, "float32"), batch.weight
+        validation.check_data(target, self.data_shape, "x" if batch.target is batch.x else "y")
+        posterior = self.posterior(batch.x, training, batch.given)
+        terms = self.objective(self._latent_batch(posterior, noise, target, training, weight, batch.given))
+        penalties = sum((ops.cast(loss, "float32") for loss in self.losses), start=0.0)
+        self._loss_tracker.update_state(ops.stop_gradient(terms.loss + penalties), weight)
+        self._trackers.update(terms, weight)
+        if self._has_compiled_metrics:
+            # In inference mode, as `predict` runs it; batch normalisation must not see a second batch.
+            reconstruction = ops.stop_gradient(self._decode_mean(ops.stop_gradient(posterior.mean), batch.given))
+            if self.allow_missing:  # a metric knows no missing values: it sees them reconstructed exactly
+                target = ops.where(ops.isnan(target), reconstruction, target)
+            self.compute_metrics(batch.x, target, reconstruction, weight)
+        if training:
+            self.training_step.assign_add(1)
+        total = ops.sum(terms.loss if weight is None else terms.loss * weight)
+        # One of several replicas may be left without an example of the last batch.
+        return total / ops.cast(ops.maximum(batch.size, 1), "float32") + penalties
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: None = None,
+        *,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        data_on_device: str | bool = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Configures training. As `keras.Model.compile`, but there is no `loss` to choose.
+
+        For speed, pass `steps_per_execution=N`: on JAX and TensorFlow the N steps are then one compiled program,
+        callbacks hear of every N-th, and Keras rounds `steps_per_epoch` up to a multiple of N. On TensorFlow on a CPU
+        that program is XLA's, unless `jit_compile=False`; it draws other noise than the plain graph.
+
+        Args:
+            optimizer: Name or instance. "adam" is `keras_vae.FusedAdam()`.
+            loss: Refused: the loss follows from the likelihood and the objective.
+            metrics, weighted_metrics: Keras metrics, which compare the target with the reconstruction.
+            data_on_device: Whether `fit` copies arrays to the device once and gathers batches there, which needs
+                `steps_per_execution` above 1, and no condition beside x. "auto" is up to 1 GiB; True is any size; False
+                is never. Changes made to the arrays while `fit` runs are then not seen.
+            **kwargs: `run_eagerly`, `jit_compile`, `steps_per_execution`, `auto_scale_loss`.
+        """
+        if data_on_device not in ("auto", True, False):
+            raise ValueError(f'data_on_device must be "auto", True or False; got {data_on_device!r}.')
+        if loss is not None or kwargs.pop("loss_weights", None) is not None:
+            raise ValueError(
+                f"A VAE takes no loss in compile() (got {loss!r}): the loss is -ELBO. Choose its reconstruction term "
+                'with VAE(..., likelihood="bce" or "mse"), and the weight of its KL term with objective=ELBO(beta=...).'
+            )
+        if kwargs.get("jit_compile", "auto") == "auto" and not kwargs.get("run_eagerly"):
+            kwargs["jit_compile"] = self._auto_jit(kwargs.get("steps_per_execution", 1))
+        if isinstance(optimizer, str) and optimizer.lower() == "adam":
+            optimizer = _backend.FusedAdam()
+        self._refresh()
+        super().compile(optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
+        self.data_on_device = data_on_device
+        self._has_compiled_metrics = bool(metrics or weighted_metrics)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {**config, "data_on_device": self.data_on_device}
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args, **kwargs):
+        """Trains the model; arguments and return value as `keras.Model.fit`. y, if given, is the target.
+
+        Arrays of more than 1 GiB that are memory-mapped (`np.load(path, mmap_mode="r")`) are read batch by batch.
+        """
+        call = _bind_arguments(super().fit, args, kwargs)
+        self._refresh()
+        self._check_conditions(call.arguments.get("x"))
+        self._before_fit(call.arguments.get("x"))
+        if call.arguments.get("validation_data") is not None:
+            x, y, weight = keras.utils.unpack_x_y_sample_weight(call.arguments["validation_data"])
+            self._check_conditions(x)
+            if y is None and weight is not None:
+                call.arguments["validation_data"] = (x, split_condition(x)[0], weight)
+            if _mapped.are_large(x, y, weight):
+                size = call.arguments.get("validation_batch_size") or call.arguments.get("batch_size") or 32
+                call.arguments["validation_data"] = _mapped.MappedBatches((x, y, weight), size, shuffle=False)
+                call.arguments["validation_batch_size"] = None
+        _mapped.replace(call.arguments, shuffle=call.arguments.get("shuffle", True))
+        outer = self._device_data.arrays  # of a fit that a callback of another calls
+        self._device_data.arrays = None
+        try:
+            self._put_on_device(call.arguments, self.data_on_device)
+            with (
+                suppress_out_of_data_warning(self, call.arguments.get("steps_per_epoch")),
+                _minimising(call.arguments.get("callbacks"), self._trackers.names),
+            ):
+                self._check_next_batch("train_function")
+                return super().fit(*call.args, **call.kwargs)
+        finally:
+            self._device_data.arrays = outer
+
+    def evaluate(self, *args, **kwargs):
+        """The logs on other data; as `keras.Model.evaluate`.
+
+        The noise is the same at every call: the same weights give the same numbers, epochs are compared on equal
+        terms, and validation does not change the noise that training will draw.
+        """
+        call = _bind_arguments(super().evaluate, args, kwargs)
+        self._refresh()
+        self._check_conditions(call.arguments.get("x"))
+        _mapped.replace(call.arguments, shuffle=False)
+        state = validation.to_numpy(self.seed_generator.state.value)
+        self.seed_generator.state.assign(np.asarray([state[0], _EVALUATION_COUNTER], state.dtype))
+        try:
+            with suppress_out_of_data_warning(self, call.arguments.get("steps")):
+                self._check_next_batch("test_function")
+                return super().evaluate(*call.args, **call.kwargs)
+        finally:
+            self.seed_generator.state.assign(state)
+
+    def predict(self, x, *args, **kwargs):
+        """The reconstruction through the posterior mean; as `keras.Model.predict`."""
+        self._refresh()
+        self._check_conditions(x)
+        with suppress_out_of_data_warning(self, kwargs.get("steps")):
+            return super().predict(unwrap_single_input(x), *args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """One training step; as `keras.Model.train_on_batch`."""
+        call = _bind_arguments(super().train_on_batch, args, kwargs)
+        self._refresh()
+        return super().train_on_batch(*call.args, **call.kwargs)
+
+    def make_train_function(self, force=False):
+        self._set_function("train_function", force)
+
+    def make_test_function(self, force=False):
+        self._set_function("test_function", force)
+
+    def make_predict_function(self, force=False):
+        self._set_function("predict_function", force)
+
+    def _set_function(self, name, force=False):
+        if force or not isinstance(getattr(self, name), StepFunction):
+            setattr(self, name, StepFunction(self, name))
+
+    def _check_next_batch(self, name):
+        """Has the next batch checked that a Keras function is called with."""
+        self._set_function(name)
+        getattr(self, name).is_checked = False
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        # Keras builds the compiled metrics with the y of the data, which is None where x is its own target.
+        return super().compute_metrics(x, x if y is None else y, y_pred, sample_weight)
+
+    @property
+    def metrics(self):
+        loss, rest = super().metrics[:1], super().metrics[1:]
+        return [*loss, *self._trackers.metrics, *rest]
+
+    def _check_batch(self, data):
+        """Raises a ValueError if a batch, as Keras hands it to a step, is not what this model can be trained on."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(self._device_data.gather(data))
+        x, condition = split_condition(x)
+        if isinstance(x, list | tuple):
+            raise ValueError(several_inputs(f"{len(x)} inputs"))
+        if not validation.is_array(x) or not (condition is None or validation.is_array(condition)):
+            return
+        x, y = validation.to_numpy(x), validation.to_numpy(y) if validation.is_array(y) else None
+        self._build_for(x, condition)
+        self._checked_condition(condition, len(x))
+        if y is None or y is x or np.array_equal(x, y, equal_nan=self.allow_missing):
+            name, target = "x", x
+        else:
+            name, target = "y", y
+            likelihoods.check_finite(x, "x", self.allow_missing)
+        validation.check_data(target, self.data_shape, name)
+        self.likelihood.validate(target, name, self.allow_missing)
+        words = self.likelihood.caveat(target)
+        if words and not self._trackers.has_warned:
+            warnings.warn(words, stacklevel=2)
+            self._trackers.has_warned = True
+
+    def _check_optimizer(self):
+        """Raises a ValueError if the optimizer has no state for what is trainable now."""
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        known = {id(variable) for variable in getattr(optimizer, "_trainable_variables", ())}
+        now = {id(variable) for variable in self.trainable_variables}
+        if optimizer.built and not (now <= known if self._updates_subsets else now == known):
+            raise ValueError(
+                "Layers were replaced, frozen or thawed since the optimizer was built, and it has no state for what is "
+                "trainable now: call compile() again before fit()."
+            )
+
+    def _check_conditions(self, x):
+        """Checks all labels of arrays: an invalid label may be outside the first batch."""
+        if self.built and isinstance(x, dict) and not is_index_batch(x):
+            x, condition = split_condition(x)
+            if validation.is_array(x) and validation.is_array(condition):
+                self._checked_condition(condition, len(x))
+
+    def _build_like(self, x, y, weight):
+        """Builds the model and its metrics from arrays, as Keras would; False if Keras has to do it."""
+        self._build_for(x)
+        if not all(layer.built for layer in self._flatten_layers()):
+            return False
+        if self._has_compiled_metrics:
+            one, target, weight_of_one = (
+                None if array is None else ops.convert_to_tensor(array[:1]) for array in (x, y, weight)
+            )
+            self.compute_metrics(one, target, self(one), weight_of_one)
+            self.reset_metrics()
+        return True
+
+
+class StepFunction:
+    """What Keras calls for its train, test and predict functions: checks a first batch, and is never out of date.
+
+    Keras calls it with its state, on JAX, and the batches: a list on PyTorch, an iterator elsewhere. The batch that is
+    looked at is handed on with the others. The state belongs to the variables that the model had when Keras took it,
+    so it goes back to them before the step is made again for a model that has others.
+    """
+
+    def __init__(self, model, name):
+        self.model, self.name = model, name
+        self.step = None  # what is run
+        self.is_checked = name == "predict_function"
+        self._version, self._has_run = None, False
+
+    def __call__(self, *arguments):
+        *state, batches = arguments
+        model = self.model
+        try:
+            if not self.is_checked:
+                batches = self._check(batches)
+            if model._version.current() != self._version:
+                state = self._remake(state)
+            traces = model._version.traces
+            result = self.step(*state, batches)
+        except Exception:
+            if not self._has_run:
+                self._version = None  # a function that failed in its first run may hold half of what it was making
+                if state:
+                    model._attach_state(*state)
+            raise
+        if model._version.traces != traces:
+            model._version.accept()
+        self._has_run = self.is_checked = True
+        return result
+
+    def _check(self, batches):
+        if isinstance(batches, list):
+            self.model._check_batch(batches[0])
+            return batches
+        batch = next(batches)
+        self.model._check_batch(batch)
+        return itertools.chain([batch], batches)
+
+    def _remake(self, state):
+        """Makes the step for the model as it is now; returns the state of the variables that it has now."""
+        model = self.model
+        if state:
+            model._attach_state(*state)
+        version = model._refresh()
+        if self.name == "train_function":
+            model._check_optimizer()
+        if state:
+            state = [model._detach_state()]
+        self.step = model._make_step(self.name.replace("function", "step"))
+        setattr(model, self.name, self)  # Keras has put its own there
+        self._version, self._has_run = version, False
+        return state
+
+
+class Trackers:
+    """The means that a VAE logs beside Keras's own, by what its objective logs now. Not a Keras object."""
+
+    def __init__(self, model):
+        self._model = model
+        self._means = {}
+        self.has_warned = False  # of data for which the likelihood is none
+
+    @property
+    def names(self):
+        return ("reconstruction", "kl", "negative_elbo", *self._model.objective.log_names)
+
+    @property
+    def metrics(self):
+        for name in self.names:
+            if name not in self._means:
+                self._means[name] = keras.metrics.Mean(name=name)
+        return [self._means[name] for name in self.names]
+
+    def update(self, terms, weight):
+        values = {"reconstruction": terms.reconstruction, "kl": terms.kl, "negative_elbo": terms.negative_elbo}
+        # One value per example, so that a scalar is averaged like the others.
+        values |= {name: value + ops.zeros_like(terms.kl) for name, value in terms.logs.items()}
+        for name, value in values.items():
+            self._means[name].update_state(ops.stop_gradient(value), weight)
+
+
+def _bind_arguments(method, args, kwargs):
+    """The bound arguments of a Keras method that takes data, as a VAE means them."""
+    call = inspect.signature(method).bind(*args, **kwargs)
+    if call.arguments.get("class_weight") is not None:
+        raise ValueError(
+            "A VAE has no classes, so class_weight has no meaning. To weight examples pass sample_weight, for instance "
+            "sample_weight=np.array([weights[label] for label in labels])."
+        )
+    if "x" in call.arguments:
+        call.arguments["x"] = unwrap_single_input(call.arguments["x"])
+    if call.arguments.get("y") is None and call.arguments.get("sample_weight") is not None:
+        # Without a y Keras would drop the weights, silently.
+        call.arguments["y"] = split_condition(call.arguments["x"])[0]
+    return call
+
+
+@contextlib.contextmanager
+def _minimising(callbacks, names):
+    """Sets mode="min" in callbacks of mode "auto" that monitor our logs: Keras knows the direction of its own only."""
+    changed = []
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
+        monitor = getattr(callback, "monitor", None)
+        is_ours = isinstance(monitor, str) and monitor.removeprefix("val_") in names
+        if is_ours and getattr(callback, "mode", None) == "auto":
+            callback.mode = "min"
+            changed.append(callback)
+    try:
+        yield
+    finally:
+        for callback in changed:
+            callback.mode = "auto"

@@ -1,0 +1,144 @@
+"""Networks against each other and against the likelihood, and arguments, in words.
+
+A mistake must be a sentence before the first number, not a meaningless loss: structure is checked when the model is
+built, values of arguments where they are given.
+"""
+
+import math
+import warnings
+from numbers import Integral, Real
+from typing import Any
+
+import keras
+import numpy as np
+
+# Layers that move values without changing them: the activation that matters is the one before.
+_SHAPE_LAYERS = (
+    keras.layers.Reshape,
+    keras.layers.Flatten,
+    keras.layers.Permute,
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.Cropping3D,
+    keras.layers.Dropout,
+    keras.layers.Identity,
+)
+
+
+def check_decoder(parameters, data_shape, likelihood):
+    """Shape of the decoder's output against the data and the likelihood."""
+    if isinstance(parameters, list | tuple | dict):
+        raise ValueError(
+            f"The decoder must return one tensor, the parameters of p(x|z); it returned {len(parameters)}."
+        )
+    expected = parameter_shape(data_shape, likelihood)
+    got = tuple(parameters.shape[1:])
+    matches = len(got) == len(expected) and all(g in (e, None) or e is None for g, e in zip(got, expected, strict=True))
+    if not matches:
+        raise ValueError(
+            f"The decoder returns shape {('batch', *got)}, but {likelihood!r} over data of shape "
+            f"{('batch', *data_shape)} needs {('batch', *expected)}. " + _shape_fix(got, expected)
+        )
+
+
+def parameter_shape(data_shape, likelihood) -> tuple[Any, ...]:
+    """The decoder's output shape without the batch: the data's, with the channels that the likelihood needs."""
+    *rest, channels = data_shape
+    return (*rest, None if channels is None else likelihood.parameter_channels(channels))
+
+
+def _shape_fix(got, expected):
+    if None not in got and None not in expected and np.prod(got) == np.prod(expected):
+        return f"The sizes agree: end the decoder with keras.layers.Reshape({expected})."
+    if len(got) == len(expected) and got[:-1] == expected[:-1]:
+        return (
+            f"Give the decoder's last layer {expected[-1]} units or filters; keras_vae.networks.mlp and conv do so "
+            "when they are passed the same likelihood=."
+        )
+    return "Change the decoder, or build a pair that fits with keras_vae.networks.mlp or keras_vae.networks.conv."
+
+
+def check_last_activation(decoder, likelihood):
+    """The decoder's last activation against the likelihood: a refusal where the graph is known, else a warning."""
+    try:
+        likelihood.validate_activation(last_activation(decoder))
+    except ValueError as error:
+        if _graph(decoder) is not None or not isinstance(decoder, keras.Model):
+            raise
+        # The order of a subclassed model's layers is the order of its attributes, which need not be that of `call`.
+        warnings.warn(f"If {decoder.layers[-1].name} is the decoder's last layer: {error}", stacklevel=3)
+
+
+def last_activation(network):
+    """The name of the activation that a network ends in, as far as its structure tells; None if it does not."""
+    operations = _graph(network)
+    if operations is None:
+        operations = network.layers if isinstance(network, keras.Model) else [network]
+    for operation in reversed(operations):
+        if isinstance(operation, _SHAPE_LAYERS):
+            continue
+        if isinstance(operation, keras.Model) and operation is not network:
+            return last_activation(operation)
+        activation = getattr(operation, "activation", None)
+        if activation is not None:
+            return getattr(activation, "__name__", None)
+        # `keras.ops.sigmoid(...)` inside a Functional model is an operation called Sigmoid; a ReLU layer is a relu.
+        return {"Sigmoid": "sigmoid", "ReLU": "relu"}.get(type(operation).__name__)
+    return None
+
+
+def _graph(network):
+    """The operations of a Sequential or Functional network, in order; None if only its code knows them."""
+    return network.layers if isinstance(network, keras.Sequential) else getattr(network, "operations", None)
+
+
+def check_data(x, data_shape, name="x"):
+    """A NumPy array or tensor against the shape that the model was built for."""
+    got = tuple(x.shape[1:])
+    if shape_matches(got, data_shape):
+        return
+    if tuple(x.shape) == tuple(data_shape):
+        fix = f"it looks like one example: add the batch axis with {name}[None]"
+    elif (*got, 1) == tuple(data_shape):
+        fix = f"add the channel axis with {name}[..., None]"
+    elif None not in (*got, *data_shape) and np.prod(got) == np.prod(data_shape):
+        fix = f"reshape it with {name}.reshape({(-1, *data_shape)})"
+    elif name == "y":
+        fix = (
+            "y is the target to reconstruct, such as the clean image of a noisy x; labels have no place here, "
+            "so pass x alone, or drop them with dataset.map(lambda x, y: x)"
+        )
+    else:
+        fix = "the model was built for other data"
+    raise ValueError(
+        f"{name} has shape {tuple(x.shape)}, but the model reconstructs data of shape {('batch', *data_shape)}: {fix}."
+    )
+
+
+def shape_matches(shape, expected):
+    """Whether a shape is the expected one, in which None is any size."""
+    return len(shape) == len(expected) and all(e in (got, None) for got, e in zip(shape, expected, strict=True))
+
+
+def whole_number(name, value, least=1):
+    """`value` as an int of at least `least`; NumPy's integers too, but no bool."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+    return int(value)
+
+
+def non_negative(name, value):
+    """`value` as a float of at least 0; no bool, nothing infinite."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
+    return float(value)
+
+
+def is_array(value):
+    """Whether a value can be looked at on the host; what tf.distribute hands to its replicas cannot."""
+    return isinstance(value, np.ndarray) or keras.ops.is_tensor(value) or hasattr(value, "__array__")
+
+
+def to_numpy(value) -> np.ndarray:
+    """A NumPy array from an array, a tensor of any backend's, or a list."""
+    return value if isinstance(value, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(value))

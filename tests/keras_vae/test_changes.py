@@ -1,0 +1,218 @@
+"""A model that is changed after its first use is the changed model in every verb, or the change is refused in words.
+
+The reference is the same model loaded from its file: it has compiled nothing yet.
+"""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_vae
+from keras_vae import ELBO, VAE, DiagonalNormal, Gaussian, IWAE, schedules
+
+BACKEND = keras.backend.backend()
+X = np.random.default_rng(0).normal(size=(44, 4)).astype("float32")
+BATCH = 4  # eleven batches: PyTorch traces a step when it has seen its shapes eight times
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Held(schedules.Schedule):
+    """A schedule that holds a variable, which a callback sets."""
+
+    def __init__(self):
+        super().__init__()
+        self.variable = self.add_weight(shape=(), initializer="ones", trainable=False, name="held")
+
+    def __call__(self, step):
+        return self.variable + 0.0
+
+
+def make(**settings):
+    x, z = keras.Input((4,)), keras.Input((2,))
+    h = layers.Dense(3, activation="tanh", name="hidden")(layers.Normalization(name="normalization")(x))
+    encoder = keras.Model(x, [layers.Dense(2)(h), layers.Dense(2)(h)])
+    decoder = keras.Model(z, layers.Dense(4)(layers.Dense(3, activation="tanh")(z)))
+    vae = VAE(encoder, decoder, **{"likelihood": Gaussian(1.0), "objective": ELBO(beta=Held()), "seed": 1} | settings)
+    vae.compile(keras.optimizers.SGD(1e-2))
+    return vae
+
+
+def other_decoder(vae):
+    z = keras.Input((2,))
+    vae.decoder = keras.Model(z, layers.Dense(4, name="another")(z))
+
+
+def load_other_weights(vae):
+    """Into a Normalization layer, whose constants are no variables."""
+    layer, other = vae.encoder.get_layer("normalization"), layers.Normalization()
+    other.adapt(3.0 * X + 1.0)
+    layer.load_own_variables({str(i): value for i, value in enumerate(other.get_weights())})
+
+
+CHANGES = {
+    "another objective": lambda vae: setattr(vae, "objective", ELBO(beta=10.0)),
+    "an objective that logs more": lambda vae: setattr(vae, "objective", ELBO(beta=schedules.Linear(40))),
+    "an objective with more samples": lambda vae: setattr(vae, "objective", IWAE(3)),
+    "a weight of the objective": lambda vae: setattr(vae.objective, "beta", 10.0),
+    "a variable of a schedule": lambda vae: vae.objective.beta.variable.assign(10.0),
+    "another likelihood": lambda vae: setattr(vae, "likelihood", Gaussian(0.1)),
+    "another prior": lambda vae: setattr(
+        vae, "prior", DiagonalNormal(np.full(2, 2.0, "float32"), np.ones(2, "float32"))
+    ),
+    "a prior that learns": lambda vae: setattr(vae, "prior", keras_vae.priors.GaussianMixture(2, seed=0)),
+    "another decoder": other_decoder,
+    "missing values allowed": lambda vae: setattr(vae, "allow_missing", True),
+    "an attribute of a layer": lambda vae: setattr(
+        vae.encoder.get_layer("hidden"), "activation", keras.activations.softplus
+    ),
+    "an adapted layer": lambda vae: vae.encoder.get_layer("normalization").adapt(3.0 * X + 1.0),
+    "loaded weights": load_other_weights,
+    "a frozen encoder": lambda vae: setattr(vae.encoder, "trainable", False),
+}
+# What the optimizer has no state for is trained only after another compile().
+NEEDS_COMPILE = {"a prior that learns", "another decoder"}
+if BACKEND == "jax":
+    NEEDS_COMPILE |= {"a frozen encoder"}
+
+
+def used(vae):
+    """Runs every verb, so that it is compiled."""
+    vae.fit(X, batch_size=BATCH, epochs=1, verbose=0)
+    results(vae)
+    return vae
+
+
+def results(vae):
+    """What every verb says, by its name."""
+    posterior = vae.encode(X, batch_size=BATCH)
+    return {
+        "evaluate": list(vae.evaluate(X, batch_size=BATCH, verbose=0, return_dict=True).values()),
+        "predict": vae.predict(X, batch_size=BATCH, verbose=0),
+        "encode": np.stack([posterior.mean, posterior.log_var]),
+        "sample": vae.sample(44, seed=0, batch_size=BATCH),
+        "elbo": vae.elbo(X, seed=0, batch_size=BATCH),
+    }
+
+
+def trained(vae):
+    history = vae.fit(X, batch_size=BATCH, shuffle=False, verbose=0).history
+    return [*(history[name] for name in sorted(history)), *vae.encoder.get_weights(), *vae.decoder.get_weights()]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_verb_is_of_the_changed_model(change, tmp_path):
+    vae = used(make())
+    before = results(vae)
+    CHANGES[change](vae)
+    if change in NEEDS_COMPILE:
+        with pytest.raises(ValueError, match=r"call compile\(\) again"):
+            vae.fit(X, batch_size=BATCH, verbose=0)
+        vae.compile(keras.optimizers.SGD(1e-2))
+    vae.save(tmp_path / "changed.keras")
+    loaded = keras.saving.load_model(tmp_path / "changed.keras")
+    after, expected = results(vae), results(loaded)
+    for verb, value in expected.items():
+        np.testing.assert_allclose(after[verb], value, rtol=1e-4, atol=1e-5, err_msg=f"{verb}: {change}")
+    if change not in ("missing values allowed", "a frozen encoder"):
+        assert any(np.shape(after[v]) != np.shape(before[v]) or not np.allclose(after[v], before[v]) for v in before)
+    for one, other in zip(trained(vae), trained(loaded), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=f"fit: {change}")
+
+
+@pytest.mark.parametrize(
+    "change", sorted({"another objective", "another likelihood", "a frozen encoder"} - NEEDS_COMPILE)
+)
+def test_a_change_inside_fit_counts_from_the_next_step(change):
+    class Change(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 0 and self.epoch == 1:
+                CHANGES[change](self.model)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+    fit = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
+    inside, between = make(), make()
+    between.set_weights(inside.get_weights())
+    inside.fit(X, epochs=2, callbacks=[Change()], **fit)
+    between.fit(X, **fit)
+    CHANGES[change](between)
+    between.fit(X, **fit)
+    for one, other in zip(inside.get_weights(), between.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_quantised_weights_are_used_at_once(tmp_path):
+    vae = used(make())
+    before = vae.elbo(X, seed=0, batch_size=BATCH)
+    vae.quantize("int8")
+    after = vae.elbo(X, seed=0, batch_size=BATCH)
+    vae.save(tmp_path / "quantised.keras")
+    np.testing.assert_allclose(after, keras.saving.load_model(tmp_path / "quantised.keras").elbo(X, seed=0), rtol=1e-5)
+    assert not np.array_equal(before, after)
+
+
+def test_parts_that_do_not_fit_are_refused_at_their_next_use():
+    vae = used(make())
+    vae.likelihood = Gaussian("predicted")  # twice the channels that the decoder has
+    with pytest.raises(ValueError, match=r"The decoder returns shape .* needs \('batch', 8\)"):
+        vae.elbo(X)
+    vae.likelihood = Gaussian(1.0)
+    assert np.isfinite(vae.elbo(X)).all()
+    with pytest.raises(ValueError, match="objective must be"):
+        vae.objective = "elbow"
+    vae.objective = "iwae"
+    assert isinstance(vae.objective, IWAE)
+
+
+def test_replaced_parts_leave_nothing_behind():
+    vae = used(make())
+    x, z = keras.Input((4,)), keras.Input((3,))
+    vae.encoder = keras.Model(x, [layers.Dense(3)(x), layers.Dense(3)(x)])
+    vae.decoder = keras.Model(z, layers.Dense(4)(z))
+    vae.objective = ELBO(beta=schedules.Linear(10))
+    vae.compile(keras.optimizers.SGD(1e-2))
+    assert set(vae.fit(X, verbose=0).history) == {"loss", "reconstruction", "kl", "negative_elbo", "beta"}
+    assert vae.latent_dim == 3
+    assert vae.sample(2).shape == (2, 4)
+    assert vae.count_params() == 2 * (4 * 3 + 3) + 3 * 4 + 4 + 1  # and the step counter
+    vae.objective = ELBO()
+    assert set(vae.fit(X, verbose=0).history) == {"loss", "reconstruction", "kl", "negative_elbo"}
+
+
+@pytest.mark.parametrize("name", ["latent_dim", "data_shape", "condition_shape", "seed"])
+def test_what_cannot_be_set_says_so(name):
+    with pytest.raises(AttributeError, match=name):
+        setattr(make(), name, 5)
+
+
+def test_functions_are_compiled_each_for_itself():
+    """Two lambdas have one name."""
+    vae, ones = make(), np.ones((2, 2), "float32")
+    double, triple = (lambda z: z * 2.0), (lambda z: z * 3.0)
+    assert vae._batched(double, ones, batch_size=2)[0, 0] == 2.0
+    assert vae._batched(triple, ones, batch_size=2)[0, 0] == 3.0
+    assert ops.is_tensor(ops.ones(1))
+
+
+def test_nothing_is_compiled_again_without_a_change():
+    traces = []
+
+    class Counting(VAE):
+        def step_loss(self, batch, noise, training):
+            traces.append(training)
+            return super().step_loss(batch, noise, training)
+
+        def decoder_parameters(self, z, training=False, condition=None):
+            traces.append("decoder")
+            return super().decoder_parameters(z, training, condition)
+
+    base = make()
+    vae = Counting(base.encoder, base.decoder, Gaussian(1.0), seed=1)
+    vae.compile(keras.optimizers.SGD(1e-2), run_eagerly=False)
+    for _ in range(2):
+        used(vae)
+    count = len(traces)
+    used(vae)
+    assert len(traces) == count
