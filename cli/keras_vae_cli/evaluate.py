@@ -58,6 +58,6 @@ def run(given: argparse.Namespace) -> None:
     if given.log_likelihood is not None:
         print(
             f"log p(x)   {found['log_likelihood']:.3f} +- {found['log_likelihood_standard_error']:.3f} nats per "
-            f"example, by {given.log_likelihood:,} draws of z, of which {found['effective_sample_size']:.0f} count in the "
-            "median example"
+            f"example, by {given.log_likelihood:,} draws of z, of which {found['effective_sample_size']:.0f} count "
+            "in the median example"
         )
