@@ -1,4 +1,4 @@
-"""`keras-vae export`, with the exporter that the command hands in."""
+"""`keras-vae export`, and the export that ends `keras-vae quickstart`."""
 
 import json
 import shutil
@@ -7,13 +7,13 @@ import keras
 import numpy as np
 import pytest
 
-import keras_vae_export
-from keras_vae import cli, datasets, evaluation
+from keras_vae import datasets, evaluation
+from keras_vae_cli import commands
 from keras_vae_serving import Manifest
 
 
 def run(*arguments):
-    return cli.main([str(argument) for argument in arguments], exporter=lambda: keras_vae_export)
+    return commands.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def test_what_the_image_is_built_from_is_sent_to_docker():
     assert copied
     assert {path.split("/")[0] for path in copied} <= sent
     project = (root / "pyproject.toml").read_text(encoding="utf-8")
-    wheel = re.search(r'^include = \[(.*"/keras_vae_command.py".*)\]$', project, re.MULTILINE)[1]
-    for path in re.findall(r'"/([^"]+)"', wheel):
+    wheel = re.search(r"^packages = \[(.*)\]$", project, re.MULTILINE)[1]
+    for path in re.findall(r'"([^"]+)"', wheel):
         assert pathlib.PurePosixPath(path).parts[0] in sent
     assert {"README.md", "LICENSE", "pyproject.toml"} <= sent  # without which hatchling makes no wheel

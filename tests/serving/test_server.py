@@ -831,12 +831,12 @@ def test_what_cannot_be_served_is_one_sentence_and_exit_code_1(bundle, tmp_path)
 
 
 def test_the_command_serves_without_a_backend(bundle):
-    done = start("keras_vae_command", "serve", "--help", KERAS_BACKEND="none")
+    done = start("keras_vae_cli", "serve", "--help", KERAS_BACKEND="none")
     assert done.returncode == 0
     assert "usage: keras-vae serve" in done.stdout
-    done = start("keras_vae_command", "serve", "nowhere")
+    done = start("keras_vae_cli", "serve", "nowhere")
     assert (done.returncode, done.stderr.startswith("keras-vae serve: nowhere is not a bundle")) == (1, True)
-    assert " serve " in start("keras_vae_command", "--help").stdout
+    assert " serve " in start("keras_vae_cli", "--help").stdout
 
 
 def test_a_conditional_pair_is_served_without_what_it_lacks(conditional):

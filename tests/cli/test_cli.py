@@ -14,14 +14,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae import cli
+from keras_vae_cli import commands, progress
 
 FILES = ["history.csv", "model.keras", "reconstructions.png", "samples.png", "summary.json"]
 QUICK = ["--epochs", "2", "--latent-dim", "3", "--hidden", "12"]
 
 
 def run(*arguments):
-    return cli.main([str(argument) for argument in arguments])
+    return commands.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,15 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "out"
     assert run("train", "--binarize", "threshold", *QUICK, "--output", folder) == 0
     return folder
+
+
+@pytest.fixture
+def without_onnx(monkeypatch):
+    """The exporter finds no onnx, and refuses to be imported."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "keras_vae_export"]:
+        monkeypatch.delitem(sys.modules, name)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find_spec(name))
 
 
 def test_train_writes_everything(trained):
@@ -145,6 +154,7 @@ def test_sample_writes_a_picture_or_an_array(trained, tmp_path, capsys):
     assert "Wrote 7 samples" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("without_onnx")  # test_cli.py of the exporter has the whole
 def test_quickstart_draws_the_manifold_and_says_the_bound(tmp_path, capsys):
     assert run("quickstart", "--epochs", 1, "--output", tmp_path / "q") == 0
     assert sorted(file.name for file in (tmp_path / "q").iterdir()) == sorted([*FILES, "manifold.png"])
@@ -155,9 +165,10 @@ def test_quickstart_draws_the_manifold_and_says_the_bound(tmp_path, capsys):
 
 
 @pytest.mark.once
+@pytest.mark.usefixtures("without_onnx")
 def test_quickstart_without_the_exporter_says_what_is_missing(tmp_path, capsys):
     assert run("quickstart", "--epochs", 1, "--output", tmp_path / "q") == 0
-    missing = 'keras_vae_export is not installed: pip install "keras-vae[export]".'
+    missing = 'keras_vae_export needs onnx: pip install "keras-vae[export]".'
     assert f"No ONNX files: {missing}" in capsys.readouterr().out
     assert run("export", tmp_path / "q", tmp_path / "bundle") == 1
     assert missing in capsys.readouterr().err
@@ -266,14 +277,14 @@ def test_a_diverged_run_says_so_and_leaves_nothing(tmp_path, capsys):
 def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeypatch):
     import signal
 
-    on_epoch_begin = cli._Progress.on_epoch_begin
+    on_epoch_begin = progress.Progress.on_epoch_begin
 
     def interrupt_in_the_second_epoch(self, epoch, logs=None):
         on_epoch_begin(self, epoch, logs)
         if epoch == 1:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli._Progress, "on_epoch_begin", interrupt_in_the_second_epoch)
+    monkeypatch.setattr(progress.Progress, "on_epoch_begin", interrupt_in_the_second_epoch)
     before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
     assert run("train", "--epochs", 50, *QUICK[2:], "--binarize", "threshold", "--output", tmp_path / "out") == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["epochs"] == 2
@@ -302,7 +313,7 @@ def command(*arguments, **environment):
     """`keras-vae` as a shell would run it."""
     environment = {**{k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}, **environment}
     return subprocess.run(
-        [sys.executable, "-m", "keras_vae_command", *arguments], capture_output=True, text=True, env=environment
+        [sys.executable, "-m", "keras_vae_cli", *arguments], capture_output=True, text=True, env=environment
     )
 
 

@@ -1,0 +1,108 @@
+"""`keras-vae export`: a verified bundle of ONNX files, or the check of one."""
+
+import argparse
+import importlib
+import time
+import warnings
+from types import ModuleType
+from typing import Any
+
+from keras_vae import VAE, datasets, evaluation
+from keras_vae_cli import options, runs
+from keras_vae_cli.runs import sentence
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    options.add_shared(parser, "model", "--binarize", "--overwrite")
+    add = parser.add_argument
+    add("bundle", nargs="?", help="the folder to write")
+    add("--check", action="store_true", help="verify the bundle that is named instead of a model")
+    add("--providers", choices=("auto", "cpu", "cuda"), help="where --check runs (default cpu)")
+    add("--data", help="held-out data, as for train (default: what the model was trained on)")
+    words = "float16, int8 or float16,int8: smaller variants, written beside float32"
+    add("--precision", type=options.precisions, default=("float32",), help=words)
+    add("--engine", default="auto", choices=("auto", "tensorflow", "torch"), help="(default auto)")
+    add("--tolerance", type=options.positive, help="difference allowed (default 1e-4)")
+    words = "nats that a smaller variant may lose (default 0.5)"
+    add("--max-elbo-loss", type=options.positive, default=0.5, help=words)
+    words = "call anomalous what scores above this quantile of the held-out data, such as 0.99"
+    add("--threshold", type=options.share, metavar="QUANTILE", help=words)
+    add("--max-batch-size", type=options.count, default=64, help="for Triton (default 64)")
+    add("--simplify", action="store_true", help="run onnxslim over the graphs")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Writes a trained model as a bundle of ONNX files that were run and compared with it, or checks a bundle."""
+    if given.check:
+        if given.bundle is not None:
+            raise ValueError("--check takes one folder, the bundle.")
+        differences = load_exporter().check(given.model, given.providers or "cpu", given.tolerance)
+        print(f"{given.model} is whole and runs on {given.providers or 'cpu'}. {_differences(differences)}")
+        return
+    if given.providers is not None:
+        raise ValueError("--providers says where --check runs a bundle; an export is always compared on the CPU.")
+    if given.bundle is None:
+        raise ValueError("name a model and the folder to write: keras-vae export MODEL BUNDLE")
+    exporter, vae = load_exporter(), runs.load_model(given.model)
+    data, threshold = _held_out(given, vae), None
+    if given.threshold is not None:
+        if data is None:
+            raise ValueError("--threshold is fitted on held-out data, of which there are none: name some with --data.")
+        threshold = evaluation.fit_threshold(vae, data, given.threshold, seed=given.seed)
+    names = ("engine", "precision", "max_elbo_loss", "max_batch_size", "simplify", "overwrite")
+    settings = {name: getattr(given, name) for name in names}
+    if given.tolerance is not None:
+        settings["tolerance"] = given.tolerance
+    write(exporter, vae, given.bundle, data=data, threshold=threshold, **settings)
+    if threshold is not None:
+        print(
+            f"Threshold {threshold.nats:.3f} nats, fitted on {threshold.examples:,} held-out examples: "
+            f"{1 - threshold.quantile:.2%} of normal data, give or take {threshold.standard_error:.2%}, will be called "
+            "anomalous."
+        )
+
+
+def load_exporter() -> ModuleType:
+    """The package `keras_vae_export`, imported only here: what it needs may be missing, and it then says so."""
+    return importlib.import_module("keras_vae_export")
+
+
+def write(exporter: ModuleType, vae: VAE, output: str, **settings: Any) -> None:
+    """Exports a model and prints what was written and how it compares with the model."""
+    started = time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        manifest = exporter.export(vae, output, **settings)
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            print(f"Note: {warning.message}")
+    print(f"Wrote {', '.join(manifest.graphs)} as ONNX to {output}, verified, in {time.monotonic() - started:.0f} s.")
+    exact = {name: graph.parity for name, graph in manifest.graphs.items() if graph.precision == "float32"}
+    batches = ", ".join(str(batch) for batch in exact["encoder"]["batches"])
+    print(
+        f"{_differences({name: parity['max_abs_diff'] for name, parity in exact.items()})}, at batch {batches} on "
+        f"{', '.join(exact['encoder']['inputs'])} inputs."
+    )
+    for graph in manifest.graphs.values():
+        if graph.name == f"elbo_{graph.precision}":
+            print(f"{graph.precision} changes the bound by {graph.parity['elbo_change']:+.4f} nats per example.")
+
+
+def _held_out(given, vae):
+    """The data that were named, or those the model was trained on; None if they are gone, as export can do without."""
+    if given.data is not None:
+        return runs.fit_shape(datasets.load(given.data, given.binarize).test, vae)
+    settings = runs.load_settings(given.model)
+    if "data" not in settings:
+        return None
+    try:
+        data = datasets.load(settings["data"], given.binarize or settings.get("binarize"))
+        return runs.fit_shape(data.test, vae)
+    except (ValueError, OSError) as error:
+        print(f"Note: not compared on the data it was trained on: {sentence(error)}")
+        return None
+
+
+def _differences(by_graph):
+    figures = ", ".join(f"{name} {max(outputs.values()):.1e}" for name, outputs in by_graph.items())
+    return f"Largest difference from the model: {figures}"

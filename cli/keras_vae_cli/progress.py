@@ -1,0 +1,86 @@
+"""What is printed while a model trains, and what Ctrl-C does meanwhile."""
+
+import contextlib
+import math
+import signal
+import sys
+import time
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_vae import VAE, callbacks
+
+
+def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: int) -> list[dict[str, float]]:
+    """Trains and returns the logs of each epoch; the first Ctrl-C ends training after the current batch."""
+    progress = Progress(epochs, math.ceil(len(train) / batch_size))
+    previous = signal.signal(signal.SIGINT, lambda *_: progress.stop())
+    watch = [callbacks.NonFiniteGuard(), progress]
+    try:
+        with _notes():
+            vae.fit(train, batch_size=batch_size, epochs=epochs, validation_data=(test,), verbose=0, callbacks=watch)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    return progress.history
+
+
+class Progress(keras.callbacks.Callback):
+    """Prints a line for each epoch, with a bar in it on a terminal: the four numbers that matter, in nats."""
+
+    def __init__(self, epochs: int, batches: int) -> None:
+        super().__init__()
+        self.epochs, self.batches = epochs, batches
+        self.history: list[dict[str, float]] = []
+        self.on_terminal = sys.stdout.isatty()
+        self.started = self.drawn = 0.0
+
+    def stop(self) -> None:
+        """Ends training after the current batch; if it was called before, at once."""
+        if self.model.stop_training:
+            raise KeyboardInterrupt
+        self.model.stop_training = True
+        print(
+            "\nStopping after this epoch's validation, then writing what there is. Ctrl-C again to give up.", flush=True
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.started = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.on_terminal and time.monotonic() - self.drawn > 0.1:
+            self.drawn = time.monotonic()
+            filled = round(20 * (batch + 1) / self.batches)
+            bar = "#" * filled + "." * (20 - filled)
+            print(f"\repoch {len(self.history) + 1}/{self.epochs} [{bar}]", end="", flush=True)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        self.history.append({"epoch": epoch + 1, **logs})
+        start = "\r\033[K" if self.on_terminal else ""
+        print(
+            f"{start}epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
+            f"  negative ELBO {logs['negative_elbo']:9.3f}"
+            f"  held out {logs['val_negative_elbo']:9.3f}"
+            f" = reconstruction {logs['val_reconstruction']:.3f} + kl {logs['val_kl']:.3f} nats"
+            f"  {time.monotonic() - self.started:.1f} s",
+            flush=True,
+        )
+
+
+@contextlib.contextmanager
+def _notes():
+    """Prints the library's warnings as lines among the others."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message, category, *rest, **named):
+            if category is not UserWarning:
+                return show(message, category, *rest, **named)
+            return print(f"Note: {message}", flush=True)
+
+        warnings.showwarning = note
+        warnings.filterwarnings("always", category=UserWarning, module=r"keras_vae\.")
+        yield

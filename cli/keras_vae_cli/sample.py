@@ -1,0 +1,29 @@
+"""`keras-vae sample`: a picture, or an array, of what the model draws."""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+from keras_vae import _files, plotting
+from keras_vae_cli import options, runs
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    options.add_shared(parser, "model")
+    parser.add_argument("--num", type=options.count, default=100, help="number of samples (default 100)")
+    parser.add_argument("--output", default="samples.png", help="a .png picture or a .npy array (default samples.png)")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Writes samples of a trained model as a picture or an array."""
+    vae = runs.load_model(given.model)
+    output = pathlib.Path(given.output)
+    if output.suffix == ".npy":
+        with _files.atomic_file(output) as temporary:
+            np.save(temporary, vae.sample(given.num, seed=given.seed))
+    elif output.suffix == ".png":
+        plotting.samples(vae, given.num, output, seed=given.seed)
+    else:
+        raise ValueError(f"--output must end in .png (a picture) or .npy (an array); got {output}.")
+    print(f"Wrote {given.num} samples to {output}.")
