@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. Every test runs on the backend of KERAS_BACKEND; `nox` runs them on each."""
 
+import gc
 import os
 import pathlib
 
@@ -17,7 +18,15 @@ def _fresh_keras():
     keras.utils.set_random_seed(7)
     yield
     keras.config.set_dtype_policy("float32")
-    keras.backend.clear_session()
+    # Without a collection, which visits every object of the framework and takes longer than most tests.
+    keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_garbage():
+    """Models hold themselves in cycles: without a collection now and then they fill the memory."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
