@@ -5,10 +5,10 @@ import os
 import pathlib
 
 import keras
-import numpy as np
 import pytest
 
 import families
+import gradients
 import keras_vae
 
 
@@ -98,27 +98,4 @@ def real_data():
 @pytest.fixture
 def gradient():
     """The gradient of a scalar function of one array, by the backend, as NumPy."""
-
-    def of(function, point):
-        point = np.asarray(point, "float32")
-        match keras.backend.backend():
-            case "tensorflow":
-                import tensorflow as tf
-
-                with tf.GradientTape() as tape:
-                    x = tf.convert_to_tensor(point)
-                    tape.watch(x)
-                    value = function(x)
-                return tape.gradient(value, x).numpy()
-            case "jax":
-                import jax
-
-                return np.asarray(jax.grad(function)(point))
-            case _:
-                import torch
-
-                x = torch.tensor(point, requires_grad=True)
-                function(x).backward()
-                return x.grad.numpy()
-
-    return of
+    return gradients.of
