@@ -1,4 +1,9 @@
-"""All checks in one environment: `nox`; a part of them: `nox -- lint`, `nox -- jax`, `nox -- once`.
+"""All checks in one environment: `nox`; some of the parts: `nox -- lint jax`.
+
+    lint                      format, lint, types, import contracts
+    jax, tensorflow, torch    the tests that depend on the backend; on torch also those of the mathematics
+    once                      the tests that do not, and those that compare the backends
+    slow                      the examples, and the runtimes that have environments of their own
 
 One environment for everything, because installing three frameworks takes longer than testing on one, and because the
 tests that compare backends need all three side by side. Runtimes that cannot be installed beside them get environments
@@ -11,7 +16,14 @@ import sys
 
 import nox
 
-BACKENDS = ("jax", "tensorflow", "torch")
+# The marks are explained in pyproject.toml.
+TESTS = {
+    "jax": ("jax", "every_backend or not (math or once or slow)"),
+    "tensorflow": ("tensorflow", "every_backend or not (math or once or slow)"),
+    "torch": ("torch", "not (once or slow)"),
+    "once": ("jax", "once and not slow"),
+    "slow": ("jax", "slow"),
+}
 
 OLD_RUNTIME = ("onnxruntime==1.18.1", "numpy==1.26.4")
 TRITON = ("tritonclient[grpc,http]==2.73.0", "protobuf==6.33.6")
@@ -25,20 +37,19 @@ nox.options.reuse_existing_virtualenvs = True
 def checks(session):
     """Format, lint, types and import contracts; the tests on each backend; the tests that compare backends."""
     session.install("-q", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,export,serving,evaluation,dev]")
-    parts = session.posargs or ("lint", *BACKENDS, "once")
+    parts = session.posargs or ("lint", *TESTS)
     for part in parts:
         if part == "lint":
             session.run("ruff", "format", "--check")
             session.run("ruff", "check")
             session.run("lint-imports")
             session.run("pyright")
-        elif part in BACKENDS:
-            _pytest(session, part, "-m", "not once")
-        elif part == "once":
-            session.env.update(_other_runtimes(session))
-            _pytest(session, "jax", "-m", "once")
+        elif part in TESTS:
+            if part == "slow":
+                session.env.update(_other_runtimes(session))
+            _pytest(session, part)
         else:
-            session.error(f"there is no part {part!r}: choose from lint, {', '.join(BACKENDS)}, once")
+            session.error(f"there is no part {part!r}: choose from lint, {', '.join(TESTS)}")
 
 
 def _other_runtimes(session):
@@ -82,9 +93,8 @@ def _image(session, folder):
     return str(folder / "bin" / "python")
 
 
-def _pytest(session, backend, *arguments):
-    # Two processes: tracing and compiling, most of the time, use one core each, and more threads would wait for each
-    # other.
+def _pytest(session, part):
+    backend, marks = TESTS[part]
     environment = {
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -95,5 +105,7 @@ def _pytest(session, backend, *arguments):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
-    session.log(f"pytest on {backend}")
-    session.run("pytest", "-q", "-n", "2", *arguments, env=environment)
+    session.log(f"{part}: pytest on {backend}")
+    # Two processes: tracing and compiling, most of the time, use one core each, and more threads would wait for each
+    # other. A file's tests stay together, so that what they share is made once.
+    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", marks, env=environment)

@@ -2,6 +2,7 @@
 
 python backend_worker.py write FOLDER          one step of each model below; results and saved models into FOLDER
 python backend_worker.py read FOLDER NAME...   loads what `write` saved into each FOLDER/NAME; results beside them
+python backend_worker.py table FILE            values and gradients of what formulas.py names
 """
 
 import pathlib
@@ -10,6 +11,7 @@ import sys
 import keras
 import numpy as np
 
+import formulas
 from keras_vae import ELBO, IWAE, VAE, Gaussian, Mixed, NegativeBinomial, evaluation, networks, priors, schedules
 
 
@@ -84,5 +86,9 @@ def read(folder, *writers):
             np.savez(folder / f"{name}-{writer}-read-by-{reader}.npz", **describe(vae, x))
 
 
+def table(file):
+    np.savez(file, **formulas.table())
+
+
 if __name__ == "__main__":
-    {"write": write, "read": read}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])
+    {"write": write, "read": read, "table": table}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])

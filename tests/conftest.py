@@ -1,13 +1,14 @@
 """Fixtures shared by all tests. Every test runs on the backend of KERAS_BACKEND; `nox` runs them on each."""
 
+import gc
 import os
 import pathlib
 
 import keras
-import numpy as np
 import pytest
 
 import families
+import gradients
 import keras_vae
 
 
@@ -17,7 +18,15 @@ def _fresh_keras():
     keras.utils.set_random_seed(7)
     yield
     keras.config.set_dtype_policy("float32")
-    keras.backend.clear_session()
+    # Without a collection, which visits every object of the framework and takes longer than most tests.
+    keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_garbage():
+    """Models hold themselves in cycles: without a collection now and then they fill the memory."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -89,27 +98,4 @@ def real_data():
 @pytest.fixture
 def gradient():
     """The gradient of a scalar function of one array, by the backend, as NumPy."""
-
-    def of(function, point):
-        point = np.asarray(point, "float32")
-        match keras.backend.backend():
-            case "tensorflow":
-                import tensorflow as tf
-
-                with tf.GradientTape() as tape:
-                    x = tf.convert_to_tensor(point)
-                    tape.watch(x)
-                    value = function(x)
-                return tape.gradient(value, x).numpy()
-            case "jax":
-                import jax
-
-                return np.asarray(jax.grad(function)(point))
-            case _:
-                import torch
-
-                x = torch.tensor(point, requires_grad=True)
-                function(x).backward()
-                return x.grad.numpy()
-
-    return of
+    return gradients.of

@@ -19,7 +19,7 @@ import keras_vae
 ROOT = pathlib.Path(__file__).parent.parent
 NUMBER = r"-?\d+\.\d+"
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.slow
 
 
 def run(script, *arguments, **environment):

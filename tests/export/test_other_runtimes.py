@@ -1,6 +1,6 @@
 """A bundle in runtimes that cannot be installed beside this package: an old onnxruntime, Triton's schema, a browser's.
 
-`nox -- once` makes the three environments and names them in the variables that are read here.
+`nox -- slow` makes the three environments and names them in the variables that are read here.
 """
 
 import json
@@ -15,7 +15,7 @@ import pytest
 triton = pytest.importorskip("keras_vae_export.triton", reason="the export extra is not installed")
 serving = pytest.importorskip("keras_vae_serving", reason="the serving extra is not installed")
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.slow
 
 HERE = pathlib.Path(__file__).parent
 SERVING = HERE.parents[1] / "serving"
@@ -30,7 +30,7 @@ TOLERANCES = {"float32": 1e-4, "int8": 2e-2}
 
 
 def needs(value, variable, what):
-    return pytest.mark.skipif(not value, reason=f"{variable} is not set: `nox -- once` does it, or set it to {what}")
+    return pytest.mark.skipif(not value, reason=f"{variable} is not set: `nox -- slow` does it, or set it to {what}")
 
 
 def run(*command, pythonpath=""):

@@ -11,6 +11,8 @@ from sklearn.mixture import GaussianMixture
 from keras_vae import VAE
 from keras_vae.evaluation import AggregatePosterior, fit_aggregate_posterior
 
+pytestmark = pytest.mark.math
+
 MEANS = np.array([[-4.0, 2.0], [3.0, 0.0]])
 COVARIANCES = np.array([[[1.0, 0.6], [0.6, 0.5]], [[0.2, 0.0], [0.0, 2.0]]])
 
@@ -56,7 +58,6 @@ def test_it_finds_the_codes_and_not_the_prior(x):
     np.testing.assert_allclose((found.factors @ found.factors.swapaxes(1, 2))[order], COVARIANCES, atol=0.25)
 
 
-@pytest.mark.once
 def test_its_draws_have_its_moments():
     mixture, n = by_hand(), 50_000
     z = mixture.sample(n, seed=0)
@@ -73,7 +74,6 @@ def test_its_draws_have_its_moments():
     assert not np.array_equal(z, mixture.sample(n, seed=1))
 
 
-@pytest.mark.once
 def test_its_density_integrates_to_one():
     grid = np.stack(np.meshgrid(np.arange(-10.0, 8.0, 0.05), np.arange(-8.0, 8.0, 0.05)), axis=-1)
     assert np.exp(by_hand().log_prob(grid)).sum() * 0.05**2 == pytest.approx(1.0, abs=1e-4)
@@ -96,7 +96,6 @@ def test_what_is_sampled_by_it_is_nearer_to_the_data(x):
     np.testing.assert_allclose(of_codes, codes.sample(500, seed=0), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -111,7 +110,6 @@ def test_what_it_refuses(x, arguments, message):
         fit_aggregate_posterior(copying(), **{"x": x[:20], "components": 2, **arguments})
 
 
-@pytest.mark.once
 def test_codes_that_are_not_finite_are_refused(x):
     vae = copying()
     vae.encoder.set_weights([np.full_like(weights, np.nan) for weights in vae.encoder.get_weights()])
@@ -119,7 +117,6 @@ def test_codes_that_are_not_finite_are_refused(x):
         fit_aggregate_posterior(vae, x[:20])
 
 
-@pytest.mark.once
 def test_of_other_latents_there_is_no_density():
     with pytest.raises(ValueError, match=r"z must have shape \(..., 2\); got \(4, 3\)"):
         by_hand().log_prob(np.zeros((4, 3)))
@@ -127,7 +124,6 @@ def test_of_other_latents_there_is_no_density():
         by_hand().sample(0)
 
 
-@pytest.mark.once
 def test_without_scikit_learn_it_says_how_to_install_it(x, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ModuleNotFoundError, match=r'not installed: pip install "keras-vae\[evaluation\]"'):

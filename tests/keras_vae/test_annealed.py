@@ -10,6 +10,8 @@ import oracles
 from keras_vae import VAE, DiagonalNormal, Gaussian, Mixture, evaluation, networks
 from keras_vae.evaluation import annealed_log_likelihood, log_likelihood
 
+pytestmark = pytest.mark.math
+
 SCALE = 0.4
 WEIGHTS = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 2)))[0] * [1.5, 0.8]
 
@@ -129,6 +131,7 @@ def test_a_conditional_model(x):
     assert_right(found, exact(x))
 
 
+@pytest.mark.every_backend
 def test_the_gradient_is_that_of_each_row():
     vae = VAE(*networks.mlp((4, 3), 2, hidden=(6,), activation="tanh"), seed=0)
     rng = np.random.default_rng(0)
@@ -144,6 +147,7 @@ def test_the_gradient_is_that_of_each_row():
         np.testing.assert_allclose(slope[..., dimension], (above - below) / 2e-2, atol=5e-3)
 
 
+@pytest.mark.every_backend
 def test_new_weights_are_seen(x):
     vae, quick = linear(), {"chains": 2, "steps": 3, "leapfrog": 2}
     before = annealed_log_likelihood(vae, x, **quick)
@@ -151,7 +155,6 @@ def test_new_weights_are_seen(x):
     assert annealed_log_likelihood(vae, x, **quick).mean < before.mean - 1.0
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("parameters", [(np.array([0.3, -1.0]), np.array([0.5, -2.0]), None), "mixture"])
 def test_the_score_is_the_slope_of_the_density(parameters):
     if parameters == "mixture":
@@ -165,7 +168,6 @@ def test_the_score_is_the_slope_of_the_density(parameters):
         np.testing.assert_allclose(distribution.score(z), slope, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.once
 def test_what_it_refuses(digits):
     vae = keras_vae.VAE(*networks.mlp((8, 8, 1), 2, hidden=(4,)))
     with pytest.raises(ValueError, match=r"log p\(x\) is not defined here. 100 % .*continuous_bernoulli"):

@@ -14,6 +14,8 @@ from keras import layers, ops
 import oracles
 from keras_vae import VAE, Bernoulli, Gaussian, networks
 
+pytestmark = pytest.mark.math
+
 
 @pytest.fixture(scope="module")
 def linear_gaussian_data():
@@ -72,6 +74,7 @@ def test_away_from_the_optimum_the_elbo_is_below_the_log_likelihood(linear_gauss
     assert elbo.mean() < exact.mean() - 0.05
 
 
+@pytest.mark.every_backend
 def test_a_trained_linear_vae_reaches_the_closed_form(linear_gaussian_data):
     elbo, best = trained_and_best(linear_gaussian_data)
     assert elbo <= best + 1e-4

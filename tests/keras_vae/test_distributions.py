@@ -9,6 +9,8 @@ import oracles
 from keras_vae import DiagonalNormal, Mixture
 from keras_vae.distributions import kl_divergence
 
+pytestmark = pytest.mark.math
+
 STANDARD = DiagonalNormal.standard(4)
 
 

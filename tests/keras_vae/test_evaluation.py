@@ -8,6 +8,8 @@ from keras import layers, ops
 import oracles
 from keras_vae import IWAE, VAE, Bernoulli, Gaussian, evaluation, networks
 
+pytestmark = pytest.mark.math
+
 SIGMA2 = 0.3
 
 
@@ -141,7 +143,6 @@ def test_it_refuses_where_the_loss_is_no_likelihood(digits):
         evaluation.log_likelihood(vae, 255 * digits[:4])
 
 
-@pytest.mark.once
 def test_the_progress_bar_is_there_when_asked_for(points, linear, capsys):
     evaluation.log_likelihood(linear(), points[0], num_samples=5, verbose=0)
     assert capsys.readouterr().out == ""
@@ -159,7 +160,6 @@ def one_latent(slope, log_var, copies=1):
     return vae
 
 
-@pytest.mark.once
 def test_surgery_of_an_encoder_that_ignores_the_data_finds_no_information():
     x = np.random.default_rng(0).normal(size=(500, 1)).astype("float32")
     found = evaluation.elbo_surgery(one_latent(0.0, 1.0), x)
@@ -168,7 +168,6 @@ def test_surgery_of_an_encoder_that_ignores_the_data_finds_no_information():
     assert found.kl == pytest.approx(oracles.standard_normal_kl(0.0, 1.0), rel=1e-5)
 
 
-@pytest.mark.once
 def test_surgery_of_codes_that_tell_every_example_finds_the_logarithm_of_their_number():
     x = np.arange(100.0, dtype="float32")[:, None]
     found = evaluation.elbo_surgery(one_latent(1.0, -12.0), x)
@@ -187,7 +186,6 @@ def test_surgery_finds_no_information_below_none_or_above_all(seed):
     assert told.mutual_information == pytest.approx(told.max_mutual_information, abs=1e-6)
 
 
-@pytest.mark.once
 def test_surgery_of_a_gaussian_channel_finds_its_capacity():
     """Codes N(a x, v) of normal x: I = 1/2 log(1 + a**2 / v), and q(z) = N(0, a**2 + v)."""
     x = np.random.default_rng(1).normal(size=(4000, 1)).astype("float32")
@@ -197,7 +195,6 @@ def test_surgery_of_a_gaussian_channel_finds_its_capacity():
     assert found.marginal_kl == pytest.approx(0.0, abs=0.04)
 
 
-@pytest.mark.once
 def test_the_aggregate_posterior_has_the_moments_of_the_codes():
     x = np.random.default_rng(2).normal(3.0, 2.0, size=(1000, 1)).astype("float32")
     vae = one_latent(0.5, -1.0)

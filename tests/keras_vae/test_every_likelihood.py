@@ -1,6 +1,6 @@
 """What holds for every likelihood: a density that integrates to one, whose mean and draws are those it says.
 
-`CASES` has one line for each; all tests run over it. Reference densities are SciPy's, in float64.
+All tests run over `CASES` of tests/likelihood_cases.py.
 """
 
 import keras
@@ -13,97 +13,17 @@ import oracles
 from keras_vae import (
     VAE,
     Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
     DiscretizedLogistic,
     Gaussian,
-    Laplace,
     Mixed,
     NegativeBinomial,
     Poisson,
     likelihoods,
     networks,
 )
+from likelihood_cases import CASES
 
-UNIT = np.linspace(0.0, 1.0, 4001)[:, None]
-REAL = np.linspace(-60.0, 60.0, 120_001)[:, None]
-COUNTS = np.arange(4000.0)[:, None]
-BITS = np.array([[0.0], [1.0]])
-LEVELS = np.arange(16.0)[:, None] / 15.0
-
-
-def soft(raw, least):
-    """The scale from the decoder's number, as `min_scale` says: log scale = least + softplus(raw - least)."""
-    return np.exp(np.log(least) + np.logaddexp(0.0, raw - np.log(least)))
-
-
-def discretized(x, location, scale, half):
-    cdf = stats.logistic(location, scale).cdf
-    upper = np.where(x > 1.0 - half, 1.0, cdf(x + half))
-    return np.log(upper - np.where(x < half, 0.0, cdf(x - half)))
-
-
-# name: likelihood, its support for one dimension, some parameters, and the reference log p(x) for them
-CASES = {
-    "bernoulli": (Bernoulli(), BITS, [[-3.0], [0.0], [2.0]], lambda x, p: oracles.bernoulli_log_prob(x, p)),
-    "bernoulli_p": (
-        Bernoulli(from_logits=False),
-        BITS,
-        [[0.01], [0.5], [0.9]],
-        lambda x, p: stats.bernoulli(p).logpmf(x),
-    ),
-    "continuous_bernoulli": (
-        ContinuousBernoulli(),
-        UNIT,
-        [[-30.0], [-1.01], [-0.99], [0.0], [1e-3], [0.5], [4.0], [30.0]],
-        lambda x, p: oracles.continuous_bernoulli_log_prob(x, p),
-    ),
-    "gaussian": (Gaussian(0.7), REAL, [[-3.0], [0.2]], lambda x, p: stats.norm(p, 0.7).logpdf(x)),
-    "gaussian_learned": (
-        Gaussian("learned", initial_scale=0.3),
-        REAL,
-        [[0.0], [2.5]],
-        lambda x, p: stats.norm(p, 0.3).logpdf(x),
-    ),
-    "gaussian_optimal": (
-        Gaussian("optimal", initial_scale=2.0),
-        REAL,
-        [[0.0], [2.5]],
-        lambda x, p: stats.norm(p, 2.0).logpdf(x),
-    ),
-    "gaussian_predicted": (
-        Gaussian("predicted", min_scale=0.01),
-        REAL,
-        [[0.3, -2.0], [-1.0, 1.5]],
-        lambda x, p: stats.norm(p[..., :1], soft(p[..., 1:] / 2.0, 0.01)).logpdf(x),
-    ),
-    "laplace": (Laplace(1.3), REAL, [[-3.0], [0.2]], lambda x, p: stats.laplace(p, 1.3).logpdf(x)),
-    "laplace_predicted": (
-        Laplace("predicted", min_scale=0.01),
-        REAL,
-        [[0.3, -1.0], [-1.0, 0.5]],
-        lambda x, p: stats.laplace(p[..., :1], soft(p[..., 1:], 0.01)).logpdf(x),
-    ),
-    "discretized_logistic": (
-        DiscretizedLogistic(levels=16),
-        LEVELS,
-        [[0.3, -3.0], [0.95, -1.0], [-0.2, -2.0], [0.5, 1.0]],
-        lambda x, p: discretized(x, p[..., :1], soft(p[..., 1:], 1e-4), 1.0 / 30.0),
-    ),
-    "categorical": (
-        Categorical(),
-        np.eye(3),
-        [[0.0, 0.0, 0.0], [3.0, -1.0, 0.5]],
-        lambda x, p: x * (p - np.logaddexp.reduce(p, axis=-1, keepdims=True)),
-    ),
-    "poisson": (Poisson(), COUNTS, [[-4.0], [0.0], [5.0]], lambda x, p: stats.poisson(np.exp(p)).logpmf(x)),
-    "negative_binomial": (
-        NegativeBinomial(),
-        COUNTS,
-        [[0.0, 0.0], [4.0, 1.0], [3.0, -0.5], [3.0, 12.0]],
-        lambda x, p: stats.nbinom(np.exp(p[..., 1:]), 1.0 / (1.0 + np.exp(p[..., :1] - p[..., 1:]))).logpmf(x),
-    ),
-}
+pytestmark = pytest.mark.math
 
 
 @pytest.fixture(params=CASES)
@@ -133,13 +53,11 @@ def tabulated(likelihood, support, parameter):
     return p, weights
 
 
-@pytest.mark.once
 def test_there_is_a_case_for_every_likelihood():
     named = {likelihoods.get(name).__class__ for name in likelihoods.NAMES}
     assert named == {type(likelihood) for likelihood, *_ in CASES.values()}
 
 
-@pytest.mark.once
 def test_the_density_integrates_or_sums_to_one(case):
     likelihood, support, parameters, _ = case
     for parameter in parameters:
@@ -161,7 +79,6 @@ def test_mean_and_stddev_are_those_of_the_density(case):
             np.testing.assert_allclose(stddev, np.sqrt(variance), rtol=2e-3)
 
 
-@pytest.mark.once
 def test_draws_follow_the_density_and_repeat_for_a_seed(case):
     """The mean and the mean square of many draws, within five standard errors of those of the density."""
     likelihood, support, parameters, _ = case
@@ -250,7 +167,6 @@ def test_what_is_missing_counts_for_nothing_in_value_and_gradient(case, gradient
         np.testing.assert_array_equal(g[2], 0.0)
 
 
-@pytest.mark.once
 def test_config_round_trip(case):
     likelihood, _, parameters, _ = case
     copy = likelihoods.get(keras.saving.serialize_keras_object(likelihood))
@@ -261,7 +177,6 @@ def test_config_round_trip(case):
     assert copy.parameter_channels(6) == 6 * (1 if parameters.shape[1] in (1, 3) else 2)
 
 
-@pytest.mark.once
 def test_parameters_at_mean_have_that_mean(case):
     likelihood, *_ = case
     mean = np.array([[0.1, 0.3, 0.6]])  # in the support, and a distribution over three categories
@@ -270,7 +185,6 @@ def test_parameters_at_mean_have_that_mean(case):
     np.testing.assert_allclose(numpy(likelihood.mean(tensor(parameters))), mean, rtol=1e-3)
 
 
-@pytest.mark.once
 def test_the_range_of_the_data_is_that_of_the_support(case):
     likelihood, support, *_ = case
     low, high = likelihood.ranges(support.shape[1])

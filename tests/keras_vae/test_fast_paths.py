@@ -99,7 +99,10 @@ def test_every_fast_path_gives_the_numbers_of_the_plain_one(make_vae, digits, ca
         return fitted(lambda compile: make_vae(compile=compile, **settings), compile | way, **data)
 
     expected = run(PLAIN)
-    for way in WAYS.values():
+    ways = list(WAYS.values())
+    if case is labels_and_a_mixture and BACKEND != "torch":
+        ways = ways[1:]  # data with a condition come from the host in any case
+    for way in ways:
         assert_same(run(way), expected)
 
 
@@ -139,6 +142,7 @@ def test_layers_with_a_state_keep_it(make_vae, digits):
         assert_same(found, expected)
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="XLA makes one kernel of Keras's update: there is no other")
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -22,6 +22,8 @@ from keras_vae import (
 )
 from keras_vae.likelihoods import discrete
 
+pytestmark = pytest.mark.math
+
 
 def numpy(tensor):
     return ops.convert_to_numpy(tensor)

@@ -8,6 +8,8 @@ from keras import layers, ops
 import oracles
 from keras_vae import VAE, Categorical, Gaussian, Mixed, evaluation, networks
 
+pytestmark = pytest.mark.math
+
 
 @pytest.fixture
 def table():
@@ -54,6 +56,7 @@ def test_the_encoder_sees_zeros_and_the_sum_leaves_the_holes_out(table):
     np.testing.assert_allclose(ops.convert_to_numpy(terms.reconstruction), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.every_backend
 def test_an_example_without_any_value_has_its_kl_only(table):
     vae = model(allow_missing=True)
     nothing = np.full((3, 5), np.nan, "float32")
@@ -62,6 +65,7 @@ def test_an_example_without_any_value_has_its_kl_only(table):
     assert np.isfinite(vae.fit(nothing, epochs=2, verbose=0).history["loss"]).all()
 
 
+@pytest.mark.every_backend
 def test_a_step_moves_the_weights_as_if_the_missing_column_were_not_there():
     """One column missing everywhere: the same gradients as of a model that never had the column."""
     rng = np.random.default_rng(2)
@@ -103,6 +107,7 @@ def test_the_estimate_is_that_of_the_observed_values():
     assert np.all(np.abs(found.log_likelihood - exact) < 5.0 * found.standard_error + 1e-3)
 
 
+@pytest.mark.every_backend
 def test_metrics_and_validation_stay_finite(table):
     vae = model(allow_missing=True)
     vae.compile("adam", metrics=["mse"])
@@ -132,6 +137,7 @@ def test_a_table_of_kinds_with_holes_trains_saves_and_fills_in(tmp_path):
     np.testing.assert_allclose(loaded.elbo(holes, seed=0), vae.elbo(holes, seed=0), rtol=1e-5)
 
 
+@pytest.mark.every_backend
 def test_an_encoder_of_integers_is_told_too():
     """Where nothing can be missing."""
     x, z = keras.Input((4,), dtype="int32"), keras.Input((2,))

@@ -12,6 +12,8 @@ import oracles
 from keras_vae import ELBO, IWAE, BetaTC, DiagonalNormal, InfoVAE, Mixture, objectives, priors, schedules
 from keras_vae.objectives import LatentBatch
 
+pytestmark = pytest.mark.math
+
 
 def draws_of(posterior, z, log_likelihood, prior=None, step=0):
     """What an objective is given, from NumPy; `log_likelihood` are numbers, whatever z."""
@@ -444,6 +446,7 @@ def test_what_cannot_be_of_the_others_is_refused(make, words):
         make()
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize(
     "objective",
     [

@@ -6,6 +6,8 @@ import pytest
 
 from keras_vae import VAE, BetaTC, DiagonalNormal, Mixture, evaluation, networks, priors
 
+pytestmark = pytest.mark.math
+
 
 def made(digits, kind):
     return {
@@ -38,6 +40,7 @@ def test_one_component_at_n_0_1_gives_the_plain_elbo_but_for_the_noise_of_its_kl
     )
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_life_of_a_model_with_such_a_prior(make_vae, digits, tmp_path, kind):
     vae = make_vae(prior=made(digits, kind), compile={"optimizer": keras.optimizers.Adam(0.01)})
@@ -89,6 +92,7 @@ def test_pseudo_inputs_stay_in_the_range_of_the_data(make_vae):
     assert np.abs(vae.numpy_prior().components.mean - seen).max() > 1e-3
 
 
+@pytest.mark.every_backend
 def test_batch_normalisation_is_not_moved_by_pseudo_inputs(digits):
     x = keras.Input((8, 8, 1))
     h = keras.layers.BatchNormalization(momentum=0.5, name="bn")(keras.layers.Flatten()(x))
@@ -146,6 +150,7 @@ def test_a_prior_serves_models_of_one_number_of_latents(make_vae):
         make_vae(latent_dim=2, prior=prior)
 
 
+@pytest.mark.every_backend
 def test_the_prior_of_a_model_can_be_changed(make_vae, digits):
     vae = make_vae()
     vae.prior = priors.GaussianMixture(3, seed=0)
@@ -159,6 +164,7 @@ def test_the_prior_of_a_model_can_be_changed(make_vae, digits):
         vae.compile("adam")
 
 
+@pytest.mark.every_backend
 def test_fixed_priors_may_be_of_float64(make_vae, digits):
     vae = make_vae(prior=Mixture(DiagonalNormal(np.eye(3), np.zeros((3, 3))), [0.1, 0.2, 0.3]))
     vae.fit(digits[:64], verbose=0)

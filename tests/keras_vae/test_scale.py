@@ -8,6 +8,8 @@ from keras import layers, ops
 import oracles
 from keras_vae import VAE, Bernoulli, DiscretizedLogistic, Gaussian, Laplace, evaluation, networks
 
+pytestmark = pytest.mark.math
+
 
 def linear_vae(dimensions, k, likelihood):
     x, z = keras.Input((dimensions,)), keras.Input((k,))
@@ -50,7 +52,6 @@ def test_learned_and_optimal_converge_to_the_measured_error_and_to_ppca():
         assert vae.elbo(x, 20, seed=0).mean() == pytest.approx(best, abs=0.05), scale
 
 
-@pytest.mark.once
 def test_with_a_fixed_scale_the_directions_of_larger_variance_stay_active():
     """sigma**2 between the third and the fourth eigenvalue: exactly three units. Lucas et al. 2019, section 4."""
     x = spread([8.0, 5.0, 3.0, 0.8, 0.5, 0.3])
@@ -101,6 +102,7 @@ def test_missing_values_do_not_count_in_the_optimal_scale():
     assert likelihood.current_scale == pytest.approx(np.sqrt(11.0 / 3.0), rel=1e-5)
 
 
+@pytest.mark.every_backend
 def test_an_example_of_weight_0_does_not_count_in_the_optimal_scale():
     x = np.random.default_rng(3).normal(size=(32, 3)).astype("float32")
     weights = np.ones(32, "float32")
@@ -117,6 +119,7 @@ def test_an_example_of_weight_0_does_not_count_in_the_optimal_scale():
     assert 0.3 < scales[0] < 3.0
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("scale", ["learned", "optimal", "predicted"])
 def test_a_model_saves_and_loads_what_it_learned(tmp_path, scale):
     x = np.random.default_rng(0).normal(scale=0.2, size=(64, 6)).astype("float32")
@@ -154,7 +157,6 @@ def test_a_scale_never_falls_below_its_least_value():
         assert logs["reconstruction"][-1] > 3 * (np.log(0.05) + 0.5 * np.log(2.0 * np.pi)) - 1e-3
 
 
-@pytest.mark.once
 def test_the_predicted_scale_follows_the_data():
     """Columns whose noise differs tenfold: the decoder says so."""
     rng = np.random.default_rng(0)
@@ -167,7 +169,6 @@ def test_the_predicted_scale_follows_the_data():
     np.testing.assert_allclose(stddev, [0.1, 1.0, 0.1, 1.0], rtol=0.3)
 
 
-@pytest.mark.once
 def test_bits_per_dimension_of_uniform_noise_are_eight():
     """A discretized logistic so wide that all 256 levels are alike is a code of 8 bits a pixel."""
     x = np.random.default_rng(0).integers(0, 256, (50, 12)) / 255.0
@@ -180,7 +181,6 @@ def test_bits_per_dimension_of_uniform_noise_are_eight():
     assert evaluation.bits_per_dim(inside.mean(), 12) == pytest.approx(-np.log2(share / 255.0), rel=1e-3)
 
 
-@pytest.mark.once
 def test_refusals():
     with pytest.raises(ValueError, match=r'must be a positive number, or one of "learned", "optimal", "predicted"'):
         Gaussian("big")

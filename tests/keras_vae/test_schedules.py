@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_vae import schedules
 
+pytestmark = pytest.mark.math
+
 
 def values(schedule, steps):
     return [float(schedule(ops.convert_to_tensor(step, "int32"))) for step in steps]

@@ -1,4 +1,4 @@
-"""What the Dockerfile makes, without Docker: `nox -- once` runs its commands, and these tests its last lines."""
+"""What the Dockerfile makes, without Docker: `nox -- slow` runs its commands, and these tests its last lines."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from keras_vae_serving import Pipeline
 PYTHON = os.environ.get("KERAS_VAE_IMAGE_PYTHON")
 
 pytestmark = [
-    pytest.mark.once,
-    pytest.mark.skipif(not PYTHON, reason="KERAS_VAE_IMAGE_PYTHON is not set: `nox -- once` does it"),
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="KERAS_VAE_IMAGE_PYTHON is not set: `nox -- slow` does it"),
 ]
 
 DOCKERFILE = (server_process.SERVING / "Dockerfile").read_text(encoding="utf-8")

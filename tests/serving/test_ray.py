@@ -1,4 +1,4 @@
-"""A bundle on Ray, where a worker and a replica are killed: `nox -- once` makes the environment, which has no Keras.
+"""A bundle on Ray, where a worker and a replica are killed: `nox -- slow` makes the environment, which has no Keras.
 
 What is run there is in `on_ray.py`; the numbers are compared here with those of a plain `Pipeline`.
 """
@@ -24,11 +24,11 @@ from keras_vae_serving import Pipeline
 PYTHON = os.environ.get("KERAS_VAE_RAY_PYTHON")
 HERE = pathlib.Path(__file__).parent
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.slow
 
 needs_ray = pytest.mark.skipif(
     not PYTHON,
-    reason="KERAS_VAE_RAY_PYTHON is not set: `nox -- once` does it, or set it to the python of an environment made by "
+    reason="KERAS_VAE_RAY_PYTHON is not set: `nox -- slow` does it, or set it to the python of an environment made by "
     "`pip install 'ray[data,serve]' onnxruntime orjson prometheus-client`",
 )
 

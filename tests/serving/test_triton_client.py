@@ -1,4 +1,4 @@
-"""NVIDIA's client for Triton talks to this server, and so will talk to Triton: `nox -- once` makes its environment."""
+"""NVIDIA's client for Triton talks to this server, and so will talk to Triton: `nox -- slow` makes its environment."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from keras_vae_serving import Pipeline
 PYTHON = os.environ.get("KERAS_VAE_TRITON_PYTHON")
 
 pytestmark = [
-    pytest.mark.once,
-    pytest.mark.skipif(not PYTHON, reason="KERAS_VAE_TRITON_PYTHON is not set: `nox -- once` does it"),
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="KERAS_VAE_TRITON_PYTHON is not set: `nox -- slow` does it"),
 ]
 
 
