@@ -50,7 +50,7 @@ def main():
         keras.utils.set_random_seed(0)
         encoder, decoder = keras_vae.networks.mlp((784,), latent_dim=50, hidden=(300, 300))
         vae = keras_vae.VAE(encoder, decoder, "bce", objective=objective, seed=0)
-        vae.compile(keras.optimizers.Adam(1e-3), steps_per_execution=50)
+        vae.compile(keras_vae.FusedAdam(1e-3), steps_per_execution=50)
         logs = vae.fit(train, batch_size=100, epochs=options.epochs, verbose=2).history
         bound = evaluation.held_out(vae, test)
         found = evaluation.log_likelihood(vae, test, num_samples=options.draws)

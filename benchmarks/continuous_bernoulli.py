@@ -66,7 +66,7 @@ def main():
     for likelihood in (keras_vae.ContinuousBernoulli(), keras_vae.Bernoulli()):
         keras.utils.set_random_seed(0)
         vae = keras_vae.VAE(*networks(), likelihood, seed=0)
-        vae.compile(keras.optimizers.Adam(1e-3))
+        vae.compile(keras_vae.FusedAdam(1e-3))
         vae.fit(train, batch_size=options.batch_size, epochs=options.epochs, verbose=2)
         trained[type(likelihood).__name__] = vae.encoder, vae.decoder
 

@@ -105,14 +105,14 @@ def _keras_vae(options):
     import keras
 
     import keras_vae
-    from keras_vae import _train_step
+    from keras_vae import _backend
 
     x, weights = _problem(options)
     vae = keras_vae.VAE(*keras_vae.networks.mlp((PIXELS,), LATENTS, hidden=(HIDDEN,)))
     vae.encoder.set_weights(weights[:6])
     vae.decoder.set_weights(weights[6:])
 
-    products = _train_step.compiled(vae, lambda z: keras.ops.sum(z @ vae.decoder.weights[0] @ vae.decoder.weights[2]))
+    products = _backend.compile(vae, lambda z: keras.ops.sum(z @ vae.decoder.weights[0] @ vae.decoder.weights[2]))
     z = np.ones((10_000, LATENTS), "float32")
     limit = _limit(lambda: float(products(z)), options)
     who = f"keras_vae {keras.backend.backend()}"

@@ -6,6 +6,7 @@ handed a dict.
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_vae import validation
 
@@ -93,3 +94,38 @@ def embedded_inputs(network):
 
 def _inputs(network):
     return getattr(network, "inputs", None) or []
+
+
+class Conditional:
+    """Mixed into `VAE`: what it does with the condition, of which it knows the shape and the networks."""
+
+    @property
+    def condition_dtype(self) -> str:
+        """Type of the condition: what the networks declare, else that of floats."""
+        networks = [network for network in (self.encoder, self.decoder) if declares_condition(network)]
+        return input_dtype(networks[0], "condition") if networks else keras.config.floatx()
+
+    def _as_condition(self, condition, network):
+        """A tensor of the dtype that the network takes; None if it takes none."""
+        if not takes_condition(network) or (condition is None and self.condition_shape is None):
+            return None
+        self._require_condition(condition)
+        return ops.cast(ops.convert_to_tensor(condition), self.condition_dtype)
+
+    def _checked_condition(self, condition, count):
+        """The condition of `count` examples as a NumPy array of the networks' dtype; None if they take none."""
+        self._require_condition(condition)
+        if condition is None:
+            return None
+        condition = validation.to_numpy(condition)
+        check_condition(condition, self.condition_shape, count, self.condition_dtype, (self.encoder, self.decoder))
+        return condition.astype(self.condition_dtype, copy=False)
+
+    def _require_condition(self, condition):
+        if condition is None and self.condition_shape is not None:
+            raise ValueError('This model is conditional: pass {"x": x, "condition": c}, or condition=c.')
+        if condition is not None and self.condition_shape is None:
+            raise ValueError(
+                'This model takes no condition: give one of its networks an input called "condition", as '
+                "keras_vae.networks.mlp(..., condition=...) does."
+            )

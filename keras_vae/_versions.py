@@ -98,4 +98,5 @@ def _same(before, after):
         return False
     if all(map(operator.is_, before, after)):
         return True
-    return all(a is b or (type(a) is type(b) and isinstance(a, _SCALARS) and a == b) for a, b in zip(before, after))
+    pairs = zip(before, after, strict=True)
+    return all(a is b or (type(a) is type(b) and isinstance(a, _SCALARS) and a == b) for a, b in pairs)

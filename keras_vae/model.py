@@ -4,7 +4,6 @@
 how they are built and saved. Keras's verbs are in `training.py`, those of inference in `inference.py`.
 """
 
-from numbers import Integral
 from typing import Any
 
 import keras
@@ -13,14 +12,8 @@ from keras import ops
 
 from keras_vae import _backend, likelihoods, objectives, posteriors, priors, validation
 from keras_vae._config import forget
-from keras_vae._network_inputs import (
-    check_condition,
-    declares_condition,
-    input_dtype,
-    known_input_shape,
-    run,
-    takes_condition,
-)
+from keras_vae._network_inputs import Conditional, input_dtype, known_input_shape, run, takes_condition
+from keras_vae._seeds import SavesSeeds, decorrelate
 from keras_vae._versions import Version
 from keras_vae.data import input_shapes, split_condition
 from keras_vae.distributions import DiagonalNormal, Mixture
@@ -34,7 +27,7 @@ _RESOLVED = {"likelihood": likelihoods.get, "objective": objectives.get, "poster
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(Trainer, Inference, keras.Model):
+class VAE(Trainer, Inference, Conditional, SavesSeeds, keras.Model):
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))       q(z|x) = N(mean(x), diag(exp(log_var(x))))
@@ -62,8 +55,8 @@ class VAE(Trainer, Inference, keras.Model):
             of the data, with `likelihood.parameter_channels` channels. In a conditional model either or both have an
             input of the name "condition"; a network whose inputs are not known is called with
             `{"x": x, "condition": c}`, or "z" in place of "x".
-        likelihood: p(x|z): "bce" (= "bernoulli", the decoder gives logits), "mse" (= "gaussian", scale 1), another name or a
-            `Likelihood`, such as `Gaussian("learned")`.
+        likelihood: p(x|z): "bce" (= "bernoulli", the decoder gives logits), "mse" (= "gaussian", scale 1), another name
+            or a `Likelihood`, such as `Gaussian("learned")`.
         objective: Bound that is maximised: "elbo", "iwae" or an `Objective` such as `ELBO(beta=4.0)`.
         prior: p(z): a `Prior` of `keras_vae.priors`, which learns, such as `VampPrior(500)`; a `DiagonalNormal` or a
             `Mixture` over the latent dimensions, which stays as it is; None is N(0, I).
@@ -120,7 +113,7 @@ class VAE(Trainer, Inference, keras.Model):
         self._shapes: Any = None  # of one example, of its condition (or None) and of one z, once built
 
         self._seed = seed
-        self.seed_generator = keras.random.SeedGenerator(_decorrelate(seed))
+        self.seed_generator = keras.random.SeedGenerator(decorrelate(seed))
         # "int" is int64 on TensorFlow, whose int32 variables cannot live on a GPU, and int32 elsewhere.
         self.training_step = self.add_weight(
             name="training_step", shape=(), dtype="int", initializer="zeros", trainable=False
@@ -213,12 +206,6 @@ class VAE(Trainer, Inference, keras.Model):
     def latent_dim(self) -> Any:
         """Number of latent dimensions; None before the model is built."""
         return self._shapes and self._shapes[2][0]
-
-    @property
-    def condition_dtype(self) -> str:
-        """Type of the condition: what the networks declare, else that of floats."""
-        networks = [network for network in (self.encoder, self.decoder) if declares_condition(network)]
-        return input_dtype(networks[0], "condition") if networks else keras.config.floatx()
 
     @property
     def seed(self) -> int | None:
@@ -334,51 +321,7 @@ class VAE(Trainer, Inference, keras.Model):
             return x
         return ops.cast(x, keras.config.floatx())
 
-    # Conditions
-
-    def _as_condition(self, condition, network):
-        """A tensor of the dtype that the network takes; None if it takes none."""
-        if not takes_condition(network) or (condition is None and self.condition_shape is None):
-            return None
-        self._require_condition(condition)
-        return ops.cast(ops.convert_to_tensor(condition), self.condition_dtype)
-
-    def _checked_condition(self, condition, count):
-        """The condition of `count` examples as a NumPy array of the networks' dtype; None if they take none."""
-        self._require_condition(condition)
-        if condition is None:
-            return None
-        condition = validation.to_numpy(condition)
-        check_condition(condition, self.condition_shape, count, self.condition_dtype, (self.encoder, self.decoder))
-        return condition.astype(self.condition_dtype, copy=False)
-
-    def _require_condition(self, condition):
-        if condition is None and self.condition_shape is not None:
-            raise ValueError('This model is conditional: pass {"x": x, "condition": c}, or condition=c.')
-        if condition is not None and self.condition_shape is None:
-            raise ValueError(
-                'This model takes no condition: give one of its networks an input called "condition", as '
-                "keras_vae.networks.mlp(..., condition=...) does."
-            )
-
     # Saving
-
-    def save_own_variables(self, store):
-        # Keras saves weights but not the state of seed generators; with it a resumed run draws the noise that an
-        # uninterrupted one would have, in dropout layers too.
-        super().save_own_variables(store)
-        for i, state in enumerate(self._seed_states()):
-            store[f"seed_state_{i}"] = validation.to_numpy(state.value).astype("int64")
-
-    def load_own_variables(self, store):
-        names = list(store.keys())  # an h5 group on disk is no dict: it cannot be iterated or asked with `in`
-        super().load_own_variables({name: store[name] for name in names if not name.startswith("seed_state_")})
-        for i, state in enumerate(self._seed_states()):
-            if f"seed_state_{i}" in names:  # layers added since the file was written keep their own seed
-                state.assign(np.asarray(store[f"seed_state_{i}"]).astype(state.dtype))
-
-    def _seed_states(self):
-        return [variable for variable in self.variables if variable.name == "seed_generator_state"]
 
     def get_config(self):
         parts = zip(_PARTS, (getattr(self, attribute) for attribute in _ATTRIBUTES), strict=True)
@@ -397,13 +340,3 @@ class VAE(Trainer, Inference, keras.Model):
             for key, value in config.items()
         }
         return cls(**config)
-
-
-def _decorrelate(seed):
-    """A seed for the `SeedGenerator`: on torch Keras adds seed and step, and seeds 5 and 6 would share their noise."""
-    if seed is None:
-        return None
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"seed must be a whole number, zero or more, or None; got {seed!r}.")
-    # Below 2**30: room for the counter in int32.
-    return int(np.random.SeedSequence(int(seed)).generate_state(1)[0] >> 2)

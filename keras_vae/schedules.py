@@ -15,7 +15,7 @@ from keras_vae._config import Configured
 
 
 class Schedule(Configured, keras.layers.Layer):
-    """A value that depends on the training step. A subclass defines `__call__`, and `get_config` if it has arguments."""
+    """A value that depends on the training step. A subclass defines `__call__`, and `get_config` if need be."""
 
     def __init__(self):
         super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin

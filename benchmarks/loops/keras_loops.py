@@ -14,7 +14,7 @@ import keras_vae
 
 def ours(problem, x, **compile):
     """keras_vae, with the arguments of `compile`."""
-    return _loop(problem, x, lambda *pair: keras_vae.VAE(*pair, "bce", seed=0), **compile)
+    return _loop(problem, x, lambda *pair: keras_vae.VAE(*pair, "bce", seed=0), keras_vae.FusedAdam, **compile)
 
 
 def example(problem, x):
@@ -29,10 +29,10 @@ def networks(problem):
     return keras_vae.networks.mlp(problem.data_shape, problem.latents, hidden=(problem.hidden,), activation="tanh")
 
 
-def _loop(problem, x, make, **compile):
+def _loop(problem, x, make, adam=keras.optimizers.Adam, **compile):
     keras.config.set_dtype_policy("float32" if problem.dtype == "float32" else f"mixed_{problem.dtype}")
     model, clock = make(*networks(problem)), Clock()
-    model.compile(optimizer=keras.optimizers.Adam(LEARNING_RATE), **compile)
+    model.compile(optimizer=adam(LEARNING_RATE), **compile)
 
     def epoch():
         history = model.fit(x, batch_size=problem.batch_size, epochs=1, verbose=0, callbacks=[clock]).history

@@ -1,8 +1,4 @@
-"""JAX: state goes in and comes out, because a jitted function may change nothing.
-
-Keras hands the step every variable's value in lists, and every list must come back out; `stateless.py` says how a step
-becomes a function of them.
-"""
+"""JAX: Keras's lists of values go in and come out (`stateless.py`), because a jitted function may change nothing."""
 
 import jax
 import keras

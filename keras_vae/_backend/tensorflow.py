@@ -51,12 +51,10 @@ def value_and_grad(model, function):
 def random_normal(shape, seed):
     """Draws from N(0, I); seed is a Keras `SeedGenerator`. Replicas that train together draw different noise.
 
-    As `keras.random.normal`, but the generator is named: XLA's own choice takes eight times as long on a CPU. (With any
-    generator XLA's numbers differ from those of the plain graph.)
+    As `keras.random.normal`, but the generator is named: XLA's own choice takes eight times as long on a CPU.
     """
     seed = tf.cast(tf.math.floormod(seed.next(), tf.int32.max - 1), "int32")
     if tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context():
-        seed = tf.random.experimental.stateless_fold_in(
-            seed, tf.distribute.get_replica_context().replica_id_in_sync_group
-        )
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        seed = tf.random.experimental.stateless_fold_in(seed, replica)
     return tf.random.stateless_normal(shape, seed, alg="philox")

@@ -13,7 +13,7 @@ _CLOSED_FORMS: dict[tuple[type, type], Callable] = {}
 
 
 def register_kl(q: type[Distribution], p: type[Distribution]) -> Callable:
-    """Decorates a function `(q, p, per_dimension=False)` that returns KL(q || p) of two distributions, `(...)`, nats."""
+    """Decorates a function `(q, p, per_dimension=False)` that returns KL(q || p), `(...)` or `(..., dim)`, in nats."""
 
     def register(function: Callable) -> Callable:
         _CLOSED_FORMS[q, p] = function
@@ -57,7 +57,7 @@ def kl_divergence(q: Distribution, p: Distribution, z: Any = None, per_dimension
 
 
 def monte_carlo_kl(q: Distribution, p: Distribution, z: Any) -> Any:
-    """The average over samples of log q(z) - log p(z), whether or not a closed form exists; `kl_divergence`'s shapes."""
+    """`kl_divergence` averaged over samples, whether or not a closed form exists."""
     difference = q.log_prob(z) - p.log_prob(z)
     return namespace(difference).mean(difference, axis=0)
 

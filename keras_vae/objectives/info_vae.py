@@ -18,8 +18,8 @@ class InfoVAE(Objective):
         loss = reconstruction + (1 - alpha) * KL(q(z|x) || p(z)) + (alpha + lambda_ - 1) * MMD(q(z), p(z))
 
     The KL pushes every q(z|x) to the prior and so discourages information; the maximum mean discrepancy constrains only
-    their average q(z). At alpha = 1 the KL is gone ("MMD-VAE"); alpha = 0 and lambda_ = 1 is the ELBO. Other values give
-    no bound.
+    their average q(z). At alpha = 1 the KL is gone ("MMD-VAE"); alpha = 0 and lambda_ = 1 is the ELBO. Otherwise the
+    loss is no bound.
 
     The MMD is the unbiased estimate over the batch, of z against the noise that it was made of: it compares an example
     only with the others, of whose noise its own is independent. It is logged as `mmd`, and is below 0 as often as not
@@ -27,8 +27,8 @@ class InfoVAE(Objective):
 
     Args:
         alpha: Part of the KL that is taken away; up to 1.
-        lambda_: Weight of the discrepancy; at least 1 - alpha. The MMD is below 2, so beside a loss of a hundred nats it
-            needs a large weight.
+        lambda_: Weight of the discrepancy; at least 1 - alpha. The MMD is below 2, so beside a loss of a hundred nats
+            it needs a large weight.
         kernel: Kernel, "imq", c / (c + d**2), or "rbf", exp(-d**2 / c), for a distance d.
         scale: Squared distance c; None is 2 * latent_dim, which two draws of the prior have on average.
         num_samples: Number of samples of z per example.

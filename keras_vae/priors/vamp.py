@@ -24,8 +24,8 @@ class VampPrior(Prior):
 
     Args:
         components: Number of pseudo-inputs, K.
-        pseudo_inputs: `(components, ...)` examples to start from, such as `x[:500]`. None: they start as noise around the
-            middle of the data's range and learn for longer. A model that is made from a config, as by
+        pseudo_inputs: `(components, ...)` examples to start from, such as `x[:500]`. None: they start as noise around
+            the middle of the data's range and learn for longer. A model that is made from a config, as by
             `keras.models.clone_model`, starts from such noise too.
         seed: Seed for that noise, an integer, or None.
 

@@ -9,7 +9,7 @@ import pytest
 from keras import layers, ops
 
 import keras_vae
-from keras_vae import ELBO, VAE, DiagonalNormal, Gaussian, IWAE, schedules
+from keras_vae import ELBO, IWAE, VAE, DiagonalNormal, Gaussian, schedules
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(44, 4)).astype("float32")

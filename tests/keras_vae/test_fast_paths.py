@@ -155,7 +155,6 @@ def test_layers_with_a_state_keep_it(make_vae, digits):
         lambda adam: keras.optimizers.LossScaleOptimizer(adam(1e-2), initial_scale=4.0),
     ],
 )
-@pytest.mark.skipif(BACKEND == "jax", reason="on JAX the update is Keras's")
 def test_the_fused_update_is_that_of_keras(make_vae, digits, optimizer):
     fused = fitted(make_vae, {"optimizer": optimizer(keras_vae.FusedAdam)}, digits[:EXAMPLES])
     plain = fitted(make_vae, {"optimizer": optimizer(keras.optimizers.Adam)}, digits[:EXAMPLES])

@@ -146,7 +146,7 @@ def test_pseudo_inputs_are_refused_where_they_cannot_be_encoded():
 def test_a_prior_serves_models_of_one_number_of_latents(make_vae):
     prior = priors.GaussianMixture(3)
     make_vae(prior=prior)
-    with pytest.raises(ValueError, match="belongs to a model with latents of shape \(3,\), and this one has \(2,\)"):
+    with pytest.raises(ValueError, match=r"belongs to a model with latents of shape \(3,\), and this one has \(2,\)"):
         make_vae(latent_dim=2, prior=prior)
 
 
@@ -158,9 +158,9 @@ def test_the_prior_of_a_model_can_be_changed(make_vae, digits):
     before = vae.prior.get_weights()[1]
     vae.fit(digits, verbose=0)
     assert np.abs(vae.prior.get_weights()[1] - before).max() > 1e-5
+    vae = make_vae(objective=BetaTC(256))
+    vae.prior = priors.GaussianMixture(3)
     with pytest.raises(ValueError, match="each latent with its own prior"):
-        vae = make_vae(objective=BetaTC(256))
-        vae.prior = priors.GaussianMixture(3)
         vae.compile("adam")
 
 
