@@ -31,7 +31,7 @@ print(f"weights on {vae.trainable_variables[0].value.device}")
 print(f"{keras.backend.backend()}: test negative ELBO {logs['negative_elbo']:.2f} nats, of which KL {logs['kl']:.2f}")
 
 if options.log_likelihood:
-    # At random, because the file is sorted by class: its first rows are the easiest digits.
+    # The file is sorted by class, and its first rows are the easiest digits: choose rows at random.
     some = np.random.default_rng(0).permutation(len(test))[:2000]
     found = keras_vae.evaluation.log_likelihood(vae, test[some], num_samples=options.log_likelihood)
     print(

@@ -1,16 +1,16 @@
-"""A conditional VAE: samples of the class that one asks for, and a classifier that says whether they are.
+"""A conditional VAE: samples of a chosen class, and the accuracy of a classifier on them.
 
     KERAS_BACKEND=jax python examples/conditional_fashion_mnist.py fashion_mnist [--epochs 20]
     KERAS_BACKEND=jax python examples/conditional_fashion_mnist.py digits --epochs 100
 
 `fashion_mnist` is the folder of the four idx files, images and labels; the digits are embedded. Both networks see the
-label, so that z need hold only what it does not say. 400-400-z16, ReLU, Adam 1e-3, batch 100. It writes a picture with
-a row of samples for each class. A classifier that was trained on real images only is then asked which class the samples
-are of; its accuracy on real test images stands beside.
+label, so that z only needs to hold the rest. 400-400-z16, ReLU, Adam 1e-3, batch 100. The script writes a picture with
+a row of samples for each class. A classifier that was trained on real images only then predicts the class of the
+samples; the script prints its accuracy on them and on real test images.
 
-The pixels are drawn once with their grey value as the probability, and the likelihood is the Bernoulli. Grey ones with
-`--likelihood continuous_bernoulli` make far worse samples: that density is so sure of every pixel that the latents hold
-six times the nats, and the codes lie where the prior seldom does.
+The pixels are drawn once with their grey value as the probability, and the likelihood is the Bernoulli. Grey pixels
+with `--likelihood continuous_bernoulli` give far worse samples: that density fits every pixel so closely that the
+latents hold six times the nats, and the codes lie where the prior has little mass.
 
 Reference: Kingma et al. 2014, arXiv:1406.5298; Sohn et al. 2015, Learning Structured Output Representation using Deep
 Conditional Generative Models.
@@ -29,7 +29,7 @@ parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("data", nargs="?", default="digits", help="folder of the four idx files, or digits")
 parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--likelihood", choices=("bernoulli", "continuous_bernoulli"), default="bernoulli")
-parser.add_argument("--samples", type=int, default=1000, help="of each class, for the accuracy")
+parser.add_argument("--samples", type=int, default=1000, help="number of samples of each class, for the accuracy")
 parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("conditional.png"))
 options = parser.parse_args()
 
@@ -37,7 +37,7 @@ is_grey = options.likelihood == "continuous_bernoulli"
 real = keras_vae.datasets.load(options.data)
 data = real if is_grey else keras_vae.datasets.load(options.data, binarize="sample")
 if data.train_labels is None or data.test_labels is None:
-    raise SystemExit(f"{options.data} has no labels: this wants train-labels and t10k-labels beside the images.")
+    raise SystemExit(f"{options.data} has no labels: put train-labels and t10k-labels beside the images.")
 train = {"x": data.train, "condition": data.train_labels.astype("int32")}
 test = {"x": data.test, "condition": data.test_labels.astype("int32")}
 classes = int(train["condition"].max()) + 1
@@ -71,27 +71,27 @@ classifier.fit(real.train, train["condition"], batch_size=100, epochs=options.ep
 
 
 def accuracies(x, labels):
-    """The share of images that the classifier takes for their label, of all and of each class."""
-    right = classifier.predict(x, batch_size=500, verbose=0).argmax(axis=1) == labels
-    return np.array([right.mean(), *(right[labels == label].mean() for label in range(classes))])
+    """Accuracy of the classifier over all images, then for each class."""
+    correct = classifier.predict(x, batch_size=500, verbose=0).argmax(axis=1) == labels
+    return np.array([correct.mean(), *(correct[labels == label].mean() for label in range(classes))])
 
 
-wanted = np.repeat(np.arange(classes), options.samples)
-samples = vae.sample(len(wanted), seed=0, condition=wanted)
-of_real, of_samples = accuracies(real.test, test["condition"]), accuracies(samples, wanted)
+labels = np.repeat(np.arange(classes), options.samples)
+samples = vae.sample(len(labels), seed=0, condition=labels)
+of_real, of_samples = accuracies(real.test, test["condition"]), accuracies(samples, labels)
 bound = keras_vae.evaluation.held_out(vae, test, num_samples=1)
 print(
     f"{keras.backend.backend()}, {options.epochs} epochs; test ELBO {-bound['negative_elbo']:.1f} nats, of which KL "
     f"{bound['kl']:.1f}"
 )
-print(f"the classifier is right about {100 * of_real[0]:.1f} % of test images, {100 * of_samples[0]:.1f} % of samples")
+print(f"the classifier is right for {100 * of_real[0]:.1f} % of test images, {100 * of_samples[0]:.1f} % of samples")
 for label in range(classes):
     print(f"class {label}: real {100 * of_real[1 + label]:.1f} %, samples {100 * of_samples[1 + label]:.1f} %")
 with open(options.output.with_suffix(".csv"), "w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(["class", "accuracy_real", "accuracy_samples"])
     writer.writerows(zip(["all", *range(classes)], of_real, of_samples, strict=True))
-shown = 12
-each = np.repeat(np.arange(classes), shown)
-figure = keras_vae.plotting.samples(vae, len(each), columns=shown, seed=1, condition=each)
+columns = 12
+rows = np.repeat(np.arange(classes), columns)
+figure = keras_vae.plotting.samples(vae, len(rows), columns=columns, seed=1, condition=rows)
 figure.savefig(options.output, dpi=100)

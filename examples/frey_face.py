@@ -3,9 +3,9 @@
     KERAS_BACKEND=jax python examples/frey_face.py frey_face.npz [--epochs 5000] [--output frey_face.png]
 
 The file holds `images`, 1965 faces of 28x20 bytes. Encoder 560-200-z and decoder z-200-(mean, log-variance) with tanh,
-the mean through a sigmoid, batches of 100, one model for each number of latents. The dashed lines are the best that a
-linear model with one variance for all pixels can do, probabilistic PCA, in closed form. As in the paper there is a
-density, so the bound is in nats of pixels scaled to [0, 1]; it is that of the faces trained on.
+the mean through a sigmoid, batches of 100, one model for each number of latents. The dashed lines are the closed-form
+optimum of probabilistic PCA: a linear model with one variance for all pixels. As in the paper the likelihood is a
+density, so the bound depends on the units: the pixels are scaled to [0, 1]. It is measured on the training faces.
 
 Reference: Kingma & Welling 2014, arXiv:1312.6114, section 5 and appendix C.2; Tipping & Bishop 1999.
 """
@@ -39,7 +39,7 @@ def networks(latent_dim, width=200):
 
 
 def ppca(x, latent_dim):
-    """The log-likelihood per example of probabilistic PCA at its maximum: Tipping & Bishop 1999, equation 8."""
+    """Maximum log-likelihood per example of probabilistic PCA: Tipping & Bishop 1999, equation 8."""
     eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
     noise = eigenvalues[latent_dim:].mean()
     log_determinant = np.log(eigenvalues[:latent_dim]).sum() + (len(eigenvalues) - latent_dim) * np.log(noise)
@@ -48,7 +48,7 @@ def ppca(x, latent_dim):
 
 with np.load(options.file) as file:
     x = file["images"].reshape(-1, 560).astype("float32") / 255.0
-epochs = np.unique(np.geomspace(1, options.epochs, 60).round().astype(int))  # at which the bound is measured
+epochs = np.unique(np.geomspace(1, options.epochs, 60).round().astype(int))  # when the bound is measured
 
 figure = Figure(figsize=(7.0, 4.5), layout="constrained")
 axes = figure.subplots()

@@ -1,18 +1,19 @@
-r"""Importance weighted autoencoders on MNIST, binarised anew for every minibatch: Burda et al. 2016, one layer.
+r"""Importance weighted autoencoders on MNIST, binarised again for every minibatch: Burda et al. 2016, one layer.
 
     KERAS_BACKEND=jax python examples/iwae_mnist.py mnist --objective elbo
     KERAS_BACKEND=jax python examples/iwae_mnist.py mnist --objective iwae --num-samples 5
 
 784-200-200-z50-200-200-784, tanh, Adam with epsilon 1e-4, the output bias at the pixel means. `mnist` is the folder of
-the four idx files. It prints the ELBO, log p(x) and the active units for the first 2,000 test images, binarised once.
+the four idx files. The script prints the ELBO, log p(x) and the active units for the first 2,000 test images, which are
+binarised once.
 
-30 epochs show the order of the two objectives, not the figures of the paper. Those are for a GPU:
+30 epochs are enough to rank the two objectives. The figures of the paper need a GPU:
 
     KERAS_BACKEND=jax python examples/iwae_mnist.py mnist --objective iwae --num-samples 50 \
         --schedule paper --checkpoint iwae50.keras --test-images 10000 --draws 5000
 
-3,280 passes in 8 stages with batches of 20. The whole model is saved after every pass (`vae.save`: weights, optimizer,
-noise), and the same command goes on where an interrupted one stopped, with the same numbers.
+This trains 3,280 passes in 8 stages with batches of 20. It saves the whole model after every pass (`vae.save`: weights,
+optimizer, noise). After an interruption the same command resumes, and gives the same numbers.
 
 Reference: Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, section 5 and table 1.
 """
@@ -30,18 +31,18 @@ parser.add_argument("data", help="folder of the four idx files")
 parser.add_argument("--objective", choices=("elbo", "iwae"), default="iwae")
 parser.add_argument("--num-samples", type=int, default=1, help="k of the paper, default 1")
 parser.add_argument("--schedule", choices=("short", "paper"), default="short")
-parser.add_argument("--epochs", type=int, default=30, help="of the short schedule")
-parser.add_argument("--stages", type=int, default=8, help="of the paper's schedule: stage i has 3**i passes")
+parser.add_argument("--epochs", type=int, default=30, help="passes of the short schedule")
+parser.add_argument("--stages", type=int, default=8, help="stages of the paper's schedule; stage i has 3**i passes")
 parser.add_argument("--checkpoint", type=pathlib.Path, help="a .keras file, written after every pass and resumed from")
 parser.add_argument("--test-images", type=int, default=2000)
-parser.add_argument("--draws", type=int, default=1000, help="of z per test image, for log p(x)")
+parser.add_argument("--draws", type=int, default=1000, help="samples of z per test image, for log p(x)")
 options = parser.parse_args()
 
 
 class Binarized(keras.utils.PyDataset):
-    """Shuffled batches of pixels drawn with their grey value as the probability, different ones in every epoch.
+    """Shuffled batches of pixels drawn with their grey value as the probability, drawn again in every epoch.
 
-    Each epoch's draws follow from its number alone, so that a resumed run sees what an uninterrupted one would have.
+    The seed is the number of the epoch, so that a resumed run sees the same batches as an uninterrupted one.
     """
 
     def __init__(self, images, batch_size, epoch):
@@ -69,7 +70,7 @@ def binarize(images, seed):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the model after every epoch; an interruption leaves the last whole file."""
+    """Saves the model after every epoch; an interruption leaves the previous file intact."""
 
     def on_epoch_end(self, epoch, logs=None):
         unfinished = options.checkpoint.with_name("unfinished_" + options.checkpoint.name)

@@ -1,9 +1,9 @@
-"""Two processes that train one model on PyTorch, each on half of the data:
+"""Two processes train one model on PyTorch, each on half of the data:
 
     KERAS_BACKEND=torch torchrun --nproc-per-node=2 examples/several_processes.py
 
-`fit` sees the process group and adds up the gradients, so that it trains as one process would with the batch of both;
-the logs are those of all the data. On JAX and TensorFlow it takes no second process: see the README.
+`fit` detects the process group and combines the gradients, so that the result equals that of one process with the batch
+of both; the logs are those of all the data. JAX and TensorFlow need no second process: see docs/guide.md.
 """
 
 import keras
@@ -16,7 +16,7 @@ def main():
     distributed.init_process_group("gloo")
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     data = keras_vae.datasets.load("digits", binarize="threshold")
-    share = data.train[rank::world_size][: len(data.train) // world_size]  # all of one length
+    share = data.train[rank::world_size][: len(data.train) // world_size]  # shares of equal length
 
     vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), latent_dim=8, hidden=(256,)), seed=0)
     vae.compile(keras.optimizers.Adam(2e-3))

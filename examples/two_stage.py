@@ -2,9 +2,9 @@
 
     KERAS_BACKEND=jax python examples/two_stage.py [--epochs 100] [--output two_stage.png]
 
-On the embedded digits, 8x8 grey values, by a VAE whose likelihood has a small scale: it reconstructs well, and its
-codes are far from the prior. The picture shows samples of each way, with the energy distance of 1,000 of them to
-held out digits: 0 is the same distribution. The digits trained on stand beside them.
+The data are the embedded digits, 8x8 grey values. The first VAE has a likelihood with a small scale: it reconstructs
+well, but its codes are far from the prior. The picture shows samples of each way and training digits. The title of each
+gives the energy distance of 1,000 of them to held-out digits; 0 means the same distribution.
 
 Reference: Dai & Wipf 2019, Diagnosing and enhancing VAE models, arXiv:1903.05789, section 4 (two stages); Ghosh et al.
 2020, arXiv:1903.12436, section 4 (mixture); Székely & Rizzo 2013, Energy statistics.
@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 import keras_vae
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-parser.add_argument("--epochs", type=int, default=100, help="of each stage")
+parser.add_argument("--epochs", type=int, default=100, help="epochs of each stage")
 parser.add_argument("--latents", type=int, default=16)
-parser.add_argument("--samples", type=int, default=1000, help="of each way, for the distance")
+parser.add_argument("--samples", type=int, default=1000, help="number of samples of each way, for the distance")
 parser.add_argument("--output", default="two_stage.png")
 options = parser.parse_args()
 
@@ -57,7 +57,7 @@ print(
     f"{keras.backend.backend()}: KL {kl.kl:.1f} nats, {kl.marginal_kl:.1f} of them as the codes do not match the prior"
 )
 
-# The second stage: a VAE of the codes, whose samples are decoded by the first.
+# The second stage is a VAE of the codes; the first VAE decodes its samples.
 second = fitted(codes, keras_vae.Gaussian("learned"), seed=1)
 two_stage = vae.decode(second.sample(options.samples, seed=0, draw=True))
 

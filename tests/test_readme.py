@@ -1,4 +1,4 @@
-"""Every command and every block of Python in the README runs, so that it cannot rot."""
+"""Every command and every block of Python in the README and the guide runs, so that they cannot rot."""
 
 import json
 import os
@@ -12,13 +12,17 @@ import time
 
 import pytest
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+ROOT = pathlib.Path(__file__).parent.parent
 
 
-def commands():
-    """The command lines in the README that are ours, without what installs the package."""
-    shell = "\n".join(text for language, text in BLOCKS if language == "bash")
+def blocks(document, language):
+    """The text of the code blocks in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
+
+
+def commands(document):
+    """The command lines that are ours, without what installs the package."""
+    shell = "\n".join(blocks(document, "bash"))
     lines = [line.split("&&")[-1].strip() for line in shell.splitlines()]
     return [line for line in lines if line.startswith(("keras-vae ", "curl "))]
 
@@ -30,15 +34,22 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.once
-def test_the_commands_run_in_order(folder):
-    assert len(commands()) >= 3
+@pytest.mark.parametrize(
+    ("document", "written"),
+    [
+        ("README.md", ("quickstart/manifold.png", "quickstart/bundle/manifest.json")),
+        ("docs/guide.md", ("samples.png", "digits-onnx/manifest.json")),
+    ],
+)
+def test_the_commands_run_in_order(document, written, folder):
+    assert len(commands(document)) >= 3
     servers = []
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     try:
-        for line in commands():
+        for line in commands(document):
             program, *arguments = shlex.split(line.replace("--backend jax", "").replace(":8000", f":{port}"))
-            command = [program] if program == "curl" else [sys.executable, "-m", "keras_vae_command"]
+            command = [program] if program == "curl" else [sys.executable, "-m", "keras_vae_cli"]
             if arguments[0] == "serve":
                 servers.append(subprocess.Popen([*command, *arguments, "--port", port]))
                 wait_for(int(port))
@@ -49,13 +60,12 @@ def test_the_commands_run_in_order(folder):
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             if program == "curl":
                 assert json.loads(done.stdout)["outputs"][0]["shape"] == [2, 8, 8, 1]
-        assert [server.poll() for server in servers] == [None]
+        assert all(server.poll() is None for server in servers)
     finally:
         for server in servers:
             server.kill()
             server.wait()
-    assert (folder / "quickstart" / "manifold.png").exists()
-    assert (folder / "quickstart" / "bundle" / "manifest.json").exists()
+    assert [name for name in written if not (folder / name).exists()] == []
 
 
 def wait_for(port):
@@ -69,27 +79,41 @@ def wait_for(port):
     return pytest.fail("the server did not start")
 
 
-def test_the_python_blocks_run_in_order(folder):
-    blocks = [text for language, text in BLOCKS if language == "python"]
-    assert len(blocks) >= 3
+@pytest.mark.parametrize(("document", "at_least"), [("README.md", 2), ("docs/guide.md", 6)])
+def test_the_python_blocks_run_in_order(document, at_least, folder):
+    found = blocks(document, "python")
+    assert len(found) >= at_least
     namespace = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+    for block in found:
+        exec(compile(block, document, "exec"), namespace)
+
+
+@pytest.mark.once
+def test_a_newcomer_can_read_the_readme_at_one_go():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 120
 
 
 @pytest.mark.once
 def test_the_checks_of_the_readme_are_what_ci_runs():
-    """`.ci/run` runs the README's second command, word for word."""
-    script = pathlib.Path(__file__).parent.parent / ".ci" / "run"
+    """`.ci/run` runs the README's command of tests, word for word."""
+    script = ROOT / ".ci" / "run"
     if not script.exists():
         pytest.skip("not in this copy of the sources")
-    command = next(
-        line for language, text in BLOCKS if language == "bash" for line in text.splitlines() if "nox" in line
-    )
+    command = next(line for text in blocks("README.md", "bash") for line in text.splitlines() if "nox" in line)
     assert command in script.read_text()
 
 
 @pytest.mark.once
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http|#)([^)#]+)", README):
-        assert (pathlib.Path(__file__).parent.parent / target).exists(), target
+@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/results.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(document):
+    """To a file that exists, and to a heading in it if one is named."""
+    text = (ROOT / document).read_text()
+    links = re.findall(r'(?:\]\(|src=")(?!http)([^)#"]*)(?:#([^)"]+))?', text)
+    assert links
+    for target, heading in links:
+        path = (ROOT / document).parent / target if target else ROOT / document
+        assert path.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", text).lower().replace(" ", "-") for text in headings]
+            assert heading in slugs, heading
