@@ -278,7 +278,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
         """log p(x|z) of what is observed of x: `(num_samples, batch)` for parameters with an axis of samples."""
         x = ops.cast(x, "float32")
         observed = ops.logical_not(ops.isnan(x)) if self.allow_missing else None
-        return self.likelihood.log_prob(x, parameters, observed, training, weight)
+        fitted = self.likelihood.update(x, parameters, observed, weight) if training else None
+        return self.likelihood.log_prob(x, parameters, observed, fitted)
 
     def log_weights(self, x, epsilon, condition=None):
         """log of the importance weights w = p(x|z) p(z) / q(z|x), whose mean over z from q(z|x) is p(x).
