@@ -14,6 +14,8 @@ def forget(owner, name):
         owner._tracker.unlock()
         delattr(owner, name)
 
+from typing import Any, Self
+
 
 class Configured:
     """Mixed into whatever a model is configured with: likelihoods, posteriors, priors, objectives, schedules."""
@@ -21,16 +23,17 @@ class Configured:
     def quantize(self, mode=None, **kwargs):
         """Nothing: `Model.quantize` asks every layer, and these have no kernels."""
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, by name."""
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The object that `get_config` describes."""
         return cls(**config)
 
-    def __repr__(self):
-        # In place of its own config, an argument that has one: a schedule, say.
+    def __repr__(self) -> str:
+        # An argument that has a config is shown as the object itself: a schedule, say.
         values = {k: getattr(self, k, v) if isinstance(v, dict) else v for k, v in self.get_config().items()}
         arguments = ", ".join(f"{key}={value!r}" for key, value in values.items())
         return f"{type(self).__name__}({arguments})"

@@ -312,7 +312,8 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, keras.Model):
         """log p(x|z) of what is observed of x: `(num_samples, batch)` for parameters with an axis of samples."""
         x = ops.cast(x, "float32")
         observed = ops.logical_not(ops.isnan(x)) if self.allow_missing else None
-        return self.likelihood.log_prob(x, parameters, observed, training, weight)
+        fitted = self.likelihood.update(x, parameters, observed, weight) if training else None
+        return self.likelihood.log_prob(x, parameters, observed, fitted)
 
     def _as_input(self, x):
         """Integers become floats, unless the encoder declares an integer input."""

@@ -1,8 +1,8 @@
 """Likelihoods p(x|z): this is where "BCE" and "MSE" live, and nowhere else.
 
 A likelihood reads the decoder's output as the parameters of a distribution over x. It knows the log-probability, the
-mean, how to draw, and which data are allowed; it knows neither latents nor the KL term. The two losses everybody
-starts with are likelihoods under other names:
+mean, how to draw, and which data are allowed; it knows neither latents nor the KL term. The two most common losses are
+likelihoods under other names:
 
     BCE:  log p(x|z) = sum_i x_i log p_i + (1 - x_i) log(1 - p_i) = -BCE, summed over dimensions: `Bernoulli`
     MSE:  log p(x|z) = -1/2 sum_i (x_i - mean_i)**2 / scale**2 + constant:                         `Gaussian`
@@ -16,10 +16,8 @@ Every log-probability keeps its normalising constant, is in nats, and is summed 
     counts                          Poisson, NegativeBinomial
     a table of all of these         Mixed
 
-Add one by subclassing `Likelihood` and, if it deserves a short name, naming it in `_BY_NAME`.
+Add one by subclassing `Likelihood` and, if it deserves a short name, naming it in `registry.py`.
 """
-
-import keras
 
 from keras_vae.likelihoods.base import Likelihood as Likelihood
 from keras_vae.likelihoods.base import check_finite as check_finite
@@ -32,33 +30,7 @@ from keras_vae.likelihoods.location_scale import Gaussian as Gaussian
 from keras_vae.likelihoods.location_scale import Laplace as Laplace
 from keras_vae.likelihoods.location_scale import LocationScale as LocationScale
 from keras_vae.likelihoods.mixed import Mixed as Mixed
+from keras_vae.likelihoods.registry import NAMES as NAMES
+from keras_vae.likelihoods.registry import get as get
 from keras_vae.likelihoods.unit_interval import Bernoulli as Bernoulli
 from keras_vae.likelihoods.unit_interval import ContinuousBernoulli as ContinuousBernoulli
-
-_BY_NAME = {
-    "bce": Bernoulli,
-    "bernoulli": Bernoulli,
-    "mse": Gaussian,
-    "gaussian": Gaussian,
-    "continuous_bernoulli": ContinuousBernoulli,
-    "laplace": Laplace,
-    "discretized_logistic": DiscretizedLogistic,
-    "categorical": Categorical,
-    "poisson": Poisson,
-    "negative_binomial": NegativeBinomial,
-}
-NAMES = tuple(_BY_NAME)
-
-
-def get(likelihood) -> Likelihood:
-    """A likelihood from its name ("bce" = "bernoulli", "mse" = "gaussian", ...), its config, or itself."""
-    if isinstance(likelihood, Likelihood):
-        return likelihood
-    if isinstance(likelihood, dict):
-        return keras.saving.deserialize_keras_object(likelihood)
-    if isinstance(likelihood, str) and likelihood.lower() in _BY_NAME:
-        return _BY_NAME[likelihood.lower()]()
-    if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):
-        raise ValueError(f"likelihood is the class {likelihood.__name__}; pass one of it: {likelihood.__name__}(...).")
-    names = ", ".join(f'"{name}"' for name in NAMES)
-    raise ValueError(f"likelihood must be one of {names}, or a Likelihood object; got {likelihood!r}.")

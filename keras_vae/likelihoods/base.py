@@ -1,4 +1,6 @@
-"""What every likelihood p(x|z) is asked for, and the checks of data that they share."""
+"""The interface of every likelihood p(x|z), and the checks of data that they share."""
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,7 +13,9 @@ class Likelihood(Configured, keras.layers.Layer):
     """What the model asks of p(x|z).
 
     A Keras layer without a call: what a likelihood learns, such as one standard deviation for all of the data, is a
-    weight of the model like any other, trained, saved, loaded and counted.
+    weight of the model like any other, trained, saved, loaded and counted. It holds nothing else that changes after
+    construction, so that a compiled step cannot miss a change. A subclass defines
+    `log_prob_per_dimension`, `mean`, `sample` and `parameters_at_mean`, and `update` if it learns from batches.
 
     `parameters` are the decoder's output in float32, shaped like the data but with `parameter_channels` on the last
     axis, and possibly with a leading axis of samples of z. Where a dimension has several parameters, they come in
@@ -19,93 +23,97 @@ class Likelihood(Configured, keras.layers.Layer):
     """
 
     num_parameters: int = 1  # decoder channels for each channel of the data
-    is_discrete = False  # whether log_prob is a probability, so that bits per dimension count real bits
-    has_stddev = False  # whether `stddev` is defined: where it says something that the mean does not
-    data_range: tuple[float, float] | None = None  # the least and the greatest value that x may have
+    is_discrete: bool = False  # whether log_prob is a probability, so that bits per dimension count real bits
+    has_stddev: bool = False  # whether `stddev` is defined: where it says something that the mean does not
+    data_range: tuple[float, float] | None = None  # the smallest and the largest value that x may have
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin
         self.built = True
 
-    def parameter_channels(self, channels):
-        """The decoder's output channels for data with `channels` on the last axis."""
+    def parameter_channels(self, channels: int) -> int:
+        """Number of output channels of the decoder for data with `channels` on the last axis."""
         return channels * self.num_parameters
 
-    def data_channels(self, parameter_channels):
-        """The channels of the data that a decoder with so many output channels describes."""
+    def data_channels(self, parameter_channels: int) -> int:
+        """Number of channels of the data that a decoder with that many output channels describes."""
         return parameter_channels // self.num_parameters
 
-    def log_prob(self, x, parameters, observed=None, training=False, weight=None):
-        """log p(x|z) in nats, summed over the data's dimensions.
+    def log_prob(self, x: Any, parameters: Any, observed: Any = None, fitted: Any = None) -> Any:
+        """log p(x|z) in nats, summed over the data's dimensions: a pure function of its arguments and the weights.
 
         Args:
             x: `(batch, ...)` data.
             parameters: `(batch, ...)` or `(num_samples, batch, ...)`.
             observed: Booleans, shaped like x: False where a value is missing and does not count. None: all count.
-            training: Whether this is a training step, for a likelihood that learns from the batch.
-            weight: `(batch,)`, how much each example counts in what is learned from the batch. None: all the same.
+            fitted: Result of `update` for this batch, or None to use what was learned from earlier batches.
 
         Returns:
             `(batch,)` or `(num_samples, batch)`.
         """
-        x, parameters = ops.convert_to_tensor(x, "float32"), ops.convert_to_tensor(parameters, "float32")
+        x, parameters = _as_float32(x, observed), ops.convert_to_tensor(parameters, "float32")
+        terms = self.fitted_log_prob_per_dimension(x, parameters, fitted)
         if observed is not None:
-            # Both: a missing value is NaN, and NaN times zero, as in a gradient, is NaN.
-            x = ops.where(observed, x, 0.0)
-        terms = self.batch_log_prob(x, parameters, _counts(x, observed, weight), training)
-        if observed is not None:
+            # Both x and the terms are replaced: a missing value is NaN, and NaN times zero, as in a gradient, is NaN.
             terms = ops.where(observed, terms, 0.0)
         return ops.sum(terms, axis=tuple(range(1 - len(x.shape), 0)))
 
-    def log_prob_per_dimension(self, x, parameters):
+    def update(self, x: Any, parameters: Any, observed: Any = None, weight: Any = None) -> Any:
+        """Learns from a training batch what is measured instead of trained, and assigns it to the weights.
+
+        Args:
+            x, parameters, observed: As in `log_prob`.
+            weight: `(batch,)` weight of each example in what is measured. None: all weigh the same.
+
+        Returns:
+            What `log_prob` needs to know of this batch, as its argument `fitted`; None if nothing is measured.
+        """
+        return
+
+    def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         """The terms that `log_prob` sums, shaped like the data."""
         raise NotImplementedError
 
-    def batch_log_prob(self, x, parameters, counts, training):
-        """The same for a batch that a likelihood may learn from.
-
-        Args:
-            x, parameters, training: As in `log_prob`.
-            counts: How much each value counts in what is learned, float32, shaped like x; None: all the same.
-        """
+    def fitted_log_prob_per_dimension(self, x: Any, parameters: Any, fitted: Any) -> Any:
+        """As `log_prob_per_dimension`, with the result of `update`; for a likelihood that has one."""
         return self.log_prob_per_dimension(x, parameters)
 
-    def for_encoder(self, x):
-        """What an encoder should be shown of x, where x itself is of no use to a network; `networks` apply it."""
+    def for_encoder(self, x: Any) -> Any:
+        """The input of the encoder, where x itself is of no use to a network; `networks` apply it."""
         return x
 
-    def mean(self, parameters):
+    def mean(self, parameters: Any) -> Any:
         """E[x|z], shaped like the data."""
         raise NotImplementedError
 
-    def stddev(self, parameters):
-        """The standard deviation of x given z, shaped like the data; only where `has_stddev` says so."""
+    def stddev(self, parameters: Any) -> Any:
+        """The standard deviation of x given z, shaped like the data; defined only if `has_stddev`."""
         raise NotImplementedError
 
-    def sample(self, parameters, seed=None):
+    def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         """Draws x from p(x|z), shaped like the data: float32, NumPy, the same on every backend.
 
         Args:
             parameters: As in `mean`; an array or a tensor.
-            seed: An integer, a `numpy.random.Generator`, or None for fresh randomness.
+            seed: Seed for the draws: an integer, a `numpy.random.Generator`, or None for fresh randomness.
         """
         raise NotImplementedError
 
-    def parameters_at_mean(self, mean):
-        """Parameters (NumPy) whose mean is `mean`: the start for a decoder's output bias."""
+    def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
+        """Parameters (NumPy) whose mean is `mean`: the initial output bias of a decoder."""
         raise NotImplementedError
 
-    def ranges(self, channels) -> tuple[np.ndarray, np.ndarray]:
-        """The least and the greatest value of each of the data's channels, two arrays of shape `(channels,)`."""
+    def ranges(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and the largest value of each of the data's channels, two arrays of shape `(channels,)`."""
         low, high = self.data_range or (-np.inf, np.inf)
         return np.full(channels, low), np.full(channels, high)
 
-    def validate(self, x, name="x", missing=False):
+    def validate(self, x: np.ndarray, name: str = "x", missing: bool = False) -> None:
         """Raises a ValueError that says what is wrong with the data and what to do.
 
         Args:
             x: A NumPy batch of data.
-            name: What to call it in the message.
+            name: Name of the data in the message.
             missing: Whether NaN stands for a missing value.
         """
         check_finite(x, name, missing)
@@ -113,31 +121,30 @@ class Likelihood(Configured, keras.layers.Layer):
             x = np.where(np.isnan(x), 0.0, x)
         self.validate_values(x, name)
 
-    def validate_values(self, x, name):
+    def validate_values(self, x: np.ndarray, name: str) -> None:
         """As `validate`, for finite data; 0 stands where a value is missing."""
 
-    def validate_activation(self, activation):
-        """Raises a ValueError if the decoder's last activation, a name or None if unknown, contradicts us."""
+    def validate_activation(self, activation: str | None) -> None:
+        """Raises a ValueError if the decoder's last activation, a name or None if unknown, contradicts this."""
 
-    def caveat(self, x) -> str | None:
-        """Why log_prob of such data is not a log-likelihood, and what to use instead, in words; None where it is."""
-        return
-
-
-def _counts(x, observed, weight):
-    if weight is None:
-        return None if observed is None else ops.cast(observed, "float32")
-    weight = ops.reshape(weight, (-1, *(1 for _ in x.shape[1:]))) + ops.zeros_like(x)
-    return weight if observed is None else weight * ops.cast(observed, "float32")
+    def caveat(self, x: np.ndarray) -> str | None:
+        """A warning if log_prob of these data is not a log-likelihood, with the alternative; else None."""
+        return None
 
 
-def first_index(mask):
-    """Where a NumPy mask is first True, as a tuple of ints to show and to index with."""
+def _as_float32(x, observed):
+    """x as a tensor, 0 where a value is missing."""
+    x = ops.convert_to_tensor(x, "float32")
+    return x if observed is None else ops.where(observed, x, 0.0)
+
+
+def first_index(mask: np.ndarray) -> tuple[int, ...]:
+    """The first index at which a NumPy mask is True, as a tuple of ints to show and to index with."""
     return tuple(int(i) for i in np.argwhere(mask)[0])
 
 
-def check_finite(x, name="x", missing=False):
-    """Raises a ValueError if there are no data, or values that are not finite; NaN is one unless it means missing."""
+def check_finite(x: np.ndarray, name: str = "x", missing: bool = False) -> None:
+    """Raises a ValueError if there are no data, or values that are not finite; `missing` allows NaN."""
     if x.size == 0:
         raise ValueError(f"{name} is empty: its shape is {x.shape}.")
     bad = np.isinf(x) if missing else ~np.isfinite(x)
@@ -150,8 +157,8 @@ def check_finite(x, name="x", missing=False):
         raise ValueError(f"{name} contains {what}, first at index {first_index(bad)} of the batch. {fix}")
 
 
-def check_unit_interval(x, name, likelihood, otherwise):
-    """Raises a ValueError unless the data lie in [0, 1]; `otherwise` is what to use for data that do not."""
+def check_unit_interval(x: np.ndarray, name: str, likelihood: str, otherwise: str) -> None:
+    """Raises a ValueError unless the data lie in [0, 1]; `otherwise` is the alternative that the message names."""
     low, high = float(np.min(x)), float(np.max(x))
     if low >= 0.0 and high <= 1.0:
         return
@@ -167,7 +174,7 @@ def check_unit_interval(x, name, likelihood, otherwise):
     )
 
 
-def refuse_activation(activation, refused, why):
+def refuse_activation(activation: str | None, refused: tuple[str, ...], why: str) -> None:
     """Raises a ValueError if the decoder's last activation is one of those that contradict a likelihood."""
     if activation in refused:
         raise ValueError(

@@ -1,13 +1,14 @@
 """Categories and counts."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_vae import _checks
-from keras_vae._numerics import bounded
+from keras_vae._numerics import straight_through_clip
 from keras_vae.likelihoods.base import Likelihood, first_index, refuse_activation
 
 # Outside, the negative binomial is a Poisson or a point at 0 as far as float32 can tell.
@@ -15,7 +16,8 @@ _LOG_DISPERSION_RANGE = (-15.0, 15.0)
 
 _MAX_LOG_RATE = 30.0  # a rate of 1e13, whose square, in an optimizer, is still a number of float32
 
-# Above, log x! is no longer a sum of its own: x log x, where float32 counts in ones from x = 1e6 on, falls out first.
+# Above it, log x! is not computed by itself: its largest part x log x, which float32 rounds to whole numbers from
+# x = 1e6 on, is cancelled first.
 _LARGE = 100.0
 
 
@@ -32,25 +34,25 @@ class Categorical(Likelihood):
     Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653.
     """
 
-    is_discrete = True
-    data_range = (0.0, 1.0)
+    is_discrete: bool = True
+    data_range: tuple[float, float] | None = (0.0, 1.0)
 
-    def log_prob_per_dimension(self, x, parameters):
+    def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         return x * ops.log_softmax(parameters, axis=-1)
 
-    def mean(self, parameters):
+    def mean(self, parameters: Any) -> Any:
         return ops.softmax(parameters, axis=-1)
 
-    def sample(self, parameters, seed=None):
+    def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         logits = _checks.to_numpy(parameters)
         # The largest of logits and Gumbel noise is a draw (Gumbel 1954), exact however small a probability is.
         winner = np.argmax(logits + np.random.default_rng(seed).gumbel(size=logits.shape), axis=-1)
         return np.eye(logits.shape[-1], dtype="float32")[winner]
 
-    def parameters_at_mean(self, mean):
+    def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         return np.log(np.clip(mean, 0.001, 1.0))
 
-    def validate(self, x, name="x", missing=False):
+    def validate(self, x: np.ndarray, name: str = "x", missing: bool = False) -> None:
         if missing:
             nan = np.isnan(x)
             partly = nan.any(axis=-1) & ~nan.all(axis=-1)
@@ -62,7 +64,7 @@ class Categorical(Likelihood):
             x = np.where(nan, np.eye(x.shape[-1])[0], x)
         super().validate(x, name)
 
-    def validate_values(self, x, name):
+    def validate_values(self, x: np.ndarray, name: str) -> None:
         bad = ~(((x == 0) | (x == 1)).all(axis=-1) & (x.sum(axis=-1) == 1))
         if bad.any():
             where = first_index(bad)
@@ -72,7 +74,7 @@ class Categorical(Likelihood):
                 "keras.utils.to_categorical(labels, num_classes)."
             )
 
-    def validate_activation(self, activation):
+    def validate_activation(self, activation: str | None) -> None:
         refused = ("softmax", "sigmoid", "relu", "tanh", "softplus")
         refuse_activation(
             activation, refused, "the categorical likelihood expects logits and applies the softmax itself"
@@ -82,13 +84,13 @@ class Categorical(Likelihood):
 class _Counts(Likelihood):
     """Whole numbers from 0 on; the decoder's first parameter is the logarithm of the mean."""
 
-    is_discrete = True
-    data_range = (0.0, math.inf)
+    is_discrete: bool = True
+    data_range: tuple[float, float] | None = (0.0, math.inf)
 
-    def for_encoder(self, x):
+    def for_encoder(self, x: Any) -> Any:
         return ops.log1p(x)  # counts of thousands are too much for a network that starts at small weights
 
-    def validate_values(self, x, name):
+    def validate_values(self, x: np.ndarray, name: str) -> None:
         bad = (x < 0) | (x != np.round(x))
         if bad.any():
             where = first_index(bad)
@@ -98,7 +100,7 @@ class _Counts(Likelihood):
                 'or use likelihood="gaussian".'
             )
 
-    def validate_activation(self, activation):
+    def validate_activation(self, activation: str | None) -> None:
         refused = ("sigmoid", "tanh", "softmax", "relu", "softplus", "exponential")
         name = type(self).__name__
         refuse_activation(
@@ -118,8 +120,8 @@ class Poisson(_Counts):
     Bioinformatics 36 (both likelihoods of counts).
     """
 
-    def log_prob_per_dimension(self, x, parameters):
-        parameters = bounded(parameters, high=_MAX_LOG_RATE)
+    def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
+        parameters = straight_through_clip(parameters, high=_MAX_LOG_RATE)
         is_large = x > _LARGE
         # Each formula sees only what is its own, as an infinity in the other would be NaN in the gradient.
         small, log_rate = ops.where(is_large, 0.0, x), ops.where(is_large, 0.0, parameters)
@@ -128,14 +130,14 @@ class Poisson(_Counts):
         distance = ops.where(is_large, parameters - ops.log(large), 0.0)
         return ops.where(is_large, -large * (ops.expm1(distance) - distance) - _log_factorial_excess(large), direct)
 
-    def mean(self, parameters):
-        return ops.exp(bounded(parameters, high=_MAX_LOG_RATE))
+    def mean(self, parameters: Any) -> Any:
+        return ops.exp(straight_through_clip(parameters, high=_MAX_LOG_RATE))
 
-    def sample(self, parameters, seed=None):
+    def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         rate = np.exp(_checks.to_numpy(parameters).astype("float64"))
         return np.random.default_rng(seed).poisson(np.minimum(rate, 1e15)).astype("float32")
 
-    def parameters_at_mean(self, mean):
+    def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(mean, 0.01))
 
 
@@ -156,10 +158,10 @@ class NegativeBinomial(_Counts):
     parametrisation).
     """
 
-    num_parameters = 2
-    has_stddev = True
+    num_parameters: int = 2
+    has_stddev: bool = True
 
-    def log_prob_per_dimension(self, x, parameters):
+    def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         log_mean, log_r = self._split(parameters)
         logit = log_mean - log_r  # of m / (r + m)
         r = ops.exp(log_r)
@@ -180,28 +182,28 @@ class NegativeBinomial(_Counts):
         many = large * (ops.log1p(y / large) - per_event) - _log_factorial_excess(large)
         return both + ops.where(is_large, many, few)
 
-    def mean(self, parameters):
+    def mean(self, parameters: Any) -> Any:
         return ops.exp(self._split(parameters)[0])
 
-    def stddev(self, parameters):
+    def stddev(self, parameters: Any) -> Any:
         log_mean, log_r = self._split(parameters)
         return ops.exp(0.5 * (log_mean + ops.softplus(log_mean - log_r)))  # m + m**2 / r = m (1 + m / r)
 
-    def sample(self, parameters, seed=None):
+    def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         log_mean, log_r = (_checks.to_numpy(part).astype("float64") for part in self._split(parameters))
         rng, r = np.random.default_rng(seed), np.exp(log_r)
         return rng.poisson(np.minimum(rng.gamma(r, np.exp(log_mean) / r), 1e15)).astype("float32")
 
-    def parameters_at_mean(self, mean):
+    def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         log_mean = np.log(np.maximum(mean, 0.01))
         return np.concatenate([log_mean, np.zeros_like(log_mean)], axis=-1)
 
     def _split(self, parameters):
         log_mean, log_r = ops.split(parameters, 2, axis=-1)
-        return bounded(log_mean, high=_MAX_LOG_RATE), bounded(log_r, *_LOG_DISPERSION_RANGE)
+        return straight_through_clip(log_mean, high=_MAX_LOG_RATE), straight_through_clip(log_r, *_LOG_DISPERSION_RANGE)
 
 
-def log_gamma(x):
+def log_gamma(x: Any) -> Any:
     """log G(x) for 0 < x <= 101: Stirling's series at x + 8, and back by G(x + 1) = x G(x). Keras has none."""
     y = x + 8.0
     back = ops.log(x * (x + 1.0) * (x + 2.0) * (x + 3.0)) + ops.log((x + 4.0) * (x + 5.0) * (x + 6.0) * (x + 7.0))

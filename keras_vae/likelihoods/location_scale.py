@@ -11,22 +11,23 @@ lies around it. The question of every user of "MSE", which sigma, has four answe
 
 import math
 from numbers import Real
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_vae import _checks
-from keras_vae._numerics import bounded
-from keras_vae.likelihoods.base import Likelihood, refuse_activation
+from keras_vae._numerics import straight_through_clip
+from keras_vae.likelihoods.base import Likelihood, _as_float32, refuse_activation
 
-SCALES = ("learned", "optimal", "predicted")
+SCALES: tuple[str, ...] = ("learned", "optimal", "predicted")
 
-# A density has no upper end: a pixel that the decoder gets right for certain would pull its scale to 0 and the loss to
+# A density has no upper bound: a pixel that the decoder always gets right would pull its scale to 0 and the loss to
 # minus infinity. exp(-6) is the bound of the sigma-VAE authors' code, half a grey level of pixels in [0, 1].
-MIN_SCALE = math.exp(-6.0)
+MIN_SCALE: float = math.exp(-6.0)
 
-MAX_LOG_SCALE = 30.0  # a scale of 1e13, above which float32 loses what is divided by it
+MAX_LOG_SCALE: float = 30.0  # a scale of 1e13, above which float32 loses what is divided by it
 
 _WINDOW = 100  # training batches that the value kept by "optimal" is averaged over
 
@@ -36,16 +37,15 @@ class LocationScale(Likelihood):
 
     Args:
         scale: A positive number in the units of the data, "learned", "optimal" or "predicted".
-        initial_scale: Where "learned" and "predicted" start, and what "optimal" is before training. A start far above
-            the spread of the data can leave the posterior collapsed (Lucas et al. 2019).
-        min_scale: Not less than this, in the units of the data. "learned" and "predicted" come near it softly,
-            "optimal" is cut off there.
+        initial_scale: Initial value for "learned" and "predicted"; value used by "optimal" before training. A value far
+            above the spread of the data can leave the posterior collapsed (Lucas et al. 2019).
+        min_scale: Lower bound in the units of the data, approached by a softplus ("optimal": clipped).
     """
 
-    has_stddev = True
-    modes = SCALES
+    has_stddev: bool = True
+    modes: tuple[str, ...] = SCALES
 
-    def __init__(self, scale: float | str = 1.0, initial_scale=1.0, min_scale=MIN_SCALE):
+    def __init__(self, scale: float | str = 1.0, initial_scale: float = 1.0, min_scale: float = MIN_SCALE) -> None:
         super().__init__()
         name = type(self).__name__
         _positive(name, "min_scale", min_scale)
@@ -59,10 +59,11 @@ class LocationScale(Likelihood):
                 f"{name} scale is in the units of the data and must be a positive number, or one of {words}; "
                 f"got {scale!r}."
             )
-        self.scale = scale if isinstance(scale, str) else float(scale)
+        self.scale: float | str = scale if isinstance(scale, str) else float(scale)
         if scale == "predicted":
             self.num_parameters = 2
-        self.initial_scale, self.min_scale = float(initial_scale), float(min_scale)
+        self.initial_scale: float = float(initial_scale)
+        self.min_scale: float = float(min_scale)
         if scale == "learned":
             self._raw_log_scale = self._weight("raw_log_scale", self._unbounded(math.log(self.initial_scale)), True)
         if scale == "optimal":
@@ -70,7 +71,7 @@ class LocationScale(Likelihood):
             self._batches = self._weight("batches", 0.0, False)
 
     @property
-    def current_scale(self):
+    def current_scale(self) -> float:
         """The scale in use, a float: as given, as learned so far, or as measured over the last batches of training."""
         match self.scale:
             case "learned":
@@ -79,70 +80,77 @@ class LocationScale(Likelihood):
                 return float(_checks.to_numpy(ops.exp(self._log_scale_at(self._error.value))))
             case "predicted":
                 raise ValueError("The scale is predicted, for each dimension and example: see stddev(parameters).")
-        return self.scale
+        return float(self.scale)
 
-    def log_density(self, x, location, log_scale):
+    def log_density(self, x: Any, location: Any, log_scale: Any) -> Any:
         """log p of each dimension."""
         raise NotImplementedError
 
-    def log_prob_per_dimension(self, x, parameters):
+    def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         return self.log_density(x, *self._location_and_log_scale(parameters))
 
-    def batch_log_prob(self, x, parameters, counts, training):
-        if self.scale != "optimal" or not training:
-            return self.log_prob_per_dimension(x, parameters)
-        errors = self.error(x - parameters)
+    def update(self, x: Any, parameters: Any, observed: Any = None, weight: Any = None) -> Any:
+        """The logarithm of the best scale for the batch, differentiable; for "optimal", which also averages it."""
+        if self.scale != "optimal":
+            return None
+        x, parameters = _as_float32(x, observed), ops.convert_to_tensor(parameters, "float32")
+        errors, counts = self.error(x - parameters), _counts(x, observed, weight)
         if counts is None:
             error = ops.mean(errors)
         else:
             counts = ops.broadcast_to(counts, ops.shape(errors))
             error = ops.sum(errors * counts) / ops.maximum(ops.sum(counts), 1e-6)
-        self._remember(ops.stop_gradient(error))
-        return self.log_density(x, parameters, self._log_scale_at(error))
+        self._average(ops.stop_gradient(error))
+        return self._log_scale_at(error)
 
-    def mean(self, parameters):
+    def fitted_log_prob_per_dimension(self, x: Any, parameters: Any, fitted: Any) -> Any:
+        if fitted is None:
+            return self.log_prob_per_dimension(x, parameters)
+        return self.log_density(x, parameters, fitted)
+
+    def mean(self, parameters: Any) -> Any:
         return self._location_and_log_scale(parameters)[0]
 
-    def stddev(self, parameters):
+    def stddev(self, parameters: Any) -> Any:
         location, log_scale = self._location_and_log_scale(parameters)
         # A given number to its last digit, which a logarithm would cost.
         scale = self.scale if isinstance(self.scale, float) else ops.exp(log_scale)
         return self.standard_stddev * scale + ops.zeros_like(location)
 
-    def sample(self, parameters, seed=None):
+    def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         location, log_scale = self._location_and_log_scale(ops.convert_to_tensor(parameters, "float32"))
         location = _checks.to_numpy(location)
         noise = self.standard_sample(np.random.default_rng(seed), location.shape)
         return (location + np.exp(_checks.to_numpy(log_scale)) * noise).astype("float32")
 
-    def parameters_at_mean(self, mean):
+    def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         location = np.asarray(mean)
         if self.scale != "predicted":
             return location
         raw = self._unbounded(math.log(self.initial_scale))
         return np.concatenate([location, np.full_like(location, raw * self.raw_per_log_scale)], axis=-1)
 
-    def validate_activation(self, activation):
+    def validate_activation(self, activation: str | None) -> None:
         if self.scale == "predicted":
             refused = ("sigmoid", "tanh", "relu", "softplus", "softmax")
             refuse_activation(activation, refused, "its output is a location and a log scale, which can be any number")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         if not isinstance(self.scale, str):
             return {"scale": self.scale}
         return {"scale": self.scale, "initial_scale": self.initial_scale, "min_scale": self.min_scale}
 
-    # What a subclass says of its noise
+    # What a subclass says about its noise
 
     standard_stddev: float  # of the noise: of x at scale 1
-    raw_per_log_scale = 1.0  # the decoder's second parameter is this times the logarithm of the scale
-    error_power = 1.0  # the error is the scale to this power: 2 for a mean square, 1 for a mean absolute value
+    raw_per_log_scale: float = 1.0  # the decoder's second parameter is this times the logarithm of the scale
+    error_power: float = 1.0  # the error is the scale to this power: 2 for a mean square, 1 for a mean absolute value
 
-    def error(self, difference):
-        """What is averaged over the batch to find the best scale."""
+    def error(self, difference: Any) -> Any:
+        """The error whose average over the batch is the best scale to the power of `error_power`."""
         raise NotImplementedError
 
-    def standard_sample(self, rng, shape):
+    def standard_sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Draws of the noise, NumPy."""
         raise NotImplementedError
 
@@ -152,8 +160,8 @@ class LocationScale(Likelihood):
     def _log_scale_at(self, error):
         return ops.log(ops.maximum(error, self._error_of(self.min_scale))) / self.error_power
 
-    def _remember(self, error):
-        """A plain mean over the first batches, an exponential one from then on: no bias towards where it started."""
+    def _average(self, error):
+        """A plain mean over the first batches, an exponential one from then on: the initial value causes no bias."""
         rate = ops.maximum(1.0 / (self._batches + 1.0), 1.0 / _WINDOW)
         self._error.assign(self._error + rate * (error - self._error))
         self._batches.assign_add(1.0)
@@ -170,9 +178,9 @@ class LocationScale(Likelihood):
         return parameters, ops.convert_to_tensor(math.log(float(self.scale)), "float32")
 
     def _bounded(self, raw):
-        """The log scale from a number without bounds; far above the least scale it is that number."""
+        """The log scale from an unbounded number; far above the smallest scale it is that number."""
         least = math.log(self.min_scale)
-        return bounded(least + ops.softplus(raw - least), high=MAX_LOG_SCALE)
+        return straight_through_clip(least + ops.softplus(raw - least), high=MAX_LOG_SCALE)
 
     def _unbounded(self, log_scale):
         least = math.log(self.min_scale)
@@ -215,18 +223,18 @@ class Gaussian(LocationScale):
     arXiv:2006.13202 ("learned", "optimal"); Lucas et al. 2019, arXiv:1911.02469 (why a fixed scale collapses).
     """
 
-    standard_stddev = 1.0
-    raw_per_log_scale = 2.0  # a log-variance
-    error_power = 2.0
+    standard_stddev: float = 1.0
+    raw_per_log_scale: float = 2.0  # a log-variance
+    error_power: float = 2.0
 
-    def log_density(self, x, location, log_scale):
+    def log_density(self, x: Any, location: Any, log_scale: Any) -> Any:
         constant = -0.5 * math.log(2.0 * math.pi)
         return constant - log_scale - 0.5 * ops.square((x - location) * ops.exp(-log_scale))
 
-    def error(self, difference):
+    def error(self, difference: Any) -> Any:
         return ops.square(difference)
 
-    def standard_sample(self, rng, shape):
+    def standard_sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.standard_normal(shape, dtype="float32")
 
 
@@ -248,15 +256,15 @@ class Laplace(LocationScale):
     Reference: Kotz et al. 2001, The Laplace Distribution and Generalizations, section 2.1.
     """
 
-    standard_stddev = math.sqrt(2.0)
+    standard_stddev: float = math.sqrt(2.0)
 
-    def log_density(self, x, location, log_scale):
+    def log_density(self, x: Any, location: Any, log_scale: Any) -> Any:
         return -math.log(2.0) - log_scale - ops.abs(x - location) * ops.exp(-log_scale)
 
-    def error(self, difference):
+    def error(self, difference: Any) -> Any:
         return ops.abs(difference)
 
-    def standard_sample(self, rng, shape):
+    def standard_sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.laplace(size=shape)
 
 
@@ -271,9 +279,9 @@ class DiscretizedLogistic(LocationScale):
     needs.
 
     Args:
-        scale: Of the logistic, in the units of the data: "predicted" (the decoder's output is the location and the
-            log scale), "learned" or a number.
-        levels: How many values a pixel can have.
+        scale: Scale of the logistic, in the units of the data: "predicted" (the decoder's output is the location and
+            the log scale), "learned" or a number.
+        levels: Number of values that a pixel can have.
         initial_scale, min_scale: See `LocationScale`.
 
     Example:
@@ -284,16 +292,22 @@ class DiscretizedLogistic(LocationScale):
     arXiv:1701.05517, section 2.1 (the tails).
     """
 
-    is_discrete = True
-    has_stddev = False
-    data_range = (0.0, 1.0)
-    modes = ("learned", "predicted")
+    is_discrete: bool = True
+    has_stddev: bool = False
+    data_range: tuple[float, float] | None = (0.0, 1.0)
+    modes: tuple[str, ...] = ("learned", "predicted")
 
-    def __init__(self, scale="predicted", levels=256, initial_scale=0.1, min_scale=1e-4):
+    def __init__(
+        self,
+        scale: float | str = "predicted",
+        levels: int = 256,
+        initial_scale: float = 0.1,
+        min_scale: float = 1e-4,
+    ) -> None:
         super().__init__(scale, initial_scale, min_scale)
-        self.levels = _checks.whole_number("levels", levels, least=2)
+        self.levels: int = _checks.whole_number("levels", levels, least=2)
 
-    def log_density(self, x, location, log_scale):
+    def log_density(self, x: Any, location: Any, log_scale: Any) -> Any:
         # F(a) - F(b) = F(a) F(-b) (1 - exp(b - a)): three factors without cancellation, whose logarithms are exact
         # however far x is from the location. At the ends of the range one of the tails is all that remains.
         half = 0.5 / (self.levels - 1)
@@ -303,7 +317,7 @@ class DiscretizedLogistic(LocationScale):
         inside = log_below + log_above + ops.log(-ops.expm1(-2.0 * half * precision))
         return ops.where(x < half, log_below, ops.where(x > 1.0 - half, log_above, inside))
 
-    def mean(self, parameters):
+    def mean(self, parameters: Any) -> Any:
         """E[x|z] of the logistic, clipped to [0, 1], before it is rounded; within half a level of that after."""
         location, log_scale = self._location_and_log_scale(parameters)
         # scale (softplus(a) - softplus(a - 1 / scale)) at a = location / scale: where the scale is large, that is a
@@ -315,21 +329,21 @@ class DiscretizedLogistic(LocationScale):
         wide_mean = -scale * ops.log1p(ops.sigmoid(location / scale) * ops.expm1(-1.0 / scale))
         return ops.where(wide, wide_mean, narrow_mean)
 
-    def sample(self, parameters, seed=None):
+    def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         x = np.clip(super().sample(parameters, seed), 0.0, 1.0)
         return (np.round(x * (self.levels - 1)) / (self.levels - 1)).astype("float32")
 
-    def standard_sample(self, rng, shape):
+    def standard_sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.logistic(size=shape)
 
-    def parameters_at_mean(self, mean):
+    def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         scale = self.scale if isinstance(self.scale, float) else self.initial_scale
         mean = np.clip(mean, 0.001, 0.999)
         # The inverse of `mean`, for the given scale.
         location = scale * (_log_expm1(mean / scale) - np.log(-np.expm1((mean - 1.0) / scale)))
         return super().parameters_at_mean(location)
 
-    def validate_values(self, x, name):
+    def validate_values(self, x: np.ndarray, name: str) -> None:
         steps = x.astype("float64") * (self.levels - 1)
         off = np.abs(steps - np.round(steps)) > 0.01
         if float(np.min(x)) >= 0.0 and float(np.max(x)) <= 1.0 and not off.any():
@@ -349,8 +363,16 @@ class DiscretizedLogistic(LocationScale):
             f"{name} ranges from {np.min(x):g} to {np.max(x):g}: {fix}."
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "levels": self.levels}
+
+
+def _counts(x, observed, weight):
+    """How much each value counts in what is measured, float32, shaped like x; None: all the same."""
+    if weight is None:
+        return None if observed is None else ops.cast(observed, "float32")
+    weight = ops.reshape(weight, (-1, *(1 for _ in x.shape[1:]))) + ops.zeros_like(x)
+    return weight if observed is None else weight * ops.cast(observed, "float32")
 
 
 def _log_expm1(t):

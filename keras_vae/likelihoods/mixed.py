@@ -1,6 +1,8 @@
 """A table whose groups of columns each have a likelihood of their own."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ from keras import ops
 
 from keras_vae import _checks
 from keras_vae.likelihoods.base import Likelihood
+from keras_vae.likelihoods.registry import get
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -28,87 +31,94 @@ class Mixed(Likelihood):
     Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653.
     """
 
-    def __init__(self, groups):
+    def __init__(self, groups: Sequence[tuple[str | Likelihood, int]]) -> None:
         super().__init__()
-        from keras_vae.likelihoods import get  # a name may stand for any likelihood, this one too
-
         pairs = isinstance(groups, list | tuple) and all(isinstance(g, list | tuple) and len(g) == 2 for g in groups)
         if not groups or not pairs:
             raise ValueError(
                 'Mixed needs pairs of a likelihood and its number of columns, such as [("gaussian", 3), ("poisson", '
                 f"2)]; got {groups!r}."
             )
-        self.parts = [get(likelihood) for likelihood, _ in groups]
-        self.columns = tuple(_checks.whole_number("the number of columns", count) for _, count in groups)
+        self.parts: list[Likelihood] = [get(likelihood) for likelihood, _ in groups]
+        counts = [_checks.whole_number("the number of columns", count) for _, count in groups]
+        self.columns: tuple[int, ...] = tuple(counts)
         self.is_discrete = all(part.is_discrete for part in self.parts)
         self.has_stddev = all(part.has_stddev for part in self.parts)
         low, high = self.ranges(sum(self.columns))
         low, high = float(low.min()), float(high.max())
         self.data_range = None if low == -math.inf and high == math.inf else (low, high)
 
-    def parameter_channels(self, channels):
+    def parameter_channels(self, channels: int) -> int:
         self._check_columns(channels)
         return sum(self._parameter_counts())
 
-    def data_channels(self, parameter_channels):
+    def data_channels(self, parameter_channels: int) -> int:
         return sum(self.columns)
 
-    def log_prob_per_dimension(self, x, parameters):
-        return self.batch_log_prob(x, parameters, None, training=False)
+    def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
+        return self.fitted_log_prob_per_dimension(x, parameters, None)
 
-    def batch_log_prob(self, x, parameters, counts, training):
-        counted = [None] * len(self.parts) if counts is None else self._of_data(counts)
-        pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), counted, strict=True)
-        return ops.concatenate([part.batch_log_prob(a, b, c, training) for part, a, b, c in pieces], axis=-1)
+    def update(self, x: Any, parameters: Any, observed: Any = None, weight: Any = None) -> Any:
+        """A tuple of what each part returns."""
+        x, parameters = ops.convert_to_tensor(x), ops.convert_to_tensor(parameters)
+        seen = [None] * len(self.parts) if observed is None else self._of_data(observed)
+        pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), seen, strict=True)
+        return tuple(part.update(*piece, weight) for part, *piece in pieces)
 
-    def for_encoder(self, x):
+    def fitted_log_prob_per_dimension(self, x: Any, parameters: Any, fitted: Any) -> Any:
+        fitted = [None] * len(self.parts) if fitted is None else fitted
+        pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), fitted, strict=True)
+        terms = [part.fitted_log_prob_per_dimension(*piece) for part, *piece in pieces]
+        return ops.concatenate(terms, axis=-1)
+
+    def for_encoder(self, x: Any) -> Any:
         if all(type(part).for_encoder is Likelihood.for_encoder for part in self.parts):
             return x
         pieces = zip(self.parts, ops.split(x, np.cumsum(self.columns)[:-1].tolist(), axis=-1), strict=True)
         return ops.concatenate([part.for_encoder(piece) for part, piece in pieces], axis=-1)
 
-    def mean(self, parameters):
+    def mean(self, parameters: Any) -> Any:
         return self._joined("mean", parameters)
 
-    def stddev(self, parameters):
+    def stddev(self, parameters: Any) -> Any:
         return self._joined("stddev", parameters)
 
-    def sample(self, parameters, seed=None):
+    def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         rng = np.random.default_rng(seed)
         pieces = zip(self.parts, self._of_parameters(_checks.to_numpy(parameters)), strict=True)
         return np.concatenate([part.sample(piece, rng) for part, piece in pieces], axis=-1)
 
-    def parameters_at_mean(self, mean):
+    def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         pieces = zip(self.parts, self._of_data(np.asarray(mean)), strict=True)
         return np.concatenate([part.parameters_at_mean(piece) for part, piece in pieces], axis=-1)
 
-    def ranges(self, channels):
+    def ranges(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
         self._check_columns(channels)
         low, high = zip(
             *(part.ranges(count) for part, count in zip(self.parts, self.columns, strict=True)), strict=True
         )
         return np.concatenate(low), np.concatenate(high)
 
-    def validate(self, x, name="x", missing=False):
+    def validate(self, x: np.ndarray, name: str = "x", missing: bool = False) -> None:
         self._check_columns(x.shape[-1])
         for part, piece, start in zip(self.parts, self._of_data(x), self._starts(), strict=True):
             end = start + piece.shape[-1] - 1
             columns = f"column {start}" if start == end else f"columns {start} to {end}"
             part.validate(piece, f"{columns} of {name}", missing)
 
-    def validate_activation(self, activation):
+    def validate_activation(self, activation: str | None) -> None:
         for part in self.parts:
             part.validate_activation(activation)
 
-    def caveat(self, x):
+    def caveat(self, x: np.ndarray) -> str | None:
         found = [part.caveat(piece) for part, piece in zip(self.parts, self._of_data(x), strict=True)]
         return next((words for words in found if words), None)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialized = [keras.saving.serialize_keras_object(part) for part in self.parts]
         return {"groups": [list(group) for group in zip(serialized, self.columns, strict=True)]}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Mixed({list(zip(self.parts, self.columns, strict=True))!r})"
 
     def _check_columns(self, channels):

@@ -4,6 +4,8 @@ The two have the same exponent, x log p + (1 - x) log(1 - p). What is missing fr
 density over [0, 1] is the constant C(p), which depends on p and so cannot be left out.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -23,8 +25,8 @@ class Bernoulli(Likelihood):
     so once; `ContinuousBernoulli` is the density.
 
     Args:
-        from_logits: If True (default) the decoder's output is log(p / (1 - p)) and its last layer is linear. If
-            False it is p itself, from a sigmoid; p is then clipped to [1e-7, 1 - 1e-7], which caps the loss at 16.1
+        from_logits: Whether the decoder's output is log(p / (1 - p)), from a linear last layer. If False it is p
+            itself, from a sigmoid; p is then clipped to [1e-7, 1 - 1e-7], which caps the loss at 16.1
             nats per pixel and stops its gradient there. Prefer logits.
 
     Example:
@@ -34,14 +36,14 @@ class Bernoulli(Likelihood):
     Reference: Kingma & Welling 2014, arXiv:1312.6114, appendix C.1, equation 11.
     """
 
-    is_discrete = True
-    data_range = (0.0, 1.0)
+    is_discrete: bool = True
+    data_range: tuple[float, float] | None = (0.0, 1.0)
 
-    def __init__(self, from_logits=True):
+    def __init__(self, from_logits: bool = True) -> None:
         super().__init__()
-        self.from_logits = bool(from_logits)
+        self.from_logits: bool = bool(from_logits)
 
-    def log_prob_per_dimension(self, x, parameters):
+    def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         if self.from_logits:
             # x log p + (1 - x) log(1 - p), with log p = -softplus(-l) and log(1 - p) = -softplus(l), and softplus(l) =
             # (l + |l|) / 2 + log(1 + exp(-|l|)). Exact at any logit; at 0, where |l| has a corner and autodiff takes
@@ -52,33 +54,33 @@ class Bernoulli(Likelihood):
         p = ops.clip(parameters, 1e-7, 1.0 - 1e-7)
         return x * ops.log(p) + (1.0 - x) * ops.log1p(-p)
 
-    def mean(self, parameters):
+    def mean(self, parameters: Any) -> Any:
         return ops.sigmoid(parameters) if self.from_logits else parameters
 
-    def sample(self, parameters, seed=None):
+    def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         p = _checks.to_numpy(self.mean(parameters))
         return (np.random.default_rng(seed).random(p.shape, dtype="float32") < p).astype("float32")
 
-    def parameters_at_mean(self, mean):
+    def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         # Clipped as in Burda et al. 2016: a pixel that is never on would start at minus infinity.
         p = np.clip(mean, 0.001, 0.999)
         return np.log(p / (1.0 - p)) if self.from_logits else p
 
-    def validate_values(self, x, name):
+    def validate_values(self, x: np.ndarray, name: str) -> None:
         check_unit_interval(x, name, 'Bernoulli ("bce")', 'likelihood="mse" for real-valued data')
 
-    def caveat(self, x):
+    def caveat(self, x: np.ndarray) -> str | None:
         grey = x[(x > 0) & (x < 1)]
         if grey.size == 0:
             return None
         return (
-            f"{100 * grey.size / x.size:.0f} % of these data lie strictly between 0 and 1, and of grey values the "
-            "Bernoulli likelihood gives a cross-entropy, not a log-likelihood: its least value is not 0, and the loss "
-            'is no bound of -log p(x). Use likelihood="continuous_bernoulli", which has the constant that is missing, '
+            f"{100 * grey.size / x.size:.0f} % of these data lie strictly between 0 and 1, and for grey values the "
+            "Bernoulli likelihood gives a cross-entropy, not a log-likelihood: its minimum is not 0, and the loss does "
+            'not bound -log p(x). Use likelihood="continuous_bernoulli", which has the constant that is missing, '
             "or make the data binary."
         )
 
-    def validate_activation(self, activation):
+    def validate_activation(self, activation: str | None) -> None:
         if self.from_logits and activation in ("sigmoid", "hard_sigmoid"):
             raise ValueError(
                 f"The decoder ends in a {activation}, but the Bernoulli likelihood expects logits and would apply "
@@ -96,7 +98,7 @@ class Bernoulli(Likelihood):
                 "which takes logits."
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"from_logits": self.from_logits}
 
 
@@ -118,9 +120,9 @@ class ContinuousBernoulli(Likelihood):
     Reference: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli, arXiv:1907.06845.
     """
 
-    data_range = (0.0, 1.0)
+    data_range: tuple[float, float] | None = (0.0, 1.0)
 
-    def log_prob_per_dimension(self, x, parameters):
+    def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         # A(l) = l/2 + log(sinh(t)/t) with t = |l|/2. At l = 0 that is 0/0: near it the Taylor series, in t**2, whose
         # next term is 1e-7; beyond it, sinh without overflow. Each branch sees only what it can take, as a NaN
         # in the one not chosen would be in the gradient.
@@ -132,7 +134,7 @@ class ContinuousBernoulli(Likelihood):
         series = ops.where(near, series, 0.0)
         return (x - 0.5) * parameters - ops.where(near, series, far)
 
-    def mean(self, parameters):
+    def mean(self, parameters: Any) -> Any:
         """E[x|z] = A'(l) = 1/2 + (coth(l/2) - 2/l) / 2."""
         squared = ops.square(parameters)
         near = squared < 1.0
@@ -140,7 +142,7 @@ class ContinuousBernoulli(Likelihood):
         half = 0.5 * ops.where(near, 1.0, parameters)
         return 0.5 + ops.where(near, series, 0.5 / ops.tanh(half) - 0.5 / half)
 
-    def sample(self, parameters, seed=None):
+    def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         logits = _checks.to_numpy(parameters).astype("float64")
         # The inverse of 1 minus the distribution function, (exp(l) - exp(l x)) / (exp(l) - 1), for |l|; that of -l is
         # its mirror image.
@@ -149,7 +151,7 @@ class ContinuousBernoulli(Likelihood):
         x = 1.0 + np.log1p(u * np.expm1(-size)) / size
         return np.where(logits < 0.0, 1.0 - x, x).astype("float32")
 
-    def parameters_at_mean(self, mean):
+    def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         mean = np.clip(mean, 0.02, 0.98)
         low, high = np.full(np.shape(mean), -60.0), np.full(np.shape(mean), 60.0)
         for _ in range(50):  # the mean grows with the logit: bisection
@@ -158,10 +160,10 @@ class ContinuousBernoulli(Likelihood):
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return 0.5 * (low + high)
 
-    def validate_values(self, x, name):
+    def validate_values(self, x: np.ndarray, name: str) -> None:
         check_unit_interval(x, name, "continuous Bernoulli", 'likelihood="mse" for real-valued data')
 
-    def caveat(self, x):
+    def caveat(self, x: np.ndarray) -> str | None:
         if ((x > 0) & (x < 1)).any():
             return None
         return (
@@ -169,7 +171,7 @@ class ContinuousBernoulli(Likelihood):
             'its log-likelihood grows without bound. Use likelihood="bernoulli".'
         )
 
-    def validate_activation(self, activation):
+    def validate_activation(self, activation: str | None) -> None:
         refused = ("sigmoid", "hard_sigmoid", *_BOUNDED)
         refuse_activation(
             activation, refused, "the continuous Bernoulli expects logits, which must be able to take any value"

@@ -262,5 +262,5 @@ def test_get_by_name_object_and_config():
         assert repr(copy) == repr(likelihood)
     with pytest.raises(ValueError, match='must be one of "bce", "bernoulli", "mse", "gaussian"'):
         likelihoods.get("mae")
-    with pytest.raises(ValueError, match=r"the class Gaussian; pass one of it: Gaussian\(...\)"):
+    with pytest.raises(ValueError, match=r"the class Gaussian; pass an object: Gaussian\(...\)"):
         likelihoods.get(Gaussian)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import oracles
-from keras_vae import VAE, Bernoulli, DiscretizedLogistic, Gaussian, Laplace, evaluation, networks
+from keras_vae import VAE, Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Mixed, evaluation, networks
 
 pytestmark = pytest.mark.math
 
@@ -70,18 +70,18 @@ def test_the_optimal_scale_turns_the_loss_into_the_logarithm_of_the_error():
     rng = np.random.default_rng(0)
     x, mean = rng.normal(size=(8, 5)).astype("float32"), rng.normal(size=(3, 8, 5)).astype("float32")
     likelihood = Gaussian("optimal")
-    log_prob = ops.convert_to_numpy(likelihood.log_prob(x, mean, training=True))
+    log_prob = ops.convert_to_numpy(likelihood.log_prob(x, mean, fitted=likelihood.update(x, mean)))
     mse = np.square(x - mean, dtype="float64").mean()
     assert -log_prob.mean() == pytest.approx(2.5 * (np.log(2.0 * np.pi * mse) + 1.0), rel=1e-5)
     assert likelihood.current_scale == pytest.approx(np.sqrt(mse), rel=1e-5)  # the first batch is all there is
-    half = ops.convert_to_numpy(likelihood.log_prob(x, mean, training=False))
+    half = ops.convert_to_numpy(likelihood.log_prob(x, mean))
     np.testing.assert_allclose(half, oracles.normal_log_prob(x, mean, np.sqrt(mse)).sum(axis=-1), rtol=1e-4)
 
 
 def test_the_value_kept_is_the_mean_over_batches_and_evaluation_does_not_touch_it():
     likelihood, errors = Laplace("optimal"), [0.5, 2.0, 1.1]
     for error in errors:
-        likelihood.log_prob(np.full((4, 3), error, "float32"), np.zeros((4, 3), "float32"), training=True)
+        likelihood.update(np.full((4, 3), error, "float32"), np.zeros((4, 3), "float32"))
     assert likelihood.current_scale == pytest.approx(np.mean(errors), rel=1e-5)
     likelihood.log_prob(np.full((4, 3), 9.0, "float32"), np.zeros((4, 3), "float32"))
     assert likelihood.current_scale == pytest.approx(np.mean(errors), rel=1e-5)
@@ -91,15 +91,52 @@ def test_the_gradient_flows_through_the_optimal_scale(gradient):
     """Of D N / 2 log MSE, the loss that is left: minus (x - mean) / MSE per dimension."""
     rng = np.random.default_rng(1)
     x, mean = rng.normal(size=(6, 3)), rng.normal(size=(6, 3))
-    found = gradient(lambda value: ops.sum(Gaussian("optimal").log_prob(x, value, training=True)), mean)
+
+    def log_prob(value):
+        likelihood = Gaussian("optimal")
+        return ops.sum(likelihood.log_prob(x, value, fitted=likelihood.update(x, value)))
+
+    found = gradient(log_prob, mean)
     np.testing.assert_allclose(found, (x - mean) / np.square(x - mean).mean(), rtol=1e-4)
 
 
 def test_missing_values_do_not_count_in_the_optimal_scale():
     x = np.array([[1.0, np.nan], [3.0, 1.0]], "float32")
     likelihood = Gaussian("optimal")
-    likelihood.log_prob(x, np.zeros_like(x), observed=~np.isnan(x), training=True)
+    likelihood.update(x, np.zeros_like(x), observed=~np.isnan(x))
     assert likelihood.current_scale == pytest.approx(np.sqrt(11.0 / 3.0), rel=1e-5)
+
+
+def test_a_mixture_of_likelihoods_learns_in_each_part_from_its_own_columns():
+    rng = np.random.default_rng(4)
+    x, parameters = rng.normal(size=(6, 5)).astype("float32"), rng.normal(size=(2, 6, 5)).astype("float32")
+    observed, weight = rng.random((6, 5)) < 0.7, rng.random(6).astype("float32")
+    parts = [Gaussian("optimal"), Gaussian(0.5), Laplace("optimal")]
+    mixed = Mixed(list(zip(parts, (2, 1, 2), strict=True)))
+    fitted = mixed.update(x, parameters, observed, weight)
+    assert fitted[1] is None
+    for part, columns, found in ((parts[0], slice(0, 2), fitted[0]), (parts[2], slice(3, 5), fitted[2])):
+        alone = type(part)("optimal")
+        arguments = x[:, columns], parameters[..., columns], observed[:, columns]
+        expected = alone.update(*arguments, weight)
+        assert float(found) == float(expected)
+        assert part.current_scale == alone.current_scale != 1.0
+    total = sum(
+        ops.convert_to_numpy(part.log_prob(x[:, columns], parameters[..., columns], observed[:, columns], found))
+        for part, columns, found in zip(parts, (slice(0, 2), slice(2, 3), slice(3, 5)), fitted, strict=True)
+    )
+    np.testing.assert_allclose(ops.convert_to_numpy(mixed.log_prob(x, parameters, observed, fitted)), total, rtol=1e-5)
+
+
+def test_a_log_probability_changes_nothing():
+    x, mean = np.full((4, 3), 9.0, "float32"), np.zeros((4, 3), "float32")
+    likelihood = Mixed([(Gaussian("optimal"), 2), (Laplace("optimal"), 1)])
+    fitted = likelihood.update(0.1 * x, mean)
+    before = [ops.convert_to_numpy(weight.value) for weight in likelihood.weights]
+    first, second = (ops.convert_to_numpy(likelihood.log_prob(x, mean, None, fitted)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    likelihood.log_prob(x, mean)
+    np.testing.assert_array_equal([ops.convert_to_numpy(weight.value) for weight in likelihood.weights], before)
 
 
 @pytest.mark.every_backend
