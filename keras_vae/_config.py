@@ -14,6 +14,7 @@ def forget(owner, name):
         owner._tracker.unlock()
         delattr(owner, name)
 
+
 from typing import Any, Self
 
 

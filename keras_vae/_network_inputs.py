@@ -21,6 +21,14 @@ def run(network, name, tensor, condition=None, training=False):
     return network(keras.tree.pack_sequence_as(network.input, tensors), training=training)
 
 
+def as_input(x, network):
+    """x as a tensor; integers become floats, unless the network declares an integer input."""
+    x = ops.convert_to_tensor(x)
+    if "int" in input_dtype(network, "x") or "float" in keras.backend.standardize_dtype(x.dtype):
+        return x
+    return ops.cast(x, keras.config.floatx())
+
+
 def takes_condition(network):
     """Whether a network has an input for the condition, or may have, its inputs not being known."""
     return not _inputs(network) or declares_condition(network)

@@ -12,10 +12,10 @@ from keras import ops
 
 from keras_vae import _backend, likelihoods, objectives, posteriors, priors, validation
 from keras_vae._config import forget
-from keras_vae._network_inputs import Conditional, input_dtype, known_input_shape, run, takes_condition
+from keras_vae._network_inputs import Conditional, as_input, input_dtype, known_input_shape, run, takes_condition
 from keras_vae._seeds import SavesSeeds, decorrelate
 from keras_vae._versions import Version
-from keras_vae.data import input_shapes, split_condition
+from keras_vae.data import input_shapes, split_condition, with_condition
 from keras_vae.distributions import DiagonalNormal, Mixture
 from keras_vae.inference import CompiledFunctions, Inference
 from keras_vae.training import Trackers, Trainer
@@ -130,8 +130,6 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, keras.Model):
             forget(self, name)
         super().__setattr__(name, value)
 
-    # Building
-
     def build(self, input_shape: Any) -> None:
         """Builds encoder and decoder for data of `input_shape`, and checks that they fit together.
 
@@ -172,21 +170,19 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, keras.Model):
     def _build_for(self, x, condition=None):
         """Builds for data like an array x and its condition, if that has not been done."""
         if not self.built:
-            shape = (None, *x.shape[1:])
-            self.build(shape if condition is None else {"x": shape, "condition": (None, *np.shape(condition)[1:])})
+            shape = None if condition is None else (None, *np.shape(condition)[1:])
+            self.build(with_condition((None, *x.shape[1:]), shape))
 
     def _refresh(self):
         """Checks anew that the parts fit together if one of them has changed; returns the model's version."""
         version = self._version.current()
         if version != self._version.checked:
+            self._sync_variables()
             if self.built:
                 shape, condition_shape, _ = self._shapes
-                shape = known_input_shape(self.encoder, self.decoder) or (
-                    (None, *shape)
-                    if condition_shape is None
-                    else {"x": (None, *shape), "condition": (None, *condition_shape)}
-                )
-                self._build_parts(shape)
+                known = known_input_shape(self.encoder, self.decoder)
+                given = None if condition_shape is None else (None, *condition_shape)
+                self._build_parts(known or with_condition((None, *shape), given))
             self._trackers.metrics  # noqa: B018 # makes them: none may be made inside a step
             self._version.accept()
             self._version.checked = version
@@ -212,11 +208,9 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, keras.Model):
         """Seed that the model was made with; the state of its noise is in `seed_generator`."""
         return self._seed
 
-    # The mathematics
-
     def posterior(self, x: Any, training: bool = False, condition: Any = None) -> Any:
         """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32."""
-        x, condition = self._as_input(x), self._as_condition(condition, self.encoder)
+        x, condition = as_input(x, self.encoder), self._as_condition(condition, self.encoder)
         if self.allow_missing and "float" in keras.backend.standardize_dtype(x.dtype):  # an integer is never missing
             x = ops.where(ops.isnan(x), ops.zeros_like(x), x)
         return self.posterior_family.distribution(run(self.encoder, "x", x, condition, training), training)
@@ -314,15 +308,6 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, keras.Model):
         observed = ops.logical_not(ops.isnan(x)) if self.allow_missing else None
         fitted = self.likelihood.update(x, parameters, observed, weight) if training else None
         return self.likelihood.log_prob(x, parameters, observed, fitted)
-
-    def _as_input(self, x):
-        """Integers become floats, unless the encoder declares an integer input."""
-        x = ops.convert_to_tensor(x)
-        if "int" in input_dtype(self.encoder, "x") or "float" in keras.backend.standardize_dtype(x.dtype):
-            return x
-        return ops.cast(x, keras.config.floatx())
-
-    # Saving
 
     def get_config(self):
         parts = zip(_PARTS, (getattr(self, attribute) for attribute in _ATTRIBUTES), strict=True)

@@ -31,6 +31,9 @@ class ManySteps:
         getattr(super(), f"make_{attribute}")(force=True)
         return getattr(self, attribute)
 
+    def _sync_variables(self):
+        """Returns to the variables what Keras holds of them while `fit` runs."""
+
     def _before_fit(self, x):
         """What is done once before training; x is the data, in any form."""
 
