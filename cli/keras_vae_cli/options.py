@@ -2,13 +2,14 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from typing import Any
 
 from keras_vae import likelihoods
 
 
 def _value(convert, accept, words):
-    """What argparse calls a type: a function that reads a value, or refuses it in words."""
+    """A function that reads a value, or refuses it in words."""
 
     def parse(text: str) -> Any:
         try:
@@ -22,17 +23,18 @@ def _value(convert, accept, words):
     return parse
 
 
-count = _value(int, lambda value: value >= 1, "a whole number of at least 1")
-seed = _value(int, lambda value: value >= 0, "a whole number, zero or more")
-positive = _value(float, lambda value: 0 < value < math.inf, "a positive number")
-share = _value(float, lambda value: 0 < value < 1, "a number between 0 and 1")
-non_negative = _value(float, lambda value: 0 <= value < math.inf, "a number, zero or more")
-precisions = _value(
+Reader = Callable[[str], Any]  # argparse calls it a type
+count: Reader = _value(int, lambda value: value >= 1, "a whole number of at least 1")
+seed: Reader = _value(int, lambda value: value >= 0, "a whole number, zero or more")
+positive: Reader = _value(float, lambda value: 0 < value < math.inf, "a positive number")
+share: Reader = _value(float, lambda value: 0 < value < 1, "a number between 0 and 1")
+non_negative: Reader = _value(float, lambda value: 0 <= value < math.inf, "a number, zero or more")
+precisions: Reader = _value(
     lambda text: tuple(text.split(",")),
     lambda names: set(names) <= {"float32", "float16", "int8"},
     "float32, float16, int8, or several with commas between them",
 )
-counts = _value(
+counts: Reader = _value(
     lambda text: tuple(int(part) for part in text.split(",")),
     lambda values: all(value >= 1 for value in values),
     "whole numbers with commas between them, such as 500 or 32,64",

@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 import warnings
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +15,7 @@ from keras_vae import VAE, callbacks
 
 def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: int) -> list[dict[str, float]]:
     """Trains and returns the logs of each epoch; the first Ctrl-C ends training after the current batch."""
-    progress = Progress(epochs, math.ceil(len(train) / batch_size))
+    progress = _Progress(epochs, math.ceil(len(train) / batch_size))
     previous = signal.signal(signal.SIGINT, lambda *_: progress.stop())
     watch = [callbacks.NonFiniteGuard(), progress]
     try:
@@ -27,36 +26,34 @@ def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: 
     return progress.history
 
 
-class Progress(keras.callbacks.Callback):
+class _Progress(keras.callbacks.Callback):
     """Prints a line for each epoch, with a bar in it on a terminal: the four numbers that matter, in nats."""
 
-    def __init__(self, epochs: int, batches: int) -> None:
+    def __init__(self, epochs, batches):
         super().__init__()
         self.epochs, self.batches = epochs, batches
-        self.history: list[dict[str, float]] = []
+        self.history = []
         self.on_terminal = sys.stdout.isatty()
         self.started = self.drawn = 0.0
 
-    def stop(self) -> None:
-        """Ends training after the current batch; if it was called before, at once."""
+    def stop(self):
         if self.model.stop_training:
             raise KeyboardInterrupt
         self.model.stop_training = True
-        print(
-            "\nStopping after this epoch's validation, then writing what there is. Ctrl-C again to give up.", flush=True
-        )
+        words = "Stopping after this epoch's validation, then writing what there is. Ctrl-C again to give up."
+        print(f"\n{words}", flush=True)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch, logs=None):
         self.started = time.monotonic()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch, logs=None):
         if self.on_terminal and time.monotonic() - self.drawn > 0.1:
             self.drawn = time.monotonic()
             filled = round(20 * (batch + 1) / self.batches)
             bar = "#" * filled + "." * (20 - filled)
             print(f"\repoch {len(self.history) + 1}/{self.epochs} [{bar}]", end="", flush=True)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch, logs=None):
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.history.append({"epoch": epoch + 1, **logs})
         start = "\r\033[K" if self.on_terminal else ""

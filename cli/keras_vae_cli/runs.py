@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,7 +24,7 @@ def load_model(path: str) -> VAE:
     return model
 
 
-def load_settings(path: str) -> dict:
+def load_settings(path: str) -> dict[str, Any]:
     """The settings that the model was trained with, from the summary beside it; empty if there is none."""
     summary = _model_file(path).parent / "summary.json"
     if not summary.is_file():

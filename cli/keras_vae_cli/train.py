@@ -15,7 +15,7 @@ from keras_vae_cli import progress, runs
 from keras_vae_cli.options import add_shared, count, counts, non_negative, positive, scale
 
 # What has a short name and fits data of any shape; a categorical one needs the number of classes.
-LIKELIHOODS = tuple(name for name in likelihoods.NAMES if name != "categorical")
+LIKELIHOODS: tuple[str, ...] = tuple(name for name in likelihoods.NAMES if name != "categorical")
 LEVELS = 256  # those of an 8-bit image
 
 

@@ -277,14 +277,14 @@ def test_a_diverged_run_says_so_and_leaves_nothing(tmp_path, capsys):
 def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeypatch):
     import signal
 
-    on_epoch_begin = progress.Progress.on_epoch_begin
+    on_epoch_begin = progress._Progress.on_epoch_begin
 
     def interrupt_in_the_second_epoch(self, epoch, logs=None):
         on_epoch_begin(self, epoch, logs)
         if epoch == 1:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(progress.Progress, "on_epoch_begin", interrupt_in_the_second_epoch)
+    monkeypatch.setattr(progress._Progress, "on_epoch_begin", interrupt_in_the_second_epoch)
     before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
     assert run("train", "--epochs", 50, *QUICK[2:], "--binarize", "threshold", "--output", tmp_path / "out") == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["epochs"] == 2
