@@ -123,7 +123,7 @@ class Poisson(_Counts):
     def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         parameters = straight_through_clip(parameters, high=_MAX_LOG_RATE)
         is_large = x > _LARGE
-        # Each formula sees only what is its own, as an infinity in the other would be NaN in the gradient.
+        # Each formula gets only its own values, as an infinity in the other would be NaN in the gradient.
         small, log_rate = ops.where(is_large, 0.0, x), ops.where(is_large, 0.0, parameters)
         direct = small * log_rate - ops.exp(log_rate) - log_gamma(small + 1.0)
         large = ops.where(is_large, x, _LARGE)

@@ -142,7 +142,7 @@ class LocationScale(Likelihood):
 
     # What a subclass says about its noise
 
-    standard_stddev: float  # of the noise: of x at scale 1
+    standard_stddev: float  # standard deviation of x at scale 1
     raw_per_log_scale: float = 1.0  # the decoder's second parameter is this times the logarithm of the scale
     error_power: float = 1.0  # the error is the scale to this power: 2 for a mean square, 1 for a mean absolute value
 
@@ -368,7 +368,7 @@ class DiscretizedLogistic(LocationScale):
 
 
 def _counts(x, observed, weight):
-    """How much each value counts in what is measured, float32, shaped like x; None: all the same."""
+    """Weight of each value in what is measured, float32, shaped like x; None: all weigh the same."""
     if weight is None:
         return None if observed is None else ops.cast(observed, "float32")
     weight = ops.reshape(weight, (-1, *(1 for _ in x.shape[1:]))) + ops.zeros_like(x)

@@ -63,12 +63,12 @@ class Mixed(Likelihood):
         x, parameters = ops.convert_to_tensor(x), ops.convert_to_tensor(parameters)
         seen = [None] * len(self.parts) if observed is None else self._of_data(observed)
         pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), seen, strict=True)
-        return tuple(part.update(*piece, weight) for part, *piece in pieces)
+        return tuple(part.update(a, b, observed=c, weight=weight) for part, a, b, c in pieces)
 
     def fitted_log_prob_per_dimension(self, x: Any, parameters: Any, fitted: Any) -> Any:
         fitted = [None] * len(self.parts) if fitted is None else fitted
         pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), fitted, strict=True)
-        terms = [part.fitted_log_prob_per_dimension(*piece) for part, *piece in pieces]
+        terms = [part.fitted_log_prob_per_dimension(a, b, c) for part, a, b, c in pieces]
         return ops.concatenate(terms, axis=-1)
 
     def for_encoder(self, x: Any) -> Any:

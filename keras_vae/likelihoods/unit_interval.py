@@ -124,8 +124,8 @@ class ContinuousBernoulli(Likelihood):
 
     def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         # A(l) = l/2 + log(sinh(t)/t) with t = |l|/2. At l = 0 that is 0/0: near it the Taylor series, in t**2, whose
-        # next term is 1e-7; beyond it, sinh without overflow. Each branch sees only what it can take, as a NaN
-        # in the one not chosen would be in the gradient.
+        # next term is 1e-7; beyond it, sinh without overflow. Each branch gets only values it can handle, as a NaN in
+        # the branch not chosen would reach the gradient.
         squared = 0.25 * ops.square(parameters)
         near = squared < 0.25
         series = squared * (1.0 / 6.0 - squared * (1.0 / 180.0 - squared / 2835.0))
@@ -167,8 +167,8 @@ class ContinuousBernoulli(Likelihood):
         if ((x > 0) & (x < 1)).any():
             return None
         return (
-            "These data are binary, and the continuous Bernoulli is a density over [0, 1], of which they fill nothing: "
-            'its log-likelihood grows without bound. Use likelihood="bernoulli".'
+            "These data are binary, and the continuous Bernoulli is a density over [0, 1], which grows without "
+            'bound at both ends: so does its log-likelihood of these data. Use likelihood="bernoulli".'
         )
 
     def validate_activation(self, activation: str | None) -> None:
