@@ -7,7 +7,7 @@ mathematics of a step is in `terms` and `step_loss`; how a backend differentiate
 import inspect
 import warnings
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import keras
 import numpy as np
@@ -27,8 +27,14 @@ from keras_vae._conditions import (
 )
 from keras_vae._inference import BatchedFunctions, Inference
 from keras_vae._numerics import bounded
-from keras_vae._train_step import BackendTrainer, fused, normal, tune
+from keras_vae._train_step import fused, normal, tune
+from keras_vae._typing import CompileOptions, Model, ModelOptions, with_arguments_of
 from keras_vae.distributions import DiagonalNormal, Mixture
+
+if TYPE_CHECKING:  # one class, and not one of three: see _typing.py
+    from keras_vae._train_step.fused import Trainer as BackendTrainer
+else:
+    from keras_vae._train_step import BackendTrainer
 
 # log_var is kept in this range. Below, a standard deviation of 3e-7 is float32's resolution of a mean near 1; above,
 # one of 1800 still leaves z inside float16. No sensible posterior comes near either.
@@ -39,7 +45,7 @@ _EVALUATION_COUNTER = 2**30
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(BackendTrainer, Inference, keras.Model):
+class VAE(BackendTrainer, Inference, Model):
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))       q(z|x) = N(mean(x), diag(exp(log_var(x))))
@@ -97,7 +103,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         prior: priors.Prior | DiagonalNormal | Mixture | None = None,
         seed: int | None = None,
         allow_missing: bool = False,
-        **kwargs,
+        **kwargs: Unpack[ModelOptions],
     ):
         # The networks cast what they take: bfloat16 would make a class 301 of a float label 302.
         super().__init__(**{"autocast": False, **kwargs})
@@ -374,7 +380,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
 
     # Keras's verbs, with their first batch checked
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride] # metrics by name only
         self,
         optimizer="adam",
         loss=None,
@@ -382,7 +388,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         metrics=None,
         weighted_metrics=None,
         data_on_device: str | bool = "auto",
-        **kwargs,
+        **kwargs: Unpack[CompileOptions],
     ):
         """Configures training. As `keras.Model.compile`, but there is no `loss` to choose.
 
@@ -428,7 +434,8 @@ class VAE(BackendTrainer, Inference, keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args, **kwargs):  # pyright: ignore # of the method that PyTorch's mixin puts before it
+    @with_arguments_of(Model.fit)
+    def fit(self, *args, **kwargs):
         """Trains the model; arguments and return value as `keras.Model.fit`. y, if given, is the target.
 
         Arrays of more than 1 GiB that are memory-mapped (`np.load(path, mmap_mode="r")`) are read batch by batch.
@@ -477,11 +484,13 @@ class VAE(BackendTrainer, Inference, keras.Model):
             self.reset_metrics()
         arguments.update(x=self.device_data.put(x, y, weight), y=None, sample_weight=None)
 
+    @with_arguments_of(Model.train_on_batch)
     def train_on_batch(self, *args, **kwargs):
         """One training step; as `keras.Model.train_on_batch`."""
         call = _bind(super().train_on_batch, args, kwargs)
         return super().train_on_batch(*call.args, **call.kwargs)
 
+    @with_arguments_of(Model.evaluate)
     def evaluate(self, *args, **kwargs):
         """The logs on other data; as `keras.Model.evaluate`.
 
@@ -500,6 +509,7 @@ class VAE(BackendTrainer, Inference, keras.Model):
         finally:
             self.seed_generator.state.assign(state)
 
+    @with_arguments_of(Model.predict)
     def predict(self, x, *args, **kwargs):
         """The reconstruction through the posterior mean; as `keras.Model.predict`."""
         self._check_conditions(x)
