@@ -128,7 +128,6 @@ def _run(axis, backend, size, options):
 
 def _measure(options):
     sys.path.insert(0, str(pathlib.Path(__file__).with_name("loops")))
-    import keras
     import keras_loops
 
     import keras_vae

@@ -1,5 +1,7 @@
 """Objects that are described by the arguments of their constructor, and the layers that hold them."""
 
+from typing import Any, Self
+
 import keras
 
 
@@ -13,9 +15,6 @@ def forget(owner, name):
         owner._tracker.untrack(old)
         owner._tracker.unlock()
         delattr(owner, name)
-
-
-from typing import Any, Self
 
 
 class Configured:

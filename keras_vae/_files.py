@@ -5,10 +5,11 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def atomic_file(path):
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary path with the same suffix; on leaving without an error it takes the place of `path`."""
     path = pathlib.Path(path)
     if not path.parent.is_dir():
@@ -22,13 +23,15 @@ def atomic_file(path):
 
 
 @contextlib.contextmanager
-def atomic_folder(path, overwrite=False, is_ours=None):
+def atomic_folder(
+    path: str | os.PathLike[str], overwrite: bool = False, is_ours: Callable[[pathlib.Path], bool] | None = None
+) -> Iterator[pathlib.Path]:
     """Yields a temporary folder; on leaving without an error it becomes `path`.
 
     Args:
-        path: The folder to make.
-        overwrite: Whether an existing folder may be replaced; it is gone only once the new one is in its place.
-        is_ours: Tells of a folder that is not empty whether it may be replaced, so that nobody's other files are.
+        path: Path of the folder to make.
+        overwrite: Whether an existing folder may be replaced; it is removed only when the new one is complete.
+        is_ours: Function that tells whether a folder that is not empty was written by us and may be replaced.
 
     Raises:
         FileExistsError: If `path` exists and may not be replaced.

@@ -16,6 +16,3 @@ def straight_through_clip(value: Any, low: float = -_FLOAT32_MAX, high: float = 
     """
     value = ops.clip(value, -_FLOAT32_MAX, _FLOAT32_MAX)
     return ops.stop_gradient(ops.clip(value, low, high)) + (value - ops.stop_gradient(value))
-
-
-bounded = straight_through_clip  # the name that model.py and priors.py still import

@@ -1,4 +1,4 @@
-"""Data for the command line and the examples: named sets, and whatever files a user has.
+"""Data for the command line and the examples: named sets, and files of several formats.
 
 Nothing is fetched unless a set is named that Keras downloads. Pixels come as float32 in [0, 1], images with a channel
 axis; arrays of other numbers come as they are, and the likelihood says whether it can use them.
@@ -6,6 +6,7 @@ axis; arrays of other numbers come as they are, and the likelihood says whether 
 
 import gzip
 import math
+import os
 import pathlib
 import struct
 import zipfile
@@ -14,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-KERAS_SETS = ("mnist", "fashion_mnist", "cifar10")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+KERAS_SETS: tuple[str, ...] = ("mnist", "fashion_mnist", "cifar10")
+IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _SPLIT_SEED = 0  # the held-out part is a property of the data, not of a run
 
 
@@ -28,16 +29,16 @@ class Data(NamedTuple):
     test_labels: np.ndarray | None = None
 
 
-def load(source="digits", binarize=None, test_fraction=1 / 6):
+def load(source: str | os.PathLike[str] = "digits", binarize: str | None = None, test_fraction: float = 1 / 6) -> Data:
     """Loads a data set.
 
     Args:
-        source: "digits" (embedded: 1,797 handwritten digits of 8x8); "mnist", "fashion_mnist" or "cifar10" (downloaded
-            by Keras); or a path: a `.npy` or `.npz` file, an idx file or a folder of them, gzipped or not, or a
-            folder of images. An `.npz` holds one array, or `train` and `test`, or `x_train` and `x_test`.
-        binarize: None; "threshold" at 0.5; or "sample", each pixel drawn once with its grey value as the
-            probability, which is how binarised MNIST was made.
-        test_fraction: Held out at random, always the same examples, where the source has no test set of its own.
+        source: Name or path: "digits" (embedded: 1,797 handwritten digits of 8x8); "mnist", "fashion_mnist" or
+            "cifar10" (downloaded by Keras); or a `.npy` or `.npz` file, an idx file or a folder of them, gzipped or
+            not, or a folder of images. An `.npz` holds one array, or `train` and `test`, or `x_train` and `x_test`.
+        binarize: Method of binarisation: None; "threshold" at 0.5; or "sample", each pixel drawn once with its grey
+            value as the probability, which is how binarised MNIST was made.
+        test_fraction: Share held out at random, always the same examples, if the source has no test set of its own.
 
     Returns:
         A `Data` of float32 arrays of shape `(n, ...)`.
@@ -65,7 +66,7 @@ def load(source="digits", binarize=None, test_fraction=1 / 6):
     return data if binarize is None else _binarize(data, binarize)
 
 
-def read_idx(path):
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an idx file (the format of MNIST), gzipped or not."""
     path = pathlib.Path(path)
     types = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -86,7 +87,7 @@ def read_idx(path):
 
 
 def _digits(test_fraction):
-    with resources.files("keras_vae").joinpath("data/digits.npz").open("rb") as file, np.load(file) as arrays:
+    with resources.files("keras_vae").joinpath("digits/digits.npz").open("rb") as file, np.load(file) as arrays:
         images, labels = arrays["images"], arrays["labels"]
     return _split(images[..., None].astype("float32") / 16.0, test_fraction, labels)
 
@@ -191,7 +192,7 @@ def _split(x, test_fraction, labels=None):
 
 
 def _as_floats(data):
-    """Both parts as float32; bytes divided by 255, but for those that hardly can be pixels of 256 levels."""
+    """Both parts as float32; bytes are divided by 255, unless no value exceeds 16: such data are hardly pixels."""
     for x in (data.train, data.test):
         if x.dtype.kind not in "buif":
             raise ValueError(f"Data must be numbers; got an array of dtype {x.dtype}.")

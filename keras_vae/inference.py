@@ -269,17 +269,3 @@ def latent_path(start, end, steps, path="linear"):
         return (1.0 - t) * start + t * end
     points = (np.sin((1.0 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
     return points.astype("float32")
-
-
-# TEMPORARY
-Inference._in_batches = property(lambda self: self._batched)
-CompiledFunctions.gradient = CompiledFunctions.value_and_grad
-Inference._log_weights = Inference._batched_log_weights
-Inference._log_likelihood_at = Inference._batched_log_likelihood
-from keras_vae.distributions import Distribution, Mixture  # noqa
-
-Distribution.has_closed_form_kl = False
-DiagonalNormal.has_closed_form_kl = True
-Distribution.noise_dim = property(lambda self: self.noise_shape[0])
-DiagonalNormal.score = DiagonalNormal.grad_log_prob
-Mixture.score = Mixture.grad_log_prob

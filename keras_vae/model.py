@@ -4,7 +4,7 @@
 how they are built and saved. Keras's verbs are in `training.py`, those of inference in `inference.py`.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ from keras_vae import _backend, likelihoods, objectives, posteriors, priors, val
 from keras_vae._config import forget
 from keras_vae._network_inputs import Conditional, as_input, input_dtype, known_input_shape, run, takes_condition
 from keras_vae._seeds import SavesSeeds, decorrelate
+from keras_vae._typing import Model, ModelOptions
 from keras_vae._versions import Version
 from keras_vae.data import input_shapes, split_condition, with_condition
 from keras_vae.distributions import DiagonalNormal, Mixture
@@ -27,7 +28,7 @@ _RESOLVED = {"likelihood": likelihoods.get, "objective": objectives.get, "poster
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(Trainer, Inference, Conditional, SavesSeeds, keras.Model):
+class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))       q(z|x) = N(mean(x), diag(exp(log_var(x))))
@@ -91,7 +92,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, keras.Model):
         allow_missing: bool = False,
         *,
         posterior: str | posteriors.Posterior = "normal",
-        **kwargs: Any,
+        **kwargs: Unpack[ModelOptions],
     ):
         # Autocasting is off: in bfloat16 the float label 301 becomes 302.
         super().__init__(**{"autocast": False, **kwargs})

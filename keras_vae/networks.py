@@ -1,42 +1,44 @@
 """Encoder and decoder pairs that fit together, for any shape of data.
 
-They are plain functional Keras models: print them, change them, or take them as a pattern. The encoder returns
+They are plain functional Keras models: print them, change them, or copy them as a pattern. The encoder returns
 `{"z_mean": ..., "z_log_var": ...}`; the decoder returns the parameters of the likelihood, unbounded, in exactly the
 shape of the data.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
-from keras_vae import _checks, likelihoods
+from keras_vae import likelihoods, validation
 
 
 def mlp(
-    data_shape,
-    latent_dim,
-    hidden=(500,),
-    activation="relu",
+    data_shape: int | Sequence[int],
+    latent_dim: int,
+    hidden: Sequence[int] = (500,),
+    activation: Any = "relu",
     likelihood: str | likelihoods.Likelihood = "bce",
-    data_mean=None,
-    condition=None,
-):
+    data_mean: Any = None,
+    condition: int | Sequence[int] | None = None,
+) -> tuple[keras.Model, keras.Model]:
     """Fully connected encoder and decoder.
 
     Args:
         data_shape: Shape of one example, such as `(784,)`, `(28, 28)` or `(28, 28, 1)`.
         latent_dim: Number of latent dimensions.
-        hidden: Units of the encoder's hidden layers; the decoder has them in reverse.
-        activation: Of the hidden layers.
-        likelihood: What the decoder shall parametrise: a name or a `Likelihood`, the same as given to `VAE`. Of counts
-            the encoder sees log(1 + x), less what that is of `data_mean`, which counts of thousands need.
-        data_mean: If given, the mean of the training data, a number or an array of `data_shape`: the decoder's
-            output bias then starts where it reconstructs that mean, which saves the first epochs.
-        condition: For a conditional model: the number of classes, if it is a label, which is then embedded; or the
-            shape of the tensor that it is, such as `(10,)` for one-hot labels. Both networks see it beside what they
-            take, and have an input of the name "condition".
+        hidden: Numbers of units of the encoder's hidden layers; the decoder has them in reverse.
+        activation: Activation of the hidden layers, as `keras.layers.Dense` takes it.
+        likelihood: Likelihood whose parameters the decoder returns: a name or a `Likelihood`, the same as given to
+            `VAE`. For counts the encoder receives log(1 + x), centred at the data mean if it is given.
+        data_mean: Mean of the training data, a number or an array of `data_shape`, or None. If given, the decoder's
+            output bias starts where it reconstructs that mean, which saves the first epochs.
+        condition: Number of classes of a label, which is then embedded, or the shape of a tensor, such as `(10,)` for
+            one-hot labels. Both networks of a conditional model concatenate it with their input, and have an input
+            named "condition".
 
     Returns:
         The pair `(encoder, decoder)` of `keras.Model`s.
@@ -48,51 +50,51 @@ def mlp(
     hidden = _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
-    given = _condition(condition)
-    h = _beside(layers.Flatten()(_shown(x, likelihood, data_mean)), given)
+    condition_input = _condition(condition)
+    h = _concat_condition(layers.Flatten()(_encoder_features(x, likelihood, data_mean)), condition_input)
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
-    encoder = _encoder(x, h, latent_dim, given)
+    encoder = _encoder(x, h, latent_dim, condition_input)
 
-    z, given = keras.Input((latent_dim,), name="z"), _condition(condition)
-    h = _beside(z, given)
+    z, condition_input = keras.Input((latent_dim,), name="z"), _condition(condition)
+    h = _concat_condition(z, condition_input)
     for units in reversed(hidden):
         h = layers.Dense(units, activation=activation)(h)
-    output_shape = _checks.parameter_shape(data_shape, likelihood)
+    output_shape = validation.parameter_shape(data_shape, likelihood)
     parameters = layers.Dense(
         math.prod(output_shape),
         bias_initializer=_output_bias(data_mean, data_shape, likelihood),
         name="x_parameters",
     )(h)
-    return encoder, _decoder(z, layers.Reshape(output_shape)(parameters), given)
+    return encoder, _decoder(z, layers.Reshape(output_shape)(parameters), condition_input)
 
 
 def conv(
-    data_shape,
-    latent_dim,
-    filters=(32, 64),
-    hidden=(128,),
-    kernel_size=3,
-    activation="relu",
+    data_shape: Sequence[int],
+    latent_dim: int,
+    filters: Sequence[int] = (32, 64),
+    hidden: Sequence[int] = (128,),
+    kernel_size: int | tuple[int, int] = 3,
+    activation: Any = "relu",
     likelihood: str | likelihoods.Likelihood = "bce",
-    data_mean=None,
-    condition=None,
-):
+    data_mean: Any = None,
+    condition: int | Sequence[int] | None = None,
+) -> tuple[keras.Model, keras.Model]:
     """Convolutional encoder that halves height and width at each of `filters`, and its mirror, transposed.
 
-    Odd and non-square images are fine: where halving rounded up, the decoder crops the row or column that doubling
-    brought too many.
+    Odd and non-square images are fine: where halving rounds up, the decoder crops the extra row or column.
 
     Args:
         data_shape: `(height, width, channels)`.
         latent_dim: Number of latent dimensions.
-        filters: Filters of the encoder's strided convolutions; the decoder has them in reverse.
-        hidden: Units of the dense layers between the convolutions and the latents.
-        kernel_size: Of all convolutions.
-        activation: Of the hidden layers.
-        likelihood: What the decoder shall parametrise: a name or a `Likelihood`, the same as given to `VAE`.
+        filters: Numbers of filters of the encoder's strided convolutions; the decoder has them in reverse.
+        hidden: Numbers of units of the dense layers between the convolutions and the latents.
+        kernel_size: Kernel size of all convolutions.
+        activation: Activation of the hidden layers, as `keras.layers.Dense` takes it.
+        likelihood: Likelihood whose parameters the decoder returns: a name or a `Likelihood`, the same as given to
+            `VAE`.
         data_mean: As in `mlp`; a convolution's bias is shared by all pixels, so the start is the mean per channel.
-        condition: As in `mlp`; the encoder sees it after its convolutions.
+        condition: As in `mlp`; the encoder receives it after its convolutions.
 
     Returns:
         The pair `(encoder, decoder)` of `keras.Model`s.
@@ -106,20 +108,20 @@ def conv(
     filters, hidden = _positive_integers("filters", filters), _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
-    h = _shown(x, likelihood, data_mean)
+    h = _encoder_features(x, likelihood, data_mean)
     sizes = []  # height and width before each halving
     for count in filters:
         sizes.append(h.shape[1:3])
         h = layers.Conv2D(count, kernel_size, strides=2, padding="same", activation=activation)(h)
     smallest = h.shape[1:]
-    given = _condition(condition)
-    h = _beside(layers.Flatten()(h), given)
+    condition_input = _condition(condition)
+    h = _concat_condition(layers.Flatten()(h), condition_input)
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
-    encoder = _encoder(x, h, latent_dim, given)
+    encoder = _encoder(x, h, latent_dim, condition_input)
 
-    z, given = keras.Input((latent_dim,), name="z"), _condition(condition)
-    h = _beside(z, given)
+    z, condition_input = keras.Input((latent_dim,), name="z"), _condition(condition)
+    h = _concat_condition(z, condition_input)
     for units in reversed(hidden):
         h = layers.Dense(units, activation=activation)(h)
     h = layers.Dense(math.prod(smallest), activation=activation)(h)
@@ -137,11 +139,11 @@ def conv(
         bias_initializer=_output_bias(data_mean, data_shape[-1:], likelihood),
         name="x_parameters",
     )(h)
-    return encoder, _decoder(z, parameters, given)
+    return encoder, _decoder(z, parameters, condition_input)
 
 
-def _shown(x, likelihood, data_mean):
-    """What the encoder sees of x; where that is not x itself, about 0 where the data mean is known."""
+def _encoder_features(x, likelihood, data_mean):
+    """The input of the encoder's layers: x, or what the likelihood makes of it, centred if the data mean is known."""
     h = likelihood.for_encoder(x)
     if h is x or data_mean is None:
         return h
@@ -151,7 +153,7 @@ def _shown(x, likelihood, data_mean):
 
 
 def _condition(condition):
-    """The input for a condition and what the network is shown of it; None if there is none."""
+    """The input for a condition and its features, a pair; None without a condition."""
     if condition is None:
         return None
     if isinstance(condition, int | np.integer) and not isinstance(condition, bool):
@@ -163,21 +165,22 @@ def _condition(condition):
     return tensor, layers.Flatten()(tensor)
 
 
-def _beside(h, given):
-    return h if given is None else layers.Concatenate()([h, given[1]])
+def _concat_condition(h, condition_input):
+    return h if condition_input is None else layers.Concatenate()([h, condition_input[1]])
 
 
-def _decoder(z, parameters, given):
-    inputs = z if given is None else {"z": z, "condition": given[0]}
+def _decoder(z, parameters, condition_input):
+    inputs = z if condition_input is None else {"z": z, "condition": condition_input[0]}
     return keras.Model(inputs, parameters, name="decoder")
 
 
-def _encoder(x, h, latent_dim, given=None):
+def _encoder(x, h, latent_dim, condition_input):
     outputs = {
         "z_mean": layers.Dense(latent_dim, name="z_mean")(h),
         "z_log_var": layers.Dense(latent_dim, name="z_log_var")(h),
     }
-    return keras.Model(x if given is None else {"x": x, "condition": given[0]}, outputs, name="encoder")
+    inputs = x if condition_input is None else {"x": x, "condition": condition_input[0]}
+    return keras.Model(inputs, outputs, name="encoder")
 
 
 def _output_bias(data_mean, shape, likelihood):
@@ -188,20 +191,24 @@ def _output_bias(data_mean, shape, likelihood):
     if mean.shape not in ((), tuple(shape)):
         raise ValueError(f"data_mean must be a number or have shape {tuple(shape)}; got shape {mean.shape}.")
     values = likelihood.parameters_at_mean(np.broadcast_to(mean, shape))
-    return StartAt(np.ravel(values).tolist())
+    return _FromArray(np.ravel(values).tolist())
 
 
-@keras.saving.register_keras_serializable(package="keras_vae")
-class StartAt(keras.initializers.Initializer):
-    """An initializer that is a given list of numbers."""
+@keras.saving.register_keras_serializable(package="keras_vae", name="StartAt")  # its name in files of older versions
+class _FromArray(keras.initializers.Initializer):
+    """An initializer that returns given numbers.
 
-    def __init__(self, values):
-        self.values = values
+    Args:
+        values: List of the numbers, in the order of the weight's elements.
+    """
 
-    def __call__(self, shape, dtype=None):
+    def __init__(self, values: list[float]) -> None:
+        self.values: list[float] = values
+
+    def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:
         return keras.ops.reshape(keras.ops.convert_to_tensor(self.values, dtype=dtype), shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"values": self.values}
 
 

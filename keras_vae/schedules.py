@@ -12,13 +12,14 @@ from keras import ops
 
 from keras_vae import validation
 from keras_vae._config import Configured
+from keras_vae._typing import Layer
 
 
-class Schedule(Configured, keras.layers.Layer):
+class Schedule(Configured, Layer):
     """A value that depends on the training step. A subclass defines `__call__`, and `get_config` if need be."""
 
     def __init__(self):
-        super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin
+        super().__init__(dtype="float32")
         self.built = True
 
     def __call__(self, step: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

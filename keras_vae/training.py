@@ -8,7 +8,7 @@ import contextlib
 import inspect
 import itertools
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import keras
 import numpy as np
@@ -16,13 +16,22 @@ from keras import ops
 
 from keras_vae import _backend, _mapped, likelihoods, validation
 from keras_vae._backend import is_index_batch, suppress_out_of_data_warning
+from keras_vae._typing import CompileOptions, Model, with_arguments_of
 from keras_vae.data import Batch, several_inputs, split_condition, unwrap_single_input
+
+if TYPE_CHECKING:  # one class, and not one of three: see _typing.py
+    from keras_vae._backend.fast.many_steps import ManySteps
+
+    class Steps(Model): ...
+
+else:
+    from keras_vae._backend import ManySteps, Steps
 
 # `evaluate` draws from the model's seed at this position of the counter, which training does not reach.
 _EVALUATION_COUNTER = 2**30
 
 
-class Trainer(_backend.ManySteps, _backend.Steps):
+class Trainer(ManySteps, Steps):
     """Mixed into `VAE`, which has the parts and the functions of the bound."""
 
     def step_loss(self, batch: Batch, noise: Any, training: bool) -> Any:
@@ -58,7 +67,7 @@ class Trainer(_backend.ManySteps, _backend.Steps):
         # One of several replicas may be left without an example of the last batch.
         return total / ops.cast(ops.maximum(batch.size, 1), "float32") + penalties
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride] # metrics by name only
         self,
         optimizer: Any = "adam",
         loss: None = None,
@@ -66,7 +75,7 @@ class Trainer(_backend.ManySteps, _backend.Steps):
         metrics: Any = None,
         weighted_metrics: Any = None,
         data_on_device: str | bool = "auto",
-        **kwargs: Any,
+        **kwargs: Unpack[CompileOptions],
     ) -> None:
         """Configures training. As `keras.Model.compile`, but there is no `loss` to choose.
 
@@ -109,6 +118,7 @@ class Trainer(_backend.ManySteps, _backend.Steps):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    @with_arguments_of(Model.fit)
     def fit(self, *args, **kwargs):
         """Trains the model; arguments and return value as `keras.Model.fit`. y, if given, is the target.
 
@@ -141,6 +151,7 @@ class Trainer(_backend.ManySteps, _backend.Steps):
         finally:
             self._device_data.arrays = outer
 
+    @with_arguments_of(Model.evaluate)
     def evaluate(self, *args, **kwargs):
         """The logs on other data; as `keras.Model.evaluate`.
 
@@ -160,6 +171,7 @@ class Trainer(_backend.ManySteps, _backend.Steps):
         finally:
             self.seed_generator.state.assign(state)
 
+    @with_arguments_of(Model.predict)
     def predict(self, x, *args, **kwargs):
         """The reconstruction through the posterior mean; as `keras.Model.predict`."""
         self._refresh()
@@ -167,6 +179,7 @@ class Trainer(_backend.ManySteps, _backend.Steps):
         with suppress_out_of_data_warning(self, kwargs.get("steps")):
             return super().predict(unwrap_single_input(x), *args, **kwargs)
 
+    @with_arguments_of(Model.train_on_batch)
     def train_on_batch(self, *args, **kwargs):
         """One training step; as `keras.Model.train_on_batch`."""
         call = _bind_arguments(super().train_on_batch, args, kwargs)

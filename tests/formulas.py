@@ -158,11 +158,11 @@ def of_distributions():
             1e-2 * q,
         ),
         "normal: draws": (lambda q: DiagonalNormal(q[0], q[1]).reparameterize(z), q),
-        "normal: score": (lambda q: DiagonalNormal(q[0], q[1]).score(z), q),
+        "normal: score": (lambda q: DiagonalNormal(q[0], q[1]).grad_log_prob(z), q),
         "mixture: log_prob": (lambda p: mixed(p).log_prob(z), p),
         "mixture: log_prob per dimension": (lambda p: mixed(p).log_prob(z, per_dimension=True), p),
         "mixture: draws": (lambda p: mixed(p).from_noise(noise), p),
-        "mixture: score": (lambda p: mixed(p).score(z), p),
+        "mixture: score": (lambda p: mixed(p).grad_log_prob(z), p),
         "mixture: moments": (moments, p),
     }
 

@@ -7,7 +7,7 @@
     is a latent one factor?      mig, dci, sap
     is this an outlier?          fit_threshold, anomalies
 
-All noise comes from NumPy: the same seed gives the same numbers on every backend, however the work is cut up.
+All noise comes from NumPy: the same seed gives the same numbers on every backend, however the work is split.
 """
 
 from keras_vae.evaluation.aggregate import AggregatePosterior as AggregatePosterior

@@ -1,9 +1,10 @@
 """scikit-learn, which only some of the evaluation needs, imported when it is asked for."""
 
 import importlib
+from types import ModuleType
 
 
-def module(name):
+def module(name: str) -> ModuleType:
     """The module `sklearn.<name>`.
 
     Raises:

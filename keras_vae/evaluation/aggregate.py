@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
-from keras_vae import _checks
-from keras_vae.evaluation import _sklearn
-from keras_vae.evaluation.latents import _require_examples
+from keras_vae import validation
+from keras_vae.evaluation import _model, _sklearn
+from keras_vae.model import VAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,19 +16,19 @@ class AggregatePosterior:
     """A mixture of normals over z, as `fit_aggregate_posterior` returns it: for `vae.sample(n, prior=...)`.
 
     Args:
-        weights: `(components,)`, which sum to 1.
-        means: `(components, latent_dim)`.
-        factors: `(components, latent_dim, latent_dim)`: the lower Cholesky factors of the covariances.
+        weights: `(components,)` probabilities, which sum to 1.
+        means: `(components, latent_dim)` means.
+        factors: `(components, latent_dim, latent_dim)` lower Cholesky factors of the covariances.
     """
 
     weights: np.ndarray
     means: np.ndarray
     factors: np.ndarray
 
-    def sample(self, n, seed=None):
+    def sample(self, n: int, seed: int | None = None) -> np.ndarray:
         """Draws `(n, latent_dim)` float32, the same for the same seed on every machine."""
         generator = np.random.default_rng(seed)
-        index = generator.choice(len(self.weights), size=_checks.whole_number("n", n), p=self.weights)
+        index = generator.choice(len(self.weights), size=validation.whole_number("n", n), p=self.weights)
         noise = generator.standard_normal((n, self.means.shape[1]))
         z = np.empty_like(noise)
         for k in range(len(self.weights)):
@@ -35,7 +36,7 @@ class AggregatePosterior:
             z[chosen] = self.means[k] + noise[chosen] @ self.factors[k].T
         return z.astype("float32")
 
-    def log_prob(self, z):
+    def log_prob(self, z: Any) -> np.ndarray:
         """The log density in nats: `(..., latent_dim)` to `(...)`, float64."""
         z = np.asarray(z, "float64")
         if z.ndim == 0 or z.shape[-1] != self.means.shape[1]:
@@ -48,20 +49,23 @@ class AggregatePosterior:
         return np.logaddexp.reduce(log_prob, axis=-1)
 
 
-def fit_aggregate_posterior(vae, x, components=10, seed=0, covariance="full", batch_size=256):
-    """A mixture of normals for q(z), the codes of all data together: where to draw z from in place of the prior.
+def fit_aggregate_posterior(
+    vae: VAE, x: Any, components: int = 10, seed: int = 0, covariance: str = "full", batch_size: int = 256
+) -> AggregatePosterior:
+    """A mixture of normals fitted to q(z), the codes of all data together, to draw z from in place of the prior.
 
-    Data decoded from the prior fall short where no code was, as far as `elbo_surgery` finds a `marginal_kl`. The
+    Decoded samples of the prior are poor where it has no codes; `marginal_kl` of `elbo_surgery` says how much. The
     mixture is fitted, after training, to one draw of q(z|x) for each example. The model is unchanged, and with it the
-    ELBO: log p(x) is about the prior.
+    ELBO: log p(x) is defined with the prior.
 
     Args:
         vae: A built `VAE`.
         x: `(n, ...)` data, those of training; n at least `components`.
-        components: Of the mixture.
-        seed: Of the draws and of the fit.
-        covariance: Of each component: "full", or "diag" for independent dimensions, which needs fewer examples.
-        batch_size: Examples encoded at a time.
+        components: Number of components of the mixture.
+        seed: Seed for the draws and for the fit.
+        covariance: Covariance of each component: "full", or "diag" for independent dimensions, which needs fewer
+            examples.
+        batch_size: Number of examples encoded at a time.
 
     Returns:
         An `AggregatePosterior`, with `sample` and `log_prob`.
@@ -78,10 +82,10 @@ def fit_aggregate_posterior(vae, x, components=10, seed=0, covariance="full", ba
     Reference: Ghosh et al. 2020, From variational to deterministic autoencoders, arXiv:1903.12436, section 4 (ex-post
     density estimation; 10 components, full).
     """
-    components = _checks.whole_number("components", components)
+    components = validation.whole_number("components", components)
     if covariance not in ("full", "diag"):
         raise ValueError(f'covariance must be "full" or "diag"; got {covariance!r}.')
-    _require_examples(x)
+    _model.require_examples(x)
     z = vae.encode(x, batch_size).sample(seed=seed)
     if len(z) < components:
         raise ValueError(f"A mixture of {components} components needs as many examples; x has {len(z)}.")
@@ -90,6 +94,6 @@ def fit_aggregate_posterior(vae, x, components=10, seed=0, covariance="full", ba
     mixture = _sklearn.module("mixture").GaussianMixture(components, covariance_type=covariance, random_state=seed)
     mixture.fit(z.astype("float64"))
     covariances = mixture.covariances_ if covariance == "full" else [np.diag(v) for v in mixture.covariances_]
-    # Normalised once more: `choice` wants a sum of 1 to the last digits.
+    # Normalised once more: `choice` requires a sum of 1 to the last digits.
     weights = mixture.weights_ / mixture.weights_.sum()
     return AggregatePosterior(weights, mixture.means_, np.linalg.cholesky(covariances))

@@ -5,41 +5,45 @@ many distributions in between, and the weight is a product of steps that each di
 """
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from keras_vae import _checks
-from keras_vae.evaluation.bound import LogLikelihood, _data, _importance_estimate, _progress_bar, _widest
+from keras_vae import validation
+from keras_vae.evaluation import _model
+from keras_vae.evaluation._importance import importance_estimate, progress_bar
+from keras_vae.evaluation.bound import LogLikelihood
+from keras_vae.model import VAE
 
-# Of the moves; theory has 65% for many dimensions (Neal 2010, arXiv:1206.1901, section 5.4). In 2 and in 8, 80% with
-# steps of very unequal length gave the larger effective sample size, 4.9 against 3.0 chains and 7.5 against 5.7 of 16:
-# near 65% a move of few long steps goes once around a normal distribution and ends where it began.
+# The share of moves to accept. Theory has 65% for many dimensions (Neal 2010, arXiv:1206.1901, section 5.4). In 2 and
+# in 8 dimensions, 80% with steps of very unequal length gave the larger effective sample size, 4.9 against 3.0 chains
+# and 7.5 against 5.7 of 16: near 65% a move of few long steps goes once around a normal distribution and ends where it
+# began.
 _ACCEPTANCE = 0.8
-_LENGTHS = (0.2, 1.2)  # of a step, in units of the adapted size
-_ADAPTATION = 0.2  # of the logarithm of the step size, per move and unit of acceptance missed
+_LENGTHS = (0.2, 1.2)  # range of a step's length, in units of the adapted size
+_ADAPTATION = 0.2  # change of the logarithm of the step size, per move and unit of missed acceptance
 
 
 def annealed_log_likelihood(
-    vae,
-    x,
-    chains=16,
-    steps=500,
-    leapfrog=10,
-    start="posterior",
-    seed=0,
-    max_bytes=2**25,
+    vae: VAE,
+    x: Any,
+    chains: int = 16,
+    steps: int = 500,
+    leapfrog: int = 10,
+    start: str = "posterior",
+    seed: int | None = 0,
+    max_bytes: int = 2**25,
     verbose: int | str = "auto",
-):
+) -> LogLikelihood:
     """log p(x) by annealed importance sampling with Hamiltonian Monte Carlo.
 
         log p(x) ~ log 1/c sum_i w_i,   w_i = prod_k f_k(z_k-1) / f_k-1(z_k-1),   f_k(z) = q0(z)**(1-t) (p(z) p(x|z))**t
 
     for c chains, along temperatures t_k from 0 to 1. A chain starts at a draw from q0 and, at each temperature, makes
-    one move that leaves the distribution there as it is. As of `log_likelihood` the result is a lower bound in
+    one move that leaves the distribution there as it is. Like that of `log_likelihood` the result is a lower bound in
     expectation, whatever the moves do; `steps=1` is `log_likelihood` with `num_samples=chains`. It rises with `steps`:
-    double them, and if it does not move it has arrived.
+    if doubling them does not change it, they suffice.
 
     q0 is q(z|x), which needs fewer steps where the encoder is any good, or the prior, as in the paper: the estimate
     then does not depend on the encoder at all, and models that share a decoder compare on equal terms.
@@ -51,22 +55,22 @@ def annealed_log_likelihood(
     Args:
         vae: A built `VAE`, of any likelihood and prior.
         x: `(n, ...)` data.
-        chains: c, per example.
-        steps: Temperatures after 0, spaced by a sigmoid: finely near both ends.
-        leapfrog: Leapfrog steps of a move. Their size is adapted for each example and temperature, so that about 80%
-            of the moves are accepted.
-        start: "posterior" for q0 = q(z|x), or "prior" for q0 = p(z).
-        seed: Of all noise. The same seed gives the same noise on every backend; a move that is accepted by less than
-            float32 rounds may be rejected on another.
-        max_bytes: How much is held at a time of the decoder's widest layer, as far as its structure tells; the chains
-            of one example are never parted.
+        chains: Number of chains per example, c.
+        steps: Number of temperatures after 0, spaced by a sigmoid: finely near both ends.
+        leapfrog: Number of leapfrog steps of a move. Their size is adapted for each example and temperature,
+            so that about 80% of the moves are accepted.
+        start: Distribution of the first z: "posterior" for q0 = q(z|x), or "prior" for q0 = p(z).
+        seed: Seed for all noise. The same seed gives the same noise on every backend; a move that is accepted by
+            less than a rounding error may be rejected on another.
+        max_bytes: Number of bytes held at a time of the decoder's widest layer, as far as its structure tells; the
+            chains of one example are never parted.
         verbose: 1 shows a progress bar, 0 does not, "auto" does on a terminal.
 
     Returns:
         A `LogLikelihood`, whose `num_samples` are the chains.
 
     Raises:
-        ValueError: If the data are such that the model's loss is no log-likelihood, or there is no example; says why.
+        ValueError: If the model's loss is not a log-likelihood of such data, or there is no example; says why.
 
     Example:
 
@@ -76,16 +80,16 @@ def annealed_log_likelihood(
     Reference: Neal 2001, Annealed importance sampling, arXiv:physics/9803008; Wu et al. 2017, On the quantitative
     analysis of decoder-based generative models, arXiv:1611.04273, section 3 (for decoders; the temperatures).
     """
-    x, *condition = _data(vae, x)
-    chains, steps = _checks.whole_number("chains", chains), _checks.whole_number("steps", steps)
-    leapfrog = _checks.whole_number("leapfrog", leapfrog)
+    x, *condition = _model.checked_data(vae, x)
+    chains, steps = validation.whole_number("chains", chains), validation.whole_number("steps", steps)
+    leapfrog = validation.whole_number("leapfrog", leapfrog)
     if start not in ("posterior", "prior"):
         raise ValueError(f'start must be "posterior" or "prior", the distribution of the first z; got {start!r}.')
-    at_a_time = max(1, _checks.whole_number("max_bytes", max_bytes) // (4 * _widest(vae) * chains))
+    at_a_time = max(1, validation.whole_number("max_bytes", max_bytes) // (4 * _model.values_per_z(vae) * chains))
     temperatures, prior = _sigmoid_schedule(steps), vae.numpy_prior()
     first = np.random.default_rng(seed)  # drawn from as `log_likelihood` does
     moves, pilots = np.random.SeedSequence(seed).spawn(2)  # one stream per example: the same however the work is cut
-    bar = _progress_bar(len(x), verbose)
+    bar = progress_bar(len(x), verbose)
     found = []
     for begin in range(0, len(x), at_a_time):
         part = [each[begin : begin + at_a_time] for each in (x, *condition)]
@@ -97,10 +101,10 @@ def annealed_log_likelihood(
         sizes = None
         if steps > 1:
             pilot = _Noise(pilots.spawn(n), max(2, chains // 4), vae.latent_dim)
-            sizes = _anneal(path, pilot.start(initial.noise_dim), temperatures, leapfrog, pilot)[1]
-        noise = first.standard_normal((n, chains, initial.noise_dim), dtype="float32").swapaxes(0, 1)
+            sizes = _anneal(path, pilot.start(initial.noise_shape[0]), temperatures, leapfrog, pilot)[1]
+        noise = first.standard_normal((n, chains, initial.noise_shape[0]), dtype="float32").swapaxes(0, 1)
         walk = _Noise(moves.spawn(n), chains, vae.latent_dim)
-        found.append(_importance_estimate(_anneal(path, noise, temperatures, leapfrog, walk, sizes)[0].T))
+        found.append(importance_estimate(_anneal(path, noise, temperatures, leapfrog, walk, sizes)[0].T))
         bar.update(begin + n)
     estimate, standard_error, effective = (np.concatenate(column) for column in zip(*found, strict=True))
     return LogLikelihood(estimate, standard_error, effective, chains)
@@ -113,7 +117,7 @@ def _sigmoid_schedule(steps, reach=4.0):
 
 
 class _Noise:
-    """What the moves draw, each example from a generator of its own."""
+    """Noise of the moves, each example from a generator of its own."""
 
     def __init__(self, seeds, chains, latent_dim):
         self.generators = [np.random.default_rng(seed) for seed in seeds]
@@ -135,7 +139,7 @@ class _Noise:
 
 
 class _Ends(NamedTuple):
-    """What is known of z, `(chains, n, latent_dim)`: both ends of the path, log densities `(chains, n)` and slopes."""
+    """Log densities `(chains, n)` of z `(chains, n, latent_dim)` at both ends of the path, and their slopes."""
 
     z: np.ndarray
     log_first: np.ndarray  # log q0(z)
@@ -160,32 +164,35 @@ class _Path:
 
     def __init__(self, vae, data, first, prior):
         self.first, self.prior = first, prior
-        self.log_likelihood = vae._in_batches.gradient(vae._log_likelihood_at)
+        self.log_likelihood = _model.log_likelihood_with_gradient(vae)
         self.data = [ops.convert_to_tensor(part) for part in data]  # once, and not at each of the moves
         # The unit of the step size: moves are then the same in whatever units z is.
         self.scale = np.exp(0.5 * first.moment_matched().log_var)
 
     def __call__(self, z):
-        log_likelihood, slope = (_checks.to_numpy(part) for part in self.log_likelihood(z, *self.data))
-        log_prior, slope_of_prior = self.prior.log_prob(z), self.prior.score(z)
+        log_likelihood, slope = (validation.to_numpy(part) for part in self.log_likelihood(z, *self.data))
+        log_prior, slope_of_prior = _log_prob_with_gradient(self.prior, z)
         log_first, slope_first = log_prior, slope_of_prior
         if self.first is not self.prior:
-            log_first, slope_first = self.first.log_prob(z), self.first.score(z)
+            log_first, slope_first = _log_prob_with_gradient(self.first, z)
         log_last = log_likelihood.astype("float64") + log_prior
         return _Ends(z, log_first.astype("float64"), log_last, slope_first, slope + slope_of_prior)
+
+
+def _log_prob_with_gradient(distribution, z):
+    return distribution.log_prob(z), distribution.grad_log_prob(z)
 
 
 def _anneal(path, start, temperatures, leapfrog, noise, sizes=None):
     """Chains from one end of the path to the other.
 
-    Step sizes that a chain adapted by its own past would make the estimate no lower bound any more; so they are found
-    by other chains.
+    Step sizes come from pilot chains: adapting them within a chain would break the lower bound.
 
     Args:
         path: A `_Path` of n examples.
-        start: `(chains, n, noise_dim)`, of which the first z are made.
+        start: `(chains, n, noise_dim)` noise of the first z.
         temperatures: `(steps + 1,)`.
-        leapfrog: Steps of a move.
+        leapfrog: Number of leapfrog steps of a move.
         noise: A `_Noise`.
         sizes: `(steps - 1, n)` step sizes, or None to adapt them.
 
@@ -211,7 +218,7 @@ def _move(path, at, t, size, leapfrog, noise):
     length = (_LENGTHS[0] + (_LENGTHS[1] - _LENGTHS[0]) * jitter) * size
     step = length[..., None].astype("float32") * path.scale
     there = at
-    with np.errstate(over="ignore", invalid="ignore"):  # of a step so long that it diverges: it is not accepted
+    with np.errstate(over="ignore", invalid="ignore"):  # a step so long that it diverges is not accepted
         for _ in range(leapfrog):
             momentum = momentum + np.float32(0.5) * step * there.slope(t)
             there = path(there.z + step * momentum)

@@ -3,10 +3,12 @@
 import dataclasses
 import math
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
-from keras_vae import _checks, _conditions
+from keras_vae import data, validation
+from keras_vae.model import VAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +17,10 @@ class Threshold:
 
     Args:
         nats: A negative ELBO, nats per example.
-        quantile: The share of normal data meant to lie at or below it.
-        num_samples, seed: Of the draws of z behind the scores; those to be compared with it take the same.
-        examples: How many it was fitted on.
+        quantile: Share of normal data meant to lie at or below it.
+        num_samples: Number of draws of z behind each score; scores to be compared with it take as many.
+        seed: Seed for these draws; scores to be compared with it take the same.
+        examples: Number of examples that it was fitted on.
     """
 
     nats: float
@@ -27,40 +30,42 @@ class Threshold:
     examples: int
 
     @property
-    def standard_error(self):
-        """How far the share of normal data that is called anomalous may be from 1 - quantile.
+    def standard_error(self) -> float:
+        """Standard error of the share of normal data that is called anomalous, as an estimate of 1 - quantile.
 
         Whatever the distribution of the scores, the share of it above a quantile of n of them is Beta distributed; its
         standard deviation is near sqrt(quantile * (1 - quantile) / n).
         """
         return math.sqrt(self.quantile * (1.0 - self.quantile) / self.examples)
 
-    def is_anomaly(self, scores):
-        """Whether negative ELBOs, an array in nats, lie above the threshold; a score that is NaN does, too."""
+    def is_anomaly(self, scores: Any) -> np.ndarray:
+        """Whether negative ELBOs, an array in nats, lie above the threshold; a score of NaN does, too."""
         return ~(np.asarray(scores) <= self.nats)
 
 
-def fit_threshold(vae, x, quantile=0.99, num_samples=16, seed=0, batch_size=256):
+def fit_threshold(
+    vae: VAE, x: Any, quantile: float = 0.99, num_samples: int = 16, seed: int = 0, batch_size: int = 256
+) -> Threshold:
     """The negative ELBO that a share `quantile` of normal data does not exceed.
 
-    Of x itself at most the share 1 - quantile lies above it, and of other normal data about as much: how near, says
-    `Threshold.standard_error`. What lies below it need not be normal: the bound can be high for data that are simpler
-    than those of training (Nalisnick et al.).
+    At most a fraction 1 - quantile of x exceeds the threshold, and about as much of new normal data (see
+    `Threshold.standard_error`). A low score does not prove that an example is normal: the bound can be high for data
+    that are simpler than those of training (Nalisnick et al.).
 
     Args:
         vae: A built `VAE`.
         x: `(n, ...)` data known to be normal and held out: those of training score lower than new ones do.
-        quantile: Between 0 and 1; 0.99 calls 1% of normal data anomalous.
-        num_samples: Samples of z that each score is averaged over.
-        seed: Of their noise.
-        batch_size: Decoded examples at a time, counting samples.
+        quantile: Share of normal data at or below the threshold; 0.99 calls 1% of normal data anomalous.
+        num_samples: Number of samples of z that each score is averaged over.
+        seed: Seed for these samples.
+        batch_size: Number of decoded examples at a time, counting samples.
 
     Returns:
         A `Threshold`. Give it to `keras_vae_export.export`, and the bundle's scores come with a verdict.
 
     Raises:
-        ValueError: If x holds no more than 1 / (1 - quantile) examples, of which none would lie above the threshold,
-            or if a score is not finite.
+        ValueError: If x holds at most 1 / (1 - quantile) examples, so that none would lie above the threshold, or if
+            a score is not finite.
 
     Example:
 
@@ -73,10 +78,10 @@ def fit_threshold(vae, x, quantile=0.99, num_samples=16, seed=0, batch_size=256)
     """
     if isinstance(quantile, bool) or not isinstance(quantile, Real) or not 0.0 < quantile < 1.0:
         raise ValueError(f"quantile must be a number between 0 and 1, such as 0.99; got {quantile!r}.")
-    seed = _checks.whole_number("seed", seed, least=0)
-    # Of n scores, (1 - quantile) * (n - 1) lie above. Without the rounding, 12 for 0.9.
+    seed = validation.whole_number("seed", seed, least=0)
+    # (1 - quantile) * (n - 1) of n scores lie above. Without the rounding, 12 for 0.9.
     needed = 1 + math.ceil(round(1.0 / (1.0 - quantile), 6))
-    count = _conditions.count(x)
+    count = data.count(x)
     if count < needed:
         raise ValueError(
             f"The quantile {quantile:g} needs at least {needed} examples, or none of them lies beyond it; x has "
@@ -93,14 +98,14 @@ def fit_threshold(vae, x, quantile=0.99, num_samples=16, seed=0, batch_size=256)
     return Threshold(nats, float(quantile), int(num_samples), seed, len(scores))
 
 
-def anomalies(vae, x, threshold, batch_size=256):
+def anomalies(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> np.ndarray:
     """Whether each example of x is anomalous, scored as the threshold was fitted.
 
     Args:
         vae: The `VAE` that the threshold was fitted with.
         x: `(n, ...)` data.
         threshold: A `Threshold`.
-        batch_size: Decoded examples at a time, counting samples.
+        batch_size: Number of decoded examples at a time, counting samples.
 
     Returns:
         `(n,)` bool, NumPy.

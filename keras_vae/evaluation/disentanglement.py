@@ -4,32 +4,32 @@ All take codes and factors as arrays, whatever made them: the codes of a VAE are
 different questions and disagree on real models (Locatello et al. 2019, arXiv:1811.12359): report more than one.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_vae import _checks
+from keras_vae import validation
 from keras_vae.evaluation import _sklearn
 
 _INACTIVE = 1e-12  # the variance of a code, relative to the largest, below which it is a constant
 
 
-def mig(codes, factors, bins=20):
-    """The mutual information gap: how much more the best latent knows of a factor than the second best.
+def mig(codes: Any, factors: Any, bins: int = 20) -> float:
+    """The mutual information gap: how much more the best latent knows about a factor than the second best.
 
         MIG = average over factors v of (I(z_1; v) - I(z_2; v)) / H(v)
 
-    with z_1 and z_2 the latents that tell most about v. Each code is cut into `bins` of equal width, as in
-    disentanglement_lib; with few examples per bin the information is overestimated, for all latents alike.
+    where z_1 and z_2 are the latents that tell most about v. Each code is cut into `bins` of equal width, as in
+    disentanglement_lib; with few examples per bin the information is overestimated, equally for all latents.
 
     Args:
         codes: `(n, latent_dim)` floats.
         factors: `(n, num_factors)` whole numbers: the value of each factor.
-        bins: Of each code's histogram.
+        bins: Number of bins of each code's histogram.
 
     Returns:
-        A float from 0, two latents or more know each factor equally well, to 1, one knows it fully and no other
-        anything.
+        A float from 0 (several latents know each factor equally well) to 1 (one latent knows it fully, the others
+        nothing).
 
     Raises:
         ValueError: If codes and factors are not such arrays of the same examples, or a factor has one value only.
@@ -41,7 +41,7 @@ def mig(codes, factors, bins=20):
     Reference: Chen et al. 2018, Isolating sources of disentanglement, arXiv:1802.04942, section 4.1, equation 6.
     """
     codes, factors = _checked(codes, factors)
-    bins = _checks.whole_number("bins", bins, least=2)
+    bins = validation.whole_number("bins", bins, least=2)
     binned = [np.digitize(code, np.histogram_bin_edges(code, bins)[1:-1]) for code in codes.T]
     gaps = []
     for factor in factors.T:
@@ -56,11 +56,11 @@ class DCI(NamedTuple):
 
     disentanglement: float  # whether each latent is of use for one factor only
     completeness: float  # whether each factor needs one latent only
-    informativeness: float  # how much of the guesser's error, who does not see the codes, they take away
-    importance: np.ndarray  # `(latent_dim, num_factors)`: of each latent for the prediction of each factor; sums to 1
+    informativeness: float  # share of the error of guessing, without the codes, that the codes remove
+    importance: np.ndarray  # `(latent_dim, num_factors)`: each latent's for the prediction of each factor; sums to 1
 
 
-def dci(codes, factors, seed=0):
+def dci(codes: Any, factors: Any, seed: int = 0) -> DCI:
     """Disentanglement, completeness and informativeness, from which latents a random forest uses for each factor.
 
     Disentanglement is 1 minus the entropy of a latent's importance over the factors, in units of its maximum, averaged
@@ -71,14 +71,14 @@ def dci(codes, factors, seed=0):
     Args:
         codes: `(n, latent_dim)` floats.
         factors: `(n, num_factors)` whole numbers: the value of each factor.
-        seed: Of the forests and of which examples are held out.
+        seed: Seed for the forests and for the choice of held-out examples.
 
     Returns:
         A `DCI`.
 
     Raises:
-        ValueError: If codes and factors are not such arrays of the same examples, or a factor has one value only, among
-            all examples or among those that are learned from or held out.
+        ValueError: If codes and factors are not such arrays of the same examples, or a factor has a single value among
+            all examples, among those used for training or among those held out.
         ModuleNotFoundError: If scikit-learn is not installed.
 
     Reference: Eastwood & Williams 2018, A framework for the quantitative evaluation of disentangled representations,
@@ -92,12 +92,11 @@ def dci(codes, factors, seed=0):
         for part in (learned, held_out):
             if np.all(factor[part] == factor[part[0]]):
                 raise ValueError(
-                    f"Of factor {j} the {len(part)} examples that are "
-                    f"{'learned from' if part is learned else 'held out'} have one value only: give more examples, or "
-                    "leave out the factor."
+                    f"Factor {j} has a single value in the {len(part)} examples that are "
+                    f"{'learned from' if part is learned else 'held out'}: give more examples, or leave out the factor."
                 )
-        # A tree that sees all codes at each split uses the best one; among a few drawn at random it would often have
-        # to use another, and be called incomplete for it.
+        # A tree that sees all codes at each split uses the best one; with a few codes drawn at random it would often
+        # have to use another, which would lower completeness.
         forest = _sklearn.module("ensemble").RandomForestClassifier(100, max_features=None, random_state=seed)
         forest.fit(codes[learned], factor[learned])
         importance[:, j] = forest.feature_importances_
@@ -111,22 +110,22 @@ def dci(codes, factors, seed=0):
     return DCI(float(disentanglement), float(completeness), float(np.mean(informativeness)), importance / total)
 
 
-def sap(codes, factors, continuous=False):
+def sap(codes: Any, factors: Any, continuous: Any = False) -> float:
     """Separated attribute predictability: how much better the best latent predicts a factor than the second best.
 
-    Of one latent at a time: for a continuous factor the R**2 of a linear regression; for a discrete one how far the
-    balanced accuracy a of thresholds fitted to these examples is above guessing, (a - 1/k) / (1 - 1/k) for k values.
-    (A decision tree with a leaf for each value; disentanglement_lib has a linear SVM and a itself, by which a perfect
-    code scores 1 - 1/k.) A latent that is a constant scores 0.
+    One latent at a time is scored: for a continuous factor by the R**2 of a linear regression; for a discrete one by
+    (a - 1/k) / (1 - 1/k), where k is its number of values and a the balanced accuracy of thresholds fitted to these
+    examples, a decision tree with a leaf for each value. (disentanglement_lib takes the a of a linear SVM, by which a
+    perfect code scores 1 - 1/k.) A constant latent scores 0.
 
     Args:
         codes: `(n, latent_dim)` floats.
-        factors: `(n, num_factors)`: whole numbers, or any for factors that are continuous.
-        continuous: Whether the factors are, or one bool for each.
+        factors: `(n, num_factors)`: whole numbers; any numbers for continuous factors.
+        continuous: Whether the factors are continuous: one bool for all, or one for each.
 
     Returns:
-        A float, the gap of the two scores averaged over factors: 1 where one latent knows each factor fully and no
-        other anything, 0 where two know it equally well.
+        A float, the gap of the two scores averaged over factors: 1 if one latent knows each factor fully and the others
+        nothing, 0 if two know it equally well.
 
     Raises:
         ValueError: If codes and factors are not such arrays of the same examples, or a factor has one value only.
@@ -153,7 +152,7 @@ def sap(codes, factors, continuous=False):
 
 def _checked(codes, factors, continuous: bool | np.ndarray = False):
     """Both as float64 arrays, `(n, latent_dim)` and `(n, num_factors)`."""
-    codes, factors = _checks.to_numpy(codes), _checks.to_numpy(factors)
+    codes, factors = validation.to_numpy(codes), validation.to_numpy(factors)
     for name, array, second in (("codes", codes, "latent_dim"), ("factors", factors, "num_factors")):
         if array.ndim != 2 or array.shape[1] == 0:
             fix = f": a single column is {name}[:, None]" if array.ndim == 1 else ""
@@ -165,7 +164,7 @@ def _checked(codes, factors, continuous: bool | np.ndarray = False):
     if len(codes) != len(factors):
         raise ValueError(f"codes and factors must be of the same examples; got {len(codes)} and {len(factors)}.")
     if len(codes) < 2:
-        raise ValueError(f"What a latent knows of a factor is told by several examples; got {len(codes)}.")
+        raise ValueError(f"What a latent knows about a factor takes several examples to measure; got {len(codes)}.")
     codes, factors = codes.astype("float64"), factors.astype("float64")
     for j, (factor, of_numbers) in enumerate(
         zip(factors.T, np.broadcast_to(continuous, factors.shape[1:]), strict=True)
@@ -184,7 +183,7 @@ def _gap(scores):
 
 
 def _mutual_information(a, b):
-    """I(a; b) in nats of two arrays of labels from 0, as often as they occur together."""
+    """I(a; b) in nats of two arrays of labels from 0, from the frequencies of their pairs."""
     together = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(together, (a, b), 1.0 / len(a))
     apart = together.sum(axis=1, keepdims=True) * together.sum(axis=0, keepdims=True)
@@ -195,7 +194,7 @@ def _mutual_information(a, b):
 def _concentration(importance):
     """1 minus the entropy of each row's shares, in units of its maximum: `(rows, columns)` to `(rows,)`.
 
-    0 for a row without any; 1 where there is one column, which leaves nothing to choose.
+    0 for a row of zeros; 1 if there is one column, which leaves no choice.
     """
     total = importance.sum(axis=1, keepdims=True)
     share = importance / np.where(total > 0.0, total, 1.0)
@@ -210,7 +209,7 @@ def _squared_correlation(code, factor):
 
 
 def _above_guessing(code, factor):
-    """The accuracy of thresholds on a code, averaged over the values of the factor: 0 for that of guessing, 1 for 1."""
+    """The balanced accuracy of thresholds on a code, rescaled so that guessing scores 0 and a perfect code 1."""
     values = np.unique(factor)
     tree = _sklearn.module("tree").DecisionTreeClassifier(
         max_leaf_nodes=len(values), class_weight="balanced", random_state=0

@@ -1,80 +1,60 @@
 """What the latents hold: where the KL term goes, and how the codes of the data lie under the prior."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_vae import _conditions
-from keras_vae.distributions import LOG_2_PI, DiagonalNormal, kl_divergence
+from keras_vae.distributions import LOG_2_PI, DiagonalNormal, has_closed_form_kl, kl_divergence
+from keras_vae.evaluation import _model
+from keras_vae.model import VAE
 
 
-def kl_per_unit(vae, x, batch_size=256):
-    """What each latent dimension costs: the analytic KL to the prior, averaged over examples.
+def kl_per_unit(vae: VAE, x: Any, batch_size: int = 256) -> np.ndarray:
+    """The analytic KL of each latent dimension to the prior, averaged over examples.
 
-    Its sum is the `kl` of the logs; a dimension at 0 is one that the posterior leaves at the prior. Of a prior whose
-    dimensions depend on each other, a mixture, it is the KL to each dimension's marginal, estimated from 16 draws of
-    each posterior: it then says which latents are in use, but does not add up to the `kl`.
+    Its sum is the `kl` of the logs; a dimension at 0 is one that the posterior leaves at the prior. If the dimensions
+    of the prior depend on each other, as in a mixture, it is the KL to each dimension's marginal, estimated from 16
+    draws of each posterior: it then says which latents are in use, but does not add up to the `kl`.
 
     Args:
         vae: A built `VAE`.
-        x: `(n, ...)` data, n >= 1.
-        batch_size: Examples at a time.
+        x: `(n, ...)` data, n >= 1, or their posterior, as `vae.encode` returns it.
+        batch_size: Number of examples at a time.
 
     Returns:
         `(latent_dim,)` float64, nats.
 
     Raises:
-        ValueError: If there is no example, or x is not what the model reconstructs.
+        ValueError: If there is no example, or x does not fit the model.
 
     Example:
 
     >>> keras_vae.evaluation.kl_per_unit(vae, data.test)
     array([2.113, 0.004, 1.874])
     """
-    return mean_kl(vae.encode(x, batch_size), vae.numpy_prior())
+    return _mean_kl(_posterior(vae, x, batch_size), vae.numpy_prior())
 
 
-def active_units(vae, x, threshold=0.01, batch_size=256):
+def active_units(vae: VAE, x: Any, threshold: float = 0.01, batch_size: int = 256) -> np.ndarray:
     """Which latent dimensions tell examples apart: the variance of the posterior mean over examples > threshold.
 
     Args:
         vae: A built `VAE`.
-        x: `(n, ...)` data, n >= 2.
-        threshold: In the squared units of z; the paper's 0.01 is meant for the prior N(0, I).
-        batch_size: Examples at a time.
+        x: `(n, ...)` data, n >= 2, or their posterior, as `vae.encode` returns it.
+        threshold: Smallest variance of an active unit, in the squared units of z; the paper's 0.01 is meant for the
+            prior N(0, I).
+        batch_size: Number of examples at a time.
 
     Returns:
         `(latent_dim,)` bool; its sum is the number of active units.
 
     Raises:
-        ValueError: If there are fewer than two examples, or x is not what the model reconstructs.
+        ValueError: If there are fewer than two examples, or x does not fit the model.
 
     Reference: Burda et al. 2016, arXiv:1509.00519, section 5.2.
     """
-    return is_active(vae.encode(x, batch_size), threshold)
-
-
-def mean_kl(posterior, prior):
-    """`kl_per_unit` of a posterior and a prior at hand, as `VAE.encode` and `VAE.numpy_prior` return them."""
-    _require_examples(posterior.mean)
-    if prior.has_closed_form_kl:
-        return np.mean(posterior.kl_divergence(prior, per_dimension=True), axis=0, dtype="float64")
-    total, at_a_time = np.zeros(posterior.mean.shape[1]), max(1, 2**22 // np.size(prior.components.mean))
-    for start in range(0, len(posterior.mean), at_a_time):
-        part = DiagonalNormal(*(each[start : start + at_a_time] for each in (posterior.mean, posterior.log_var)))
-        for draw in range(16):
-            z = part.sample(seed=np.random.SeedSequence([start, draw]))
-            total += np.sum(part.log_prob(z, True) - prior.log_prob(z, True), axis=0, dtype="float64")
-    return total / (16 * len(posterior.mean))
-
-
-def is_active(posterior, threshold=0.01):
-    """`active_units` of a posterior at hand, `(n, latent_dim)`, as `VAE.encode` returns it."""
-    n = len(posterior.mean)
-    if n < 2:
-        raise ValueError(f"Which units are active is told by a variance over examples: x needs two, and has {n}.")
-    return np.var(posterior.mean, axis=0, dtype="float64") > threshold
+    return _is_active(_posterior(vae, x, batch_size), threshold)
 
 
 class Surgery(NamedTuple):
@@ -82,29 +62,29 @@ class Surgery(NamedTuple):
 
     kl: float  # the mean over examples of KL(q(z|x) || p(z))
     mutual_information: float  # between an example's index and its z: what the latents say about which x it was
-    marginal_kl: float  # KL(q(z) || p(z)): how far the codes of all data together are from the prior
+    marginal_kl: float  # KL(q(z) || p(z)): the distance of the codes of all data together from the prior
     max_mutual_information: float  # the logarithm of the number of examples, which the information cannot exceed
 
 
-def elbo_surgery(vae, x, seed=0, batch_size=256):
+def elbo_surgery(vae: VAE, x: Any, seed: int | None = 0, batch_size: int = 256) -> Surgery:
     """Where the KL term goes: into information about x, or into a mismatch of codes and prior.
 
-    With q(z) the average of q(z|x) over the examples. Samples of the prior fall where no code is as far as the
-    marginal KL is large; and it is the only part that a better prior could save. The mutual information is estimated
+    q(z) is the average of q(z|x) over the examples. A large marginal KL means that prior samples fall outside the
+    region of the codes; it is the only part that a better prior can remove. The mutual information is estimated
     with one draw of z per example, against all examples: its work grows with their square (10,000 take seconds).
 
     Args:
         vae: A built `VAE`.
         x: `(n, ...)` data.
-        seed: Of the draws.
-        batch_size: Examples encoded at a time.
+        seed: Seed for the draws.
+        batch_size: Number of examples encoded at a time.
 
     Returns:
         A `Surgery`.
 
     Reference: Hoffman & Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence lower bound.
     """
-    _require_examples(x)
+    _model.require_examples(x)
     encoded = vae.encode(x, batch_size)
     posterior = DiagonalNormal(encoded.mean.astype("float64"), encoded.log_var.astype("float64"))
     z = posterior.sample(seed=seed)
@@ -115,9 +95,49 @@ def elbo_surgery(vae, x, seed=0, batch_size=256):
     return Surgery(kl, information, kl - information, math.log(len(z)))
 
 
-def _require_examples(x):
-    if _conditions.count(x) == 0:
-        raise ValueError("This is an average over examples, and x has none.")
+def aggregate_posterior(vae: VAE, x: Any, batch_size: int = 256) -> DiagonalNormal:
+    """Mean and variance of q(z), the average of q(z|x) over the examples, in each latent dimension.
+
+    If the codes match the prior, they are those of the prior; `kl_divergence(vae.numpy_prior(), True)` of the result
+    says which dimensions do not match.
+
+    Args:
+        vae: A built `VAE`.
+        x: `(n, ...)` data.
+        batch_size: Number of examples at a time.
+
+    Returns:
+        A `DiagonalNormal` of NumPy arrays of shape `(latent_dim,)`.
+    """
+    _model.require_examples(x)
+    posterior = vae.encode(x, batch_size)
+    mean, variance = posterior.mean.astype("float64"), np.exp(posterior.log_var.astype("float64"))
+    total = mean.var(axis=0) + variance.mean(axis=0)
+    return DiagonalNormal(mean.mean(axis=0).astype("float32"), np.log(total).astype("float32"))
+
+
+def _posterior(vae, x, batch_size):
+    return x if isinstance(x, DiagonalNormal) else vae.encode(x, batch_size)
+
+
+def _mean_kl(posterior: Any, prior: Any) -> np.ndarray:
+    _model.require_examples(posterior.mean)
+    if has_closed_form_kl(posterior, prior):
+        return np.mean(kl_divergence(posterior, prior, per_dimension=True), axis=0, dtype="float64")
+    total, at_a_time = np.zeros(posterior.mean.shape[1]), max(1, 2**22 // np.size(prior.components.mean))
+    for start in range(0, len(posterior.mean), at_a_time):
+        part = DiagonalNormal(*(each[start : start + at_a_time] for each in (posterior.mean, posterior.log_var)))
+        for draw in range(16):
+            z = part.sample(seed=np.random.SeedSequence([start, draw]))
+            total += np.sum(part.log_prob(z, True) - prior.log_prob(z, True), axis=0, dtype="float64")
+    return total / (16 * len(posterior.mean))
+
+
+def _is_active(posterior: Any, threshold: float = 0.01) -> np.ndarray:
+    n = len(posterior.mean)
+    if n < 2:
+        raise ValueError(f"Active units are found by a variance over examples: x needs at least two, and has {n}.")
+    return np.var(posterior.mean, axis=0, dtype="float64") > threshold
 
 
 def _log_mixture(z, mean, log_var):
@@ -135,22 +155,4 @@ def _log_mixture(z, mean, log_var):
     return np.concatenate(found)
 
 
-def aggregate_posterior(vae, x, batch_size=256):
-    """Mean and variance of q(z), the average of q(z|x) over the examples, in each latent dimension.
-
-    In a model whose codes match its prior they are those of the prior; `kl_divergence(vae.numpy_prior(), True)` of
-    the result says which dimensions do not.
-
-    Args:
-        vae: A built `VAE`.
-        x: `(n, ...)` data.
-        batch_size: Examples at a time.
-
-    Returns:
-        A `DiagonalNormal` of NumPy arrays of shape `(latent_dim,)`.
-    """
-    _require_examples(x)
-    posterior = vae.encode(x, batch_size)
-    mean, variance = posterior.mean.astype("float64"), np.exp(posterior.log_var.astype("float64"))
-    total = mean.var(axis=0) + variance.mean(axis=0)
-    return DiagonalNormal(mean.mean(axis=0).astype("float32"), np.log(total).astype("float32"))
+mean_kl, is_active = _mean_kl, _is_active  # for the command line, which does not use the functions above yet

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_vae._config import Configured
+from keras_vae._typing import Layer
 
 
-class Likelihood(Configured, keras.layers.Layer):
+class Likelihood(Configured, Layer):
     """What the model asks of p(x|z).
 
     A Keras layer without a call: what a likelihood learns, such as one standard deviation for all of the data, is a
@@ -28,7 +28,7 @@ class Likelihood(Configured, keras.layers.Layer):
     data_range: tuple[float, float] | None = None  # the smallest and the largest value that x may have
 
     def __init__(self) -> None:
-        super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin
+        super().__init__(dtype="float32")
         self.built = True
 
     def parameter_channels(self, channels: int) -> int:
@@ -138,7 +138,7 @@ def _as_float32(x, observed):
     return x if observed is None else ops.where(observed, x, 0.0)
 
 
-def first_index(mask: np.ndarray) -> tuple[int, ...]:
+def first_index(mask: Any) -> tuple[int, ...]:
     """The first index at which a NumPy mask is True, as a tuple of ints to show and to index with."""
     return tuple(int(i) for i in np.argwhere(mask)[0])
 

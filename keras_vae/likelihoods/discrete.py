@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import _checks
+from keras_vae import validation
 from keras_vae._numerics import straight_through_clip
 from keras_vae.likelihoods.base import Likelihood, first_index, refuse_activation
 
@@ -44,7 +44,7 @@ class Categorical(Likelihood):
         return ops.softmax(parameters, axis=-1)
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
-        logits = _checks.to_numpy(parameters)
+        logits = validation.to_numpy(parameters)
         # The largest of logits and Gumbel noise is a draw (Gumbel 1954), exact however small a probability is.
         winner = np.argmax(logits + np.random.default_rng(seed).gumbel(size=logits.shape), axis=-1)
         return np.eye(logits.shape[-1], dtype="float32")[winner]
@@ -123,7 +123,7 @@ class Poisson(_Counts):
     def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         parameters = straight_through_clip(parameters, high=_MAX_LOG_RATE)
         is_large = x > _LARGE
-        # Each formula sees only what is its own, as an infinity in the other would be NaN in the gradient.
+        # Each formula gets only its own values, as an infinity in the other would be NaN in the gradient.
         small, log_rate = ops.where(is_large, 0.0, x), ops.where(is_large, 0.0, parameters)
         direct = small * log_rate - ops.exp(log_rate) - log_gamma(small + 1.0)
         large = ops.where(is_large, x, _LARGE)
@@ -134,7 +134,7 @@ class Poisson(_Counts):
         return ops.exp(straight_through_clip(parameters, high=_MAX_LOG_RATE))
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
-        rate = np.exp(_checks.to_numpy(parameters).astype("float64"))
+        rate = np.exp(validation.to_numpy(parameters).astype("float64"))
         return np.random.default_rng(seed).poisson(np.minimum(rate, 1e15)).astype("float32")
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
@@ -190,7 +190,7 @@ class NegativeBinomial(_Counts):
         return ops.exp(0.5 * (log_mean + ops.softplus(log_mean - log_r)))  # m + m**2 / r = m (1 + m / r)
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
-        log_mean, log_r = (_checks.to_numpy(part).astype("float64") for part in self._split(parameters))
+        log_mean, log_r = (validation.to_numpy(part).astype("float64") for part in self._split(parameters))
         rng, r = np.random.default_rng(seed), np.exp(log_r)
         return rng.poisson(np.minimum(rng.gamma(r, np.exp(log_mean) / r), 1e15)).astype("float32")
 

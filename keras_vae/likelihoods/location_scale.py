@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import _checks
+from keras_vae import validation
 from keras_vae._numerics import straight_through_clip
 from keras_vae.likelihoods.base import Likelihood, _as_float32, refuse_activation
 
@@ -75,9 +75,9 @@ class LocationScale(Likelihood):
         """The scale in use, a float: as given, as learned so far, or as measured over the last batches of training."""
         match self.scale:
             case "learned":
-                return float(_checks.to_numpy(ops.exp(self._bounded(self._raw_log_scale.value))))
+                return float(validation.to_numpy(ops.exp(self._bounded(self._raw_log_scale.value))))
             case "optimal":
-                return float(_checks.to_numpy(ops.exp(self._log_scale_at(self._error.value))))
+                return float(validation.to_numpy(ops.exp(self._log_scale_at(self._error.value))))
             case "predicted":
                 raise ValueError("The scale is predicted, for each dimension and example: see stddev(parameters).")
         return float(self.scale)
@@ -119,9 +119,9 @@ class LocationScale(Likelihood):
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         location, log_scale = self._location_and_log_scale(ops.convert_to_tensor(parameters, "float32"))
-        location = _checks.to_numpy(location)
+        location = validation.to_numpy(location)
         noise = self.standard_sample(np.random.default_rng(seed), location.shape)
-        return (location + np.exp(_checks.to_numpy(log_scale)) * noise).astype("float32")
+        return (location + np.exp(validation.to_numpy(log_scale)) * noise).astype("float32")
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         location = np.asarray(mean)
@@ -142,7 +142,7 @@ class LocationScale(Likelihood):
 
     # What a subclass says about its noise
 
-    standard_stddev: float  # of the noise: of x at scale 1
+    standard_stddev: float  # standard deviation of x at scale 1
     raw_per_log_scale: float = 1.0  # the decoder's second parameter is this times the logarithm of the scale
     error_power: float = 1.0  # the error is the scale to this power: 2 for a mean square, 1 for a mean absolute value
 
@@ -305,7 +305,7 @@ class DiscretizedLogistic(LocationScale):
         min_scale: float = 1e-4,
     ) -> None:
         super().__init__(scale, initial_scale, min_scale)
-        self.levels: int = _checks.whole_number("levels", levels, least=2)
+        self.levels: int = validation.whole_number("levels", levels, least=2)
 
     def log_density(self, x: Any, location: Any, log_scale: Any) -> Any:
         # F(a) - F(b) = F(a) F(-b) (1 - exp(b - a)): three factors without cancellation, whose logarithms are exact
@@ -368,7 +368,7 @@ class DiscretizedLogistic(LocationScale):
 
 
 def _counts(x, observed, weight):
-    """How much each value counts in what is measured, float32, shaped like x; None: all the same."""
+    """Weight of each value in what is measured, float32, shaped like x; None: all weigh the same."""
     if weight is None:
         return None if observed is None else ops.cast(observed, "float32")
     weight = ops.reshape(weight, (-1, *(1 for _ in x.shape[1:]))) + ops.zeros_like(x)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import _checks
+from keras_vae import validation
 from keras_vae.likelihoods.base import Likelihood
 from keras_vae.likelihoods.registry import get
 
@@ -40,7 +40,7 @@ class Mixed(Likelihood):
                 f"2)]; got {groups!r}."
             )
         self.parts: list[Likelihood] = [get(likelihood) for likelihood, _ in groups]
-        counts = [_checks.whole_number("the number of columns", count) for _, count in groups]
+        counts = [validation.whole_number("the number of columns", count) for _, count in groups]
         self.columns: tuple[int, ...] = tuple(counts)
         self.is_discrete = all(part.is_discrete for part in self.parts)
         self.has_stddev = all(part.has_stddev for part in self.parts)
@@ -63,12 +63,12 @@ class Mixed(Likelihood):
         x, parameters = ops.convert_to_tensor(x), ops.convert_to_tensor(parameters)
         seen = [None] * len(self.parts) if observed is None else self._of_data(observed)
         pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), seen, strict=True)
-        return tuple(part.update(*piece, weight) for part, *piece in pieces)
+        return tuple(part.update(a, b, observed=c, weight=weight) for part, a, b, c in pieces)
 
     def fitted_log_prob_per_dimension(self, x: Any, parameters: Any, fitted: Any) -> Any:
         fitted = [None] * len(self.parts) if fitted is None else fitted
         pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), fitted, strict=True)
-        terms = [part.fitted_log_prob_per_dimension(*piece) for part, *piece in pieces]
+        terms = [part.fitted_log_prob_per_dimension(a, b, c) for part, a, b, c in pieces]
         return ops.concatenate(terms, axis=-1)
 
     def for_encoder(self, x: Any) -> Any:
@@ -85,7 +85,7 @@ class Mixed(Likelihood):
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         rng = np.random.default_rng(seed)
-        pieces = zip(self.parts, self._of_parameters(_checks.to_numpy(parameters)), strict=True)
+        pieces = zip(self.parts, self._of_parameters(validation.to_numpy(parameters)), strict=True)
         return np.concatenate([part.sample(piece, rng) for part, piece in pieces], axis=-1)
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import _checks
+from keras_vae import validation
 from keras_vae.likelihoods.base import Likelihood, check_unit_interval, refuse_activation
 
 _BOUNDED = ("relu", "tanh", "softplus", "softmax")
@@ -58,7 +58,7 @@ class Bernoulli(Likelihood):
         return ops.sigmoid(parameters) if self.from_logits else parameters
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
-        p = _checks.to_numpy(self.mean(parameters))
+        p = validation.to_numpy(self.mean(parameters))
         return (np.random.default_rng(seed).random(p.shape, dtype="float32") < p).astype("float32")
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
@@ -124,8 +124,8 @@ class ContinuousBernoulli(Likelihood):
 
     def log_prob_per_dimension(self, x: Any, parameters: Any) -> Any:
         # A(l) = l/2 + log(sinh(t)/t) with t = |l|/2. At l = 0 that is 0/0: near it the Taylor series, in t**2, whose
-        # next term is 1e-7; beyond it, sinh without overflow. Each branch sees only what it can take, as a NaN
-        # in the one not chosen would be in the gradient.
+        # next term is 1e-7; beyond it, sinh without overflow. Each branch gets only values it can handle, as a NaN in
+        # the branch not chosen would reach the gradient.
         squared = 0.25 * ops.square(parameters)
         near = squared < 0.25
         series = squared * (1.0 / 6.0 - squared * (1.0 / 180.0 - squared / 2835.0))
@@ -143,7 +143,7 @@ class ContinuousBernoulli(Likelihood):
         return 0.5 + ops.where(near, series, 0.5 / ops.tanh(half) - 0.5 / half)
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
-        logits = _checks.to_numpy(parameters).astype("float64")
+        logits = validation.to_numpy(parameters).astype("float64")
         # The inverse of 1 minus the distribution function, (exp(l) - exp(l x)) / (exp(l) - 1), for |l|; that of -l is
         # its mirror image.
         u = np.random.default_rng(seed).random(logits.shape)
@@ -156,7 +156,7 @@ class ContinuousBernoulli(Likelihood):
         low, high = np.full(np.shape(mean), -60.0), np.full(np.shape(mean), 60.0)
         for _ in range(50):  # the mean grows with the logit: bisection
             middle = 0.5 * (low + high)
-            below = _checks.to_numpy(self.mean(ops.convert_to_tensor(middle, "float32"))) < mean
+            below = validation.to_numpy(self.mean(ops.convert_to_tensor(middle, "float32"))) < mean
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return 0.5 * (low + high)
 
@@ -167,8 +167,8 @@ class ContinuousBernoulli(Likelihood):
         if ((x > 0) & (x < 1)).any():
             return None
         return (
-            "These data are binary, and the continuous Bernoulli is a density over [0, 1], of which they fill nothing: "
-            'its log-likelihood grows without bound. Use likelihood="bernoulli".'
+            "These data are binary, and the continuous Bernoulli is a density over [0, 1], which grows without "
+            'bound at both ends: so does its log-likelihood of these data. Use likelihood="bernoulli".'
         )
 
     def validate_activation(self, activation: str | None) -> None:

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
 from keras_vae import distributions, schedules
 from keras_vae._config import Configured, forget
+from keras_vae._typing import Layer
 from keras_vae.distributions import Distribution
 
 
@@ -65,7 +65,7 @@ class Terms(NamedTuple):
         return self.reconstruction + self.kl
 
 
-class Objective(Configured, keras.layers.Layer):
+class Objective(Configured, Layer):
     """What the model asks of an objective.
 
     A Keras layer that is called with a `LatentBatch`: the variables of its schedules, and of networks that it holds,
@@ -77,7 +77,7 @@ class Objective(Configured, keras.layers.Layer):
     _scheduled: tuple[str, ...] = ()  # Names of attributes that are schedules.
 
     def __init__(self):
-        super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin
+        super().__init__(dtype="float32")
         self.built = True
 
     def __setattr__(self, name, value):

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import keras
-
 from keras_vae._config import Configured
+from keras_vae._typing import Layer
 from keras_vae.distributions import Distribution
 
 
-class Posterior(Configured, keras.layers.Layer):
+class Posterior(Configured, Layer):
     """A map from the encoder's outputs to q(z|x).
 
     A Keras layer without a call: what a posterior learns beside the encoder is a weight of the model like any other.
@@ -18,7 +17,7 @@ class Posterior(Configured, keras.layers.Layer):
     distribution_class: type[Distribution]  # of what `distribution` returns
 
     def __init__(self):
-        super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin
+        super().__init__(dtype="float32")
         self.built = True
 
     def read(self, outputs: Any) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vae._numerics import bounded
+from keras_vae._numerics import straight_through_clip
 from keras_vae.distributions import DiagonalNormal
 from keras_vae.posteriors.base import Posterior
 
@@ -61,5 +61,7 @@ class Normal(Posterior):
 
     def distribution(self, outputs, training=False):
         mean, log_var = (ops.cast(output, "float32") for output in self.read(outputs))
-        limit = bounded if training else ops.clip  # a clip would strand what wandered out: it has no gradient
+        limit = (
+            straight_through_clip if training else ops.clip
+        )  # a clip would strand what wandered out: it has no gradient
         return DiagonalNormal(mean, limit(log_var, *LOG_VAR_RANGE))

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_vae._config import Configured
+from keras_vae._typing import Layer
 from keras_vae.distributions import DiagonalNormal, Distribution
 
 
@@ -26,7 +27,7 @@ class DataSpec:
     condition_shape: tuple[int | None, ...] | None = None
 
 
-class Prior(Configured, keras.layers.Layer):
+class Prior(Configured, Layer):
     """What the model asks of a prior that is not a plain distribution.
 
     A Keras layer without a call: what a prior learns is a weight of the model like any other, trained, saved, loaded
@@ -36,7 +37,7 @@ class Prior(Configured, keras.layers.Layer):
     distribution_class: type[Distribution] = Distribution  # of what `distribution` returns
 
     def __init__(self):
-        super().__init__(dtype="float32")  # pyright: ignore[reportCallIssue] # of Layer's, behind the mixin
+        super().__init__(dtype="float32")
         self.built = True
         self.latent_shape: tuple[int, ...] | None = None
 

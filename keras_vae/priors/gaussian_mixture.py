@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_vae import validation
-from keras_vae._numerics import bounded
+from keras_vae._numerics import straight_through_clip
 from keras_vae.distributions import DiagonalNormal, Mixture
 from keras_vae.priors.base import Prior
 
@@ -48,7 +48,7 @@ class GaussianMixture(Prior):
         self.log_var = weight("log_var", (self.components, *latent_shape))
 
     def distribution(self, given=None, encode=None):
-        log_var = bounded(self.log_var, *_LOG_VAR_RANGE)
+        log_var = straight_through_clip(self.log_var, *_LOG_VAR_RANGE)
         components = DiagonalNormal(ops.convert_to_tensor(self.mean), log_var)
         return Mixture(components, ops.convert_to_tensor(self.logits))
 

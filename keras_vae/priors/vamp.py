@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_vae import validation
-from keras_vae._numerics import bounded
+from keras_vae._numerics import straight_through_clip
 from keras_vae.distributions import Mixture
 from keras_vae.priors.base import Prior
 
@@ -73,7 +73,7 @@ class VampPrior(Prior):
 
     def distribution(self, given=None, encode=None):
         inputs = ops.convert_to_tensor(self.pseudo_inputs)
-        return Mixture(encode(inputs if self.data_range is None else bounded(inputs, *self.data_range)))
+        return Mixture(encode(inputs if self.data_range is None else straight_through_clip(inputs, *self.data_range)))
 
     def get_config(self):
         return {"components": self.components, "seed": self.seed}

@@ -138,12 +138,14 @@ def test_the_gradient_is_that_of_each_row():
     z = rng.normal(size=(3, 5, 2)).astype("float32")
     x = (rng.random((5, 4, 3)) < 0.5).astype("float32")
     for _ in range(12):  # PyTorch writes the operations down in between
-        value, slope = (ops.convert_to_numpy(part) for part in vae._in_batches.gradient(vae._log_likelihood_at)(z, x))
-    np.testing.assert_allclose(value, ops.convert_to_numpy(vae._log_likelihood_at(z, x)), rtol=1e-5)
+        value, slope = (
+            ops.convert_to_numpy(part) for part in vae._batched.value_and_grad(vae._batched_log_likelihood)(z, x)
+        )
+    np.testing.assert_allclose(value, ops.convert_to_numpy(vae._batched_log_likelihood(z, x)), rtol=1e-5)
     for dimension in range(2):
         step = np.zeros(2, "float32")
         step[dimension] = 1e-2
-        above, below = (ops.convert_to_numpy(vae._log_likelihood_at(z + s * step, x)) for s in (1.0, -1.0))
+        above, below = (ops.convert_to_numpy(vae._batched_log_likelihood(z + s * step, x)) for s in (1.0, -1.0))
         np.testing.assert_allclose(slope[..., dimension], (above - below) / 2e-2, atol=5e-3)
 
 
@@ -165,7 +167,7 @@ def test_the_score_is_the_slope_of_the_density(parameters):
         distribution = DiagonalNormal(*parameters[:2])
     for z in np.random.default_rng(1).normal(scale=2.0, size=(4, 2)):
         slope = oracles.finite_difference(lambda z: float(distribution.log_prob(z)), z)
-        np.testing.assert_allclose(distribution.score(z), slope, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(distribution.grad_log_prob(z), slope, rtol=1e-6, atol=1e-7)
 
 
 def test_what_it_refuses(digits):

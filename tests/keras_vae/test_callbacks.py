@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from keras_vae import ELBO, VAE, Gaussian, callbacks, evaluation, networks, plotting, schedules
+from keras_vae.callbacks import latent_monitor
 from keras_vae.objectives import Objective
 
 BATCH = 32
@@ -55,7 +56,10 @@ def test_kl_per_unit_and_active_units(make_vae, digits):
     variance = np.var(vae.encode(digits).mean[:, 3])
     np.testing.assert_array_equal(evaluation.active_units(vae, digits, 0.99 * variance), [False, False, False, True])
     assert not evaluation.active_units(vae, digits, 1.01 * variance).any()
-    with pytest.raises(ValueError, match="x needs two, and has 1"):
+    posterior = vae.encode(digits)
+    np.testing.assert_allclose(evaluation.kl_per_unit(vae, posterior), kl, rtol=1e-6)
+    np.testing.assert_array_equal(evaluation.active_units(vae, posterior, 0.99 * variance), [False] * 3 + [True])
+    with pytest.raises(ValueError, match="x needs at least two, and has 1"):
         evaluation.active_units(vae, digits[:1])
     with pytest.raises(ValueError, match="x has none"):
         evaluation.kl_per_unit(vae, digits[:0])
@@ -114,9 +118,9 @@ def test_every_log_has_a_value_for_every_epoch(make_vae, digits, tmp_path):
     ],
 )
 def test_collapse_is_said_once_when_it_sets_in(frozen, digits, monkeypatch, capsys, kl_by_epoch, times):
-    monkeypatch.setattr(callbacks, "_TOO_EARLY", 1)
+    monkeypatch.setattr(latent_monitor, "_MIN_STEPS_BEFORE_VERDICT", 1)
     values = iter(kl_by_epoch)
-    monkeypatch.setattr(evaluation, "mean_kl", lambda posterior, prior: np.array([next(values), 0.0, 0.0]))
+    monkeypatch.setattr(evaluation, "kl_per_unit", lambda vae, posterior: np.array([next(values), 0.0, 0.0]))
     watch(frozen(collapsed=False), digits, len(kl_by_epoch))
     assert capsys.readouterr().out.count(COLLAPSED) == times
 
@@ -145,13 +149,13 @@ def test_it_is_said_after_enough_batches_or_at_the_end(frozen, digits, monkeypat
         return before.split()[-1], "train for longer: this was after 40 batches" in after
 
     assert when() == ("[end]", True)
-    monkeypatch.setattr(callbacks, "_TOO_EARLY", 24)  # three epochs of eight batches
+    monkeypatch.setattr(latent_monitor, "_MIN_STEPS_BEFORE_VERDICT", 24)  # three epochs of eight batches
     assert when() == ("[2]", False)
 
 
 @pytest.mark.once
 def test_a_model_that_trains_well_is_left_alone(make_vae, digits, monkeypatch, capsys):
-    monkeypatch.setattr(callbacks, "_TOO_EARLY", 0)
+    monkeypatch.setattr(latent_monitor, "_MIN_STEPS_BEFORE_VERDICT", 0)
     adam = keras.optimizers.Adam(1e-2)
     monitor, _ = watch(make_vae(latent_dim=2, hidden=(64,), compile={"optimizer": adam}), digits, 6)
     assert monitor.active_units[-1] == 2
@@ -212,7 +216,7 @@ def test_the_scale_is_compared_with_the_principal_deviation(capsys):
     """Data of standard deviation 2 along a diagonal and 0.5 across it, which no coordinate alone shows."""
     z = np.random.default_rng(0).standard_normal((800, 2)) * [2.0, 0.5]
     x = (z @ np.array([[0.6, 0.8], [-0.8, 0.6]])).astype("float32")
-    assert callbacks._largest_deviation(x) == pytest.approx(2.0, rel=0.1)
+    assert latent_monitor._largest_deviation(x) == pytest.approx(2.0, rel=0.1)
     keras.utils.set_random_seed(1)
     vae = VAE(*networks.mlp((2,), 2, hidden=(4,), likelihood="mse"), likelihood=Gaussian(2.5), seed=0)
     vae.compile(keras.optimizers.Adam(3e-2))
@@ -303,10 +307,10 @@ def test_writing_events_imports_no_tensorflow(tmp_path):
     code = """
 import io, sys
 from PIL import Image
-from keras_vae import callbacks
+from keras_vae.callbacks import reconstruction_grid
 png = io.BytesIO()
 Image.new("RGB", (3, 2)).save(png, "png")
-callbacks._ImageEvents(sys.argv[1]).add("tag", 0, png)
+reconstruction_grid._ImageEvents(sys.argv[1]).add("tag", 0, png)
 print("tensorflow" in sys.modules)
 """
     command = [sys.executable, "-c", code, str(tmp_path)]

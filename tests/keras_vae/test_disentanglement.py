@@ -146,7 +146,7 @@ def test_a_factor_may_be_continuous_beside_others(factors):
         (np.full((4, 2), np.nan), np.arange(4)[:, None], "codes contain NaN or infinite values: leave out"),
         (np.zeros((4, 2)), np.full((4, 1), np.inf), "factors contain NaN or infinite values"),
         (np.zeros((4, 2)), np.array([["a"]] * 4), "factors must hold numbers; got <U1"),
-        (np.zeros((1, 2)), np.zeros((1, 1)), "is told by several examples; got 1"),
+        (np.zeros((1, 2)), np.zeros((1, 1)), "takes several examples to measure; got 1"),
         (np.zeros((4, 2)), np.full((4, 1), 3), "Factor 0 is 3 in all examples, so there is nothing to know"),
         (np.zeros((4, 2)), np.array([[0.0], [0.5], [1.0], [2.0]]), "Factor 0 must hold whole numbers"),
     ],
@@ -161,7 +161,9 @@ def test_what_one_of_them_refuses(factors):
         mig(factors, factors, bins=1)
     rare = np.zeros((40, 1), int)
     rare[0] = 1
-    with pytest.raises(ValueError, match="Of factor 0 the .* examples that are (learned from|held out) have one value"):
+    with pytest.raises(
+        ValueError, match="Factor 0 has a single value in the .* examples that are (learned from|held out)"
+    ):
         dci(noise(rare, 2), rare)
 
 

@@ -172,7 +172,7 @@ def test_draws_of_a_mixture_have_its_moments_and_its_shares():
 
 def test_noise_gives_the_same_draws_in_numpy_and_in_tensors():
     prior = mixture(components=7)
-    noise = np.random.default_rng(2).standard_normal((500, prior.noise_dim), dtype="float32")
+    noise = np.random.default_rng(2).standard_normal((500, *prior.noise_shape), dtype="float32")
     noise[0], noise[1], noise[2] = 0.0, 20.0, -20.0
     found = ops.convert_to_numpy(as_tensors(prior).from_noise(ops.convert_to_tensor(noise)))
     np.testing.assert_allclose(found, prior.from_noise(noise), rtol=1e-5, atol=1e-5)

@@ -78,3 +78,15 @@ def test_mistakes_are_named():
         networks.mlp((4,), 2, data_mean=np.zeros(3))
     with pytest.raises(ValueError, match="data_shape must have at least one axis"):
         networks.mlp((), 2)
+
+
+@pytest.mark.once
+def test_a_file_of_an_older_version_finds_the_initializer_under_its_name_there():
+    config = {
+        "module": "keras_vae.networks",
+        "class_name": "StartAt",
+        "config": {"values": [1.0, 2.0]},
+        "registered_name": "keras_vae>StartAt",
+    }
+    initializer = keras.saving.deserialize_keras_object(config)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(initializer((2,), "float32")), [1.0, 2.0])

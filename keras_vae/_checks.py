@@ -1,1 +1,0 @@
-from keras_vae.validation import *  # noqa

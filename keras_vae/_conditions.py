@@ -1,2 +1,0 @@
-from keras_vae.data import *  # noqa
-from keras_vae._network_inputs import *  # noqa

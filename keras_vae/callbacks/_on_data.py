@@ -1,0 +1,37 @@
+"""What callbacks that look at the model through data share: the data, and when to look."""
+
+from typing import Any
+
+import keras
+
+from keras_vae import data, validation
+
+
+class OnData(keras.callbacks.Callback):
+    """Looks at the model through data at the end of a fit's first epoch and of each `every`-th one.
+
+    The first epoch is included because Keras's CSVLogger writes the columns of the first epoch only.
+    """
+
+    def __init__(self, x: Any, every: int) -> None:
+        super().__init__()
+        arrays = x if isinstance(x, dict) else {"x": x}
+        if not all(validation.is_array(part) for part in arrays.values()):
+            raise ValueError(f"x must be an array of examples, (n, ...); got a {type(x).__name__}.")
+        arrays = {name: validation.to_numpy(part) for name, part in arrays.items()}
+        self.x: Any = arrays if isinstance(x, dict) else arrays["x"]
+        self.every: int = validation.whole_number("every", every)
+        self.epochs: list[int] = []  # those looked at, counting from 1
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.epochs = []
+        if self.model.built:  # report a mistake before the first epoch, not after it
+            validation.check_data(data.split_condition(self.x)[0], self.model.data_shape)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self.epochs or (epoch + 1) % self.every == 0:
+            self.epochs.append(epoch + 1)
+            self._look(epoch)
+
+    def _look(self, epoch):
+        raise NotImplementedError
