@@ -28,7 +28,7 @@ _RESOLVED = {"likelihood": likelihoods.get, "objective": objectives.get, "poster
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):
+class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))       q(z|x) = N(mean(x), diag(exp(log_var(x))))

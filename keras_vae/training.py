@@ -278,7 +278,7 @@ class StepFunction:
 
     def __init__(self, model, name):
         self.model, self.name = model, name
-        self.step = None  # what is run
+        self.step: Any = None  # what is run
         self.is_checked = name == "predict_function"
         self._version, self._has_run = None, False
 

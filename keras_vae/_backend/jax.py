@@ -22,8 +22,8 @@ class Steps(KerasState):
         return logs, (trainable, non_trainable, optimizer_state, metrics)
 
     def test_step(self, state, data):
-        loss_and_state = stateless_loss(self, *state, Batch.read(data), None, training=False)
-        return loss_and_state[-1], (state[0], *loss_and_state[2:4])
+        outputs = stateless_loss(self, state[0], state[1], state[2], Batch.read(data), None, training=False)
+        return outputs[-1], (state[0], *outputs[2:4])
 
 
 def compile(model, function):

@@ -28,6 +28,4 @@ from keras_vae.evaluation.latents import Surgery as Surgery
 from keras_vae.evaluation.latents import active_units as active_units
 from keras_vae.evaluation.latents import aggregate_posterior as aggregate_posterior
 from keras_vae.evaluation.latents import elbo_surgery as elbo_surgery
-from keras_vae.evaluation.latents import is_active as is_active
 from keras_vae.evaluation.latents import kl_per_unit as kl_per_unit
-from keras_vae.evaluation.latents import mean_kl as mean_kl

@@ -153,6 +153,3 @@ def _log_mixture(z, mean, log_var):
         largest = log_prob.max(axis=1)
         found.append(largest + np.log(np.exp(log_prob - largest[:, None]).mean(axis=1)))
     return np.concatenate(found)
-
-
-mean_kl, is_active = _mean_kl, _is_active  # for the command line, which does not use the functions above yet

@@ -1,6 +1,7 @@
 """The ELBO with its KL in three parts, of which the total correlation is weighted."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -57,7 +58,7 @@ class BetaTC(Objective):
         super().__init__()
         self.dataset_size = validation.whole_number("dataset_size", dataset_size, least=2)
         self.alpha, self.gamma = validation.non_negative("alpha", alpha), validation.non_negative("gamma", gamma)
-        self.beta = beta
+        self.beta: Any = beta
         self.estimator = one_of("estimator", estimator, ("weighted", "stratified"))
         self.num_samples = validation.whole_number("num_samples", num_samples)
 

@@ -1,5 +1,7 @@
 """The evidence lower bound, and what is done to its KL term: a weight, free bits, a capacity."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -80,12 +82,12 @@ class ELBO(Objective):
                 'gradient="stl" is for a KL that is averaged over samples, and the closed form has none: say '
                 'kl="monte_carlo".'
             )
-        self.beta = beta
+        self.beta: Any = beta
         self.num_samples = validation.whole_number("num_samples", num_samples)
         self.kl = kl
         self.free_bits = free_bits
         self.groups = None if groups is None else validation.whole_number("groups", groups)
-        self.capacity = capacity
+        self.capacity: Any = capacity
         self.gradient = gradient
 
     @property

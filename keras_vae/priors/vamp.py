@@ -61,7 +61,8 @@ class VampPrior(Prior):
             low, high = data.range or (-1.0, 1.0)
             low = low if math.isfinite(low) else min(high, 1.0) - 2.0
             high = high if math.isfinite(high) else low + 2.0
-            noise = np.random.default_rng(self.seed).standard_normal((self.components, *data.shape))
+            shape: Any = (self.components, *data.shape)
+            noise = np.random.default_rng(self.seed).standard_normal(shape)
             start = 0.5 * (low + high) + 0.1 * (high - low) * noise
         elif start.shape[1:] != tuple(data.shape):
             raise ValueError(f"pseudo_inputs must hold examples of shape {data.shape}; they have {start.shape[1:]}.")

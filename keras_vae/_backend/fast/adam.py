@@ -13,17 +13,19 @@ Reference: Kingma & Ba 2015, arXiv:1412.6980, section 2, whose last lines have t
 """
 
 import math
+from typing import Any
 
 import keras
 
 # On PyTorch Keras makes an instance of a class that it hides, with an update of all variables at once.
-Adam = type(keras.optimizers.Adam())
+Adam: Any = type(keras.optimizers.Adam())
+Fast: Any = Adam
 
 match keras.backend.backend():
     case "tensorflow":
         import tensorflow as tf
 
-        class _Update(Adam):
+        class TensorFlowAdam(Adam):
             def update_step(self, gradient, variable, learning_rate):
                 is_dense = variable.dtype == tf.float32 and tf.is_tensor(gradient)
                 if self.amsgrad or not is_dense or tf.distribute.has_strategy():
@@ -42,10 +44,12 @@ match keras.backend.backend():
                     grad=gradient,
                 )
 
+        Fast = TensorFlowAdam
+
     case "torch":
         import torch
 
-        class _Update(Adam):
+        class TorchAdam(Adam):
             def _parallel_update_step(self, gradients, variables, learning_rate):
                 values = [variable.value.data for variable in variables]
                 indices = [self._get_variable_index(variable) for variable in variables]
@@ -77,12 +81,11 @@ match keras.backend.backend():
         def _is_plain(tensor):
             return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
-    case _:
-        _Update = Adam
+        Fast = TorchAdam
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class FusedAdam(_Update):
+class FusedAdam(Fast):
     """`keras.optimizers.Adam`, with its arguments and numbers (to float32 rounding), in one kernel where there is one.
 
     `VAE.compile("adam")` takes it.

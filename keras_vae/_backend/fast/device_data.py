@@ -10,6 +10,7 @@ metrics from the data.)
 
 import math
 import re
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +27,7 @@ class DeviceData:
     """The data of the `fit` that is running, if they are on the device. Not a Keras object: it must not be tracked."""
 
     def __init__(self):
-        self.arrays = None  # x, y, sample_weight
+        self.arrays: Any = None  # x, y, sample_weight
 
     def put(self, x, y, sample_weight):
         """Holds the data, and returns what stands for them in `fit`."""
