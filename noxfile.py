@@ -4,6 +4,7 @@
     jax, tensorflow, torch    the tests that depend on the backend; on torch also those of the mathematics
     once                      the tests that do not, and those that compare the backends
     slow                      the examples, and the runtimes that have environments of their own
+    mutation                  whether the tests of the mathematics notice small changes to it; hours, only by name
 
 One environment for everything, because installing three frameworks takes longer than testing on one, and because the
 tests that compare backends need all three side by side. Runtimes that cannot be installed beside them get environments
@@ -29,6 +30,7 @@ OLD_RUNTIME = ("onnxruntime==1.18.1", "numpy==1.26.4")
 TRITON = ("tritonclient[grpc,http]==2.73.0", "protobuf==6.33.6")
 RAY = ("ray[data,serve]==2.60.0", "numpy==2.4.6", "onnxruntime==1.31.1", "orjson==3.13.0")
 WEB = "onnxruntime-web@1.30.0"
+MUTMUT = "mutmut==3.8.1"
 
 nox.options.reuse_existing_virtualenvs = True
 
@@ -48,8 +50,12 @@ def checks(session):
             if part == "slow":
                 session.env.update(_other_runtimes(session))
             _pytest(session, part)
+        elif part == "mutation":
+            session.install("-q", MUTMUT)
+            session.run("mutmut", "run", "--max-children", "2", env={"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"})
+            session.run("mutmut", "results")
         else:
-            session.error(f"there is no part {part!r}: choose from lint, {', '.join(TESTS)}")
+            session.error(f"there is no part {part!r}: choose from lint, {', '.join(TESTS)}, mutation")
 
 
 def _other_runtimes(session):
@@ -104,6 +110,8 @@ def _pytest(session, part):
         "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(session.create_tmp()) / "jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        # And most programs run a few times only: compiled without optimisation they cost a third less in all.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     }
     session.log(f"{part}: pytest on {backend}")
     # Two processes: tracing and compiling, most of the time, use one core each, and more threads would wait for each

@@ -240,6 +240,8 @@ def test_batch_normalisation_and_dropout_train_and_are_still_at_inference(make_v
     vae.fit(digits, epochs=2, verbose=0)
     assert not np.array_equal(moving_mean, vae.encoder.layers[3].get_weights()[2])
     np.testing.assert_array_equal(vae.encode(digits[:9]).mean, vae.encode(digits[:9]).mean)
+    alone = vae.encode(digits[:1]).mean  # by the moving averages, and not by those of its batch; without dropout
+    np.testing.assert_allclose(vae.encode(digits[:9]).mean[:1], alone, rtol=1e-4, atol=1e-5)
 
 
 # Callbacks
