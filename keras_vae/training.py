@@ -113,8 +113,7 @@ class Trainer(ManySteps, Steps):
         return config and {**config, "data_on_device": self.data_on_device}
 
     def compile_from_config(self, config):
-        config = keras.saving.deserialize_keras_object(config)
-        self.compile(**config)
+        self.compile(**keras.saving.deserialize_keras_object(_without_backend(config)))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -368,6 +367,16 @@ def _bind_arguments(method, args, kwargs):
         # Without a y Keras would drop the weights, silently.
         call.arguments["y"] = split_condition(call.arguments["x"])[0]
     return call
+
+
+def _without_backend(config):
+    """A config in which Keras has named the class that an optimizer has on the backend of the writer, for any backend."""
+    if not isinstance(config, dict):
+        return config
+    config = {key: _without_backend(value) for key, value in config.items()}
+    if str(config.get("module")).startswith("keras.src.backend."):
+        config |= {"module": "keras.optimizers", "registered_name": None}
+    return config
 
 
 @contextlib.contextmanager
