@@ -370,7 +370,7 @@ def _bind_arguments(method, args, kwargs):
 
 
 def _without_backend(config):
-    """A config in which Keras has named the class that an optimizer has on the backend of the writer, for any backend."""
+    """A config for any backend: Keras names the class that an optimizer has on the backend of the writer."""
     if not isinstance(config, dict):
         return config
     config = {key: _without_backend(value) for key, value in config.items()}
