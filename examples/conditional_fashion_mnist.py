@@ -66,7 +66,8 @@ classifier = keras.Sequential(
     ]
 )
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-classifier.compile(keras.optimizers.Adam(1e-3), loss, steps_per_execution=steps_per_execution)
+several = keras.backend.backend() != "torch"  # where a plain Keras model takes one step at a time
+classifier.compile(keras.optimizers.Adam(1e-3), loss, steps_per_execution=steps_per_execution if several else 1)
 classifier.fit(real.train, train["condition"], batch_size=100, epochs=options.epochs, verbose=0)
 
 
