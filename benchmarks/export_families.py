@@ -1,8 +1,9 @@
 """Exports every family of networks from every backend, and writes the table of export/README.md.
 
-    python benchmarks/export_families.py
+    python benchmarks/export_families.py            all families, about ten minutes on two cores
+    python benchmarks/export_families.py FAMILY...  only the rows of these
 
-Takes about ten minutes on two cores. Each backend runs in a process of its own, as Keras has one backend per process.
+Each backend runs in a process of its own, as Keras has one backend per process.
 """
 
 import argparse
@@ -28,25 +29,32 @@ def main():
         _measure(options.families)
         return
     by_backend = {backend: _run(backend, options.families) for backend in BACKENDS}
-    lines = ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
+    before, _, rest = README.read_text().partition(BEGIN)
+    old, _, after = rest.partition(END)
+    # In the order of the table; new rows come last.
+    table = (
+        {line.split("|")[1].strip().removesuffix(" (files differ)"): line for line in old.splitlines()[3:]}
+        if options.families
+        else {}
+    )
     for family in next(iter(by_backend.values())):
         rows = [by_backend[backend][family] for backend in BACKENDS]
         same = len({row["sha256"] for row in rows}) == 1
-        cells = [family.replace("_", " ") + ("" if same else " (files differ)")]
+        name = family.replace("_", " ")
+        cells = [name + ("" if same else " (files differ)")]
         cells += [f"{row['difference']:.0e}" for row in rows]
         cells += [str(rows[0]["nodes"]), str(rows[0]["transposes"]), f"{rows[0]['bytes'] / 1e3:.0f}"]
         cells.append(f"{sorted(row['seconds'] for row in rows)[1]:.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    table = "\n".join(lines)
-    print(table)
-    if not options.families:
-        before, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+        table[name] = "| " + " | ".join(cells) + " |"
+    head = ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
+    lines = "\n".join([*head, *table.values()])
+    print(lines)
+    README.write_text(f"{before}{BEGIN}\n{lines}\n{END}{after}")
 
 
 def _options():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("families", nargs="*", help="only these, without touching the README")
+    parser.add_argument("families", nargs="*", help="only the rows of these")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""Exports a trained variational autoencoder to ONNX: a folder that has been run and compared before it appears.
+"""Exports a trained variational autoencoder to ONNX files, which are run and compared with the model first.
 
-`export` writes a bundle, `check` verifies one anywhere. What is exported is in `graphs.py`, how it is converted in
-`converters/`, how it is compared in `parity.py`.
+`export` writes a bundle, `check` verifies one anywhere. `graphs.py` says what is exported, `converters/` how it is
+converted, `parity.py` how it is compared.
 """
 
 from keras_vae_export import _requirements as _requirements  # first: says what is missing

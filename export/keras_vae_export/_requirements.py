@@ -1,4 +1,4 @@
-"""Imported before everything else, so that a missing package is a sentence and not a traceback from the depths."""
+"""Imported before everything else, so that a missing package gives one sentence instead of a long traceback."""
 
 import importlib.util
 

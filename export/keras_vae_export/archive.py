@@ -1,12 +1,13 @@
-"""A model on its way into another process: Keras's own archive, and the classes that Keras cannot import there.
+"""Sends a model to another process: Keras's own archive, and the classes that Keras cannot import there.
 
 The engines run in fresh processes on a backend of their own, so the model travels as `.keras` files, which any backend
-reads. Custom classes and functions travel beside them, pickled: by value if they come from a notebook, a script or a
-test, which cannot be imported elsewhere.
+reads. Custom classes and functions are pickled beside them: by value if they come from a notebook, a script or a test,
+which cannot be imported elsewhere.
 """
 
 import importlib.machinery
 import json
+import os
 import pathlib
 import sys
 import types
@@ -23,7 +24,7 @@ _OURS = ("keras", "keras_vae", "builtins", "numpy")
 _SETTINGS = ("floatx", "image_data_format", "epsilon")
 
 
-def save(model, folder):
+def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     """Writes a `VAE` or a `Pair` into a folder that `load` reads in any process, on any backend."""
     folder, networks = pathlib.Path(folder), _networks(model)
     if isinstance(model, VAE):
@@ -39,14 +40,14 @@ def save(model, folder):
     (folder / "settings.json").write_text(json.dumps(settings))
 
 
-def load(folder):
-    """The model that `save` wrote, computing in float32 whatever policy it was trained under."""
+def load(folder: str | os.PathLike[str]) -> VAE | Pair:
+    """The model that `save` wrote; it computes in float32, whatever policy it was trained under."""
     folder = pathlib.Path(folder)
     with open(folder / "classes.pickle", "rb") as file:
         classes = cloudpickle.load(file)
     networks = {}
     for path in sorted(folder.glob("*.keras")):
-        # The archive was written by the exporting process a moment ago, from objects it held: it is as safe as they.
+        # Safe: the exporting process wrote the archive a moment ago, from its own objects.
         networks[path.stem] = keras.saving.load_model(path, classes, compile=False, safe_mode=False)
         _to_float32(networks[path.stem])
     if "vae" in networks:
@@ -56,19 +57,19 @@ def load(folder):
     return Pair(networks["encoder"], networks["decoder"], likelihood)
 
 
-def restore_settings(folder):
-    """Sets Keras, in the process of an engine, as it was set in that of the model."""
+def restore_settings(folder: str | os.PathLike[str]) -> None:
+    """Sets Keras in the process of an engine as it is set in the exporting process."""
     for name, value in json.loads((pathlib.Path(folder) / "settings.json").read_text()).items():
         getattr(keras.config, f"set_{name}")(value)
 
 
-def weight_bytes(model):
-    """The size of all weights, each network's counted once, as the float32 of the files."""
+def weight_bytes(model: VAE | Pair) -> int:
+    """The size of all weights in float32, as the files hold them; a shared weight counts once."""
     variables = {id(v): v for network in _networks(model).values() for v in network.variables}
     return 4 * sum(int(keras.ops.size(variable)) for variable in variables.values())
 
 
-def policies(model):
+def policies(model: VAE | Pair) -> list[str]:
     """The names of the half-precision policies among the model's layers, such as `["mixed_float16"]`."""
     layers = (layer for network in _networks(model).values() for layer in _layers(network))
     return sorted({layer.dtype_policy.name for layer in layers if layer.dtype_policy.compute_dtype.endswith("float16")})
@@ -83,7 +84,7 @@ def _layers(network):
 
 
 def _refuse_shared_layers(vae):
-    """Keras saves a layer that two networks share once, and cannot load it twice."""
+    """Refuses what Keras cannot load: it saves a layer that two networks share once."""
     inside = {id(layer) for layer in _layers(vae.encoder)}
     shared = [layer.name for layer in _layers(vae.decoder) if id(layer) in inside]
     if shared:
@@ -103,9 +104,9 @@ def _to_float32(network):
 
 
 def _custom_objects(parents, folder):
-    """The classes and functions that the configs name and that are not Keras's or ours, by registered name.
+    """The classes and functions that the configs name, other than those of Keras and keras_vae, by registered name.
 
-    Keras imports nobody's modules when it loads: each has to be handed to it.
+    Keras imports no modules when it loads a model, so it must be given each of them.
     """
     configs = "".join(zipfile.ZipFile(path).read("config.json").decode() for path in folder.glob("*.keras"))
     found = {}
@@ -133,14 +134,14 @@ def _parts(parent):
 
 
 def _pickled(objects):
-    """By value where nobody could import them; cloudpickle does so with `__main__` by itself."""
+    """Pickles by value what cannot be imported; cloudpickle does so with `__main__` by itself."""
     modules = {sys.modules[value.__module__] for value in objects.values() if value.__module__ != "__main__"}
     modules = {module for module in modules if not _importable(module)}
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
         return cloudpickle.dumps(objects)
-    except Exception as error:  # whatever a __reduce__ of the user's raises
+    except Exception as error:  # the user's __reduce__ may raise anything
         raise ExportError(
             f"The custom classes {sorted(objects)} cannot be sent to the exporting process ({error}): put them into "
             "a module that can be imported."

@@ -1,19 +1,23 @@
-"""From a model to a folder that is whole, verified and self-describing, or to an error and no folder."""
+"""Exports a model to a folder that is complete and verified and describes itself, or raises and leaves no folder."""
 
 import dataclasses
 import importlib.metadata
 import importlib.util
 import math
+import os
 import pathlib
 import tempfile
 import warnings
+from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_vae import VAE, DiagonalNormal, _checks, _files, _train_step, evaluation
+from keras_vae import VAE, DiagonalNormal, evaluation, likelihoods
 from keras_vae_export import archive, converters, graphs, parity, probes, quantization, triton
+from keras_vae_export._internals import GraphSpec, atomic_folder, compile_function, whole_number
 from keras_vae_export.converters import tidy
 from keras_vae_export.errors import ParityError
 from keras_vae_serving import BundleError, Manifest, manifest
@@ -24,31 +28,32 @@ MAX_ELBO_LOSS = 0.5
 MAX_EXAMPLES = 1000  # of the caller's data, to compare and measure on
 RECORDED = "probe.npz"
 
-# How far a model may be from its float32 self under a half-precision policy, scaled like `tolerance`. The rounding of
-# a few layers is a hundredth of it; this is for a model that is another one in float32.
+# Largest accepted difference between a half-precision model and its float32 export, scaled like `tolerance`. Rounding
+# is about 100 times smaller; exceeding this means that the model is broken in float32.
 POLICY_TOLERANCES = {"float16": 0.05, "bfloat16": 0.2}
 
-# A file of protobuf ends at 2 GiB, and tf2onnx needs ten times a model's memory long before that.
+# A protobuf file ends at 2 GiB, and tf2onnx needs ten times the memory of the model.
 _TENSORFLOW_LIMIT = 2 * 10**9
 
 
 def export(
-    model,
-    directory,
+    model: VAE | Sequence[keras.Model],
+    directory: str | os.PathLike[str],
     *,
-    data=None,
-    likelihood=None,
-    threshold=None,
-    engine="auto",
-    precision="float32",
-    tolerance=TOLERANCE,
-    max_elbo_loss=MAX_ELBO_LOSS,
-    max_batch_size=MAX_BATCH_SIZE,
-    simplify=False,
-    overwrite=False,
-):
-    """Writes a bundle: the model's encoder, decoder and bound as ONNX files that have been run and compared with it.
+    data: Any = None,
+    likelihood: str | likelihoods.Likelihood | None = None,
+    threshold: evaluation.Threshold | None = None,
+    engine: str = "auto",
+    precision: str | Sequence[str] = "float32",
+    tolerance: float = TOLERANCE,
+    max_elbo_loss: float = MAX_ELBO_LOSS,
+    max_batch_size: int = MAX_BATCH_SIZE,
+    simplify: bool = False,
+    overwrite: bool = False,
+) -> Manifest:
+    """Writes a bundle: encoder, decoder and bound of the model as ONNX files that were run and compared with it.
 
+    The model is exported as it is now: its current weights, likelihood and prior, whatever it was compiled with.
     The folder holds `manifest.json` and, under `NAME/1/model.onnx`, the graphs: all float32 with a free first
     dimension "batch", opset 18, without randomness.
 
@@ -56,37 +61,37 @@ def export(
         decoder   z -> x_mean[, x_scale]             mean of p(x|z), and its standard deviation where it has one
         elbo      x, epsilon -> reconstruction, kl   (batch,), nats per example; epsilon ~ N(0, I) is
                                                      (batch, num_samples, latent_dim), averaged over
-        prior     noise -> z                         of a prior that is no normal; noise ~ N(0, I) is
+        prior     noise -> z                         only if the prior is not a diagonal normal; noise ~ N(0, I) is
                                                      (batch, noise_dim)
 
-    Those of a conditional model that take the condition have another input of that name.
+    In a conditional model, the graphs whose network takes the condition have another input, `condition`.
 
     Args:
-        model: A built `VAE`; or a pair `(encoder, decoder)` of functional Keras models, which may have several inputs
-            (their names are kept) and give no `elbo`.
-        directory: The folder to write. It appears whole or not at all.
-        data: Held-out examples `(n, ...)`, or a dict of arrays by the encoder's input names, of which up to 1000 are
-            used: compared on too, and needed for other precisions than float32. None of it is stored.
-        likelihood: Of a pair: whose parameters the decoder gives. None: the decoder gives the mean.
-        threshold: Of a VAE: what `keras_vae.evaluation.fit_threshold` returned for it. It stands in the manifest, and
-            those who score with the bundle say which examples are anomalous.
-        engine: "tensorflow" (tf2onnx), "torch" (torch.onnx), or "auto": TensorFlow, unless the model cannot be loaded
-            there or is above 2 GB, which is said.
-        precision: "float32", or a sequence of it, "float16" and "int8": smaller variants, written beside the float32
-            graphs as `NAME_float16` and `NAME_int8`.
+        model: Built `VAE`, or a pair `(encoder, decoder)` of functional Keras models, which may have several inputs,
+            keeps their names, and has no `elbo`.
+        directory: Folder to write. It appears complete or not at all.
+        data: Held-out examples `(n, ...)`, or a dict of arrays by the encoder's input names. File and model are
+            compared on the first 1000 of them, and precisions other than float32 need them. They are not stored.
+        likelihood: Likelihood whose parameters the decoder of a pair returns; None if it returns the mean.
+        threshold: Result of `keras_vae.evaluation.fit_threshold` for a VAE. The manifest keeps it, so that a client
+            who scores with the bundle learns which examples are anomalous.
+        engine: "tensorflow" (tf2onnx), "torch" (torch.onnx), or "auto": TensorFlow, or torch with a warning if the
+            model cannot be loaded on TensorFlow or is above 2 GB.
+        precision: "float32", or a sequence of "float32", "float16" and "int8". The smaller variants are written beside
+            the float32 graphs, as `NAME_float16` and `NAME_int8`.
         tolerance: Largest difference between file and model: absolute up to 1, and relative to the largest value of
-            the example beyond. A model under a half-precision policy is compared with its float32 self, which may
-            differ from it by `POLICY_TOLERANCES`.
-        max_elbo_loss: Nats per example of `data` that a smaller variant may lose of the bound.
-        max_batch_size: For Triton, in each `config.pbtxt`.
+            the example above 1. A model under a half-precision policy is compared in float32; its own outputs may
+            differ from that by `POLICY_TOLERANCES`.
+        max_elbo_loss: Number of nats per example of `data` that the bound of a smaller variant may lose.
+        max_batch_size: Largest batch for Triton, in each `config.pbtxt`.
         simplify: Whether to run onnxslim over the graphs.
-        overwrite: Whether an existing bundle is replaced, once the new one is verified.
+        overwrite: Whether to replace an existing bundle once the new one is verified.
 
     Returns:
-        The bundle's `Manifest`, with the largest differences measured.
+        The `Manifest` of the bundle, with the largest differences measured.
 
     Raises:
-        ConversionError: If an engine cannot convert the model: names the layer or operator.
+        ConversionError: If an engine cannot convert the model; names the layer or operator.
         StructureError: If a file is not valid ONNX or has other inputs or outputs.
         ParityError: If a file does not compute what the model computes.
         AccuracyError: If a smaller variant loses too much.
@@ -101,16 +106,16 @@ def export(
     _check_options(engine, tolerance, max_elbo_loss, max_batch_size)
     anomaly = None if threshold is None else _checked_threshold(threshold, model)
     precisions = quantization.check_precisions(precision, data, model)
-    functions = graphs.of(model)
+    functions = graphs.from_model(model)
     held_out = None if data is None else _checked_data(data, model, functions)
     with (
-        _files.atomic_folder(directory, overwrite, _is_bundle) as folder,
+        atomic_folder(directory, overwrite, _is_bundle) as folder,
         tempfile.TemporaryDirectory(prefix="keras_vae_export-") as source,
     ):
         archive.save(model, source)
         engine = _convert(model, source, engine, folder)
         policies = archive.policies(model)
-        tried = probes.of(graphs.of(archive.load(source)) if policies else functions, held_out)
+        tried = probes.make_probes(graphs.from_model(archive.load(source)) if policies else functions, held_out)
         written = {}
         for graph in functions:
             path = folder / _file(graph.name)
@@ -118,16 +123,17 @@ def export(
                 quantization.simplify(path)
                 tidy.tidy(path, graph)
             tidy.check(path, graph)
-            entry = manifest.Graph(graph.name, _file(graph.name), "float32", graph.inputs, graph.outputs, {})
+            entry = GraphSpec(graph.name, _file(graph.name), "float32", graph.inputs, graph.outputs, {})
             try:
                 entry.parity.update(parity.measure(folder, entry, tried[graph.name], tolerance))
                 if policies:
                     entry.parity.update(_rounding(graph, tried[graph.name], policies))
             except ParityError:
-                _blame_the_archive(graphs.of(archive.load(source)), functions, tried)
+                _blame_the_archive(graphs.from_model(archive.load(source)), functions, tried)
                 raise
             written[graph.name] = entry
         for name in precisions:
+            assert held_out is not None  # `check_precisions` requires data
             written.update(quantization.variants(folder, written, name, held_out, max_elbo_loss))
         probes.save(folder / RECORDED, tried)
         for entry in written.values():
@@ -137,27 +143,29 @@ def export(
     return described
 
 
-def check(directory, providers="cpu", tolerance=None):
-    """Verifies a bundle anew, anywhere: hashes, structure, and the numbers for a few made inputs that travel with it.
+def check(
+    directory: str | os.PathLike[str], providers: str | Sequence[Any] = "cpu", tolerance: float | None = None
+) -> dict[str, dict[str, float]]:
+    """Verifies a bundle again, on any machine: hashes, structure, and the outputs for the inputs recorded in it.
 
     Args:
-        directory: The bundle.
-        providers: Where to run the graphs: "cpu", "cuda", ...
-        tolerance: As in `export`; None takes the one that the bundle was exported with. The smaller variants are run
-            but not compared: their differences are in the manifest.
+        directory: Folder of the bundle.
+        providers: Providers that run the graphs: "cpu", "cuda", ...
+        tolerance: Largest difference, as in `export`; None takes the one that the bundle was exported with. Smaller
+            variants are run but not compared: their differences are in the manifest.
 
     Returns:
-        The largest absolute difference of each graph's outputs, by the graph's name.
+        The largest absolute difference of each output, by the graph's name and the output's.
 
     Raises:
-        BundleError, StructureError, ParityError: What is wrong, and in which file.
+        BundleError, StructureError, ParityError: If something is wrong; says what, and in which file.
     """
     if tolerance is not None:
         _positive("tolerance", tolerance)
     directory = pathlib.Path(directory)
     described = Manifest.load(directory)
     if RECORDED not in described.files:
-        raise BundleError(f"{directory} has no {RECORDED}, so there is nothing to compare its graphs with.")
+        raise BundleError(f"{directory} has no {RECORDED}, so its graphs cannot be compared: export the model again.")
     recorded = probes.load(directory / RECORDED)
     found = {}
     for graph in described.graphs.values():
@@ -185,11 +193,11 @@ def _checked_model(model, likelihood):
 
 
 def _checked_threshold(threshold, model):
-    """What the manifest says of a threshold."""
+    """The entry of the manifest for a threshold."""
     if not isinstance(threshold, evaluation.Threshold):
         raise TypeError(
-            f"threshold must be what keras_vae.evaluation.fit_threshold returns; got {threshold!r}, of which nobody "
-            "knows with how many samples of z it was found."
+            f"threshold must be what keras_vae.evaluation.fit_threshold returns; got {threshold!r}, which does not say "
+            "how many samples of z it was fitted with."
         )
     if not isinstance(model, VAE):
         raise ValueError("threshold is for a VAE: a pair (encoder, decoder) has no elbo graph, and so no scores.")
@@ -201,7 +209,7 @@ def _check_options(engine, tolerance, max_elbo_loss, max_batch_size):
         raise ValueError(f'engine must be "auto", "tensorflow" or "torch"; got {engine!r}.')
     _positive("tolerance", tolerance)
     _positive("max_elbo_loss", max_elbo_loss)
-    _checks.whole_number("max_batch_size", max_batch_size)
+    whole_number("max_batch_size", max_batch_size)
 
 
 def _positive(name, value):
@@ -210,8 +218,8 @@ def _positive(name, value):
 
 
 def _checked_data(data, model, functions):
-    """The first of the examples given, as NumPy arrays by the encoder's input names, and those of its condition."""
-    graph = functions[2] if isinstance(model, VAE) else functions[0]  # the elbo, which takes all
+    """The first examples as NumPy arrays, by the names of the inputs of the graph that takes all of them."""
+    graph = functions[2] if isinstance(model, VAE) else functions[0]  # the elbo takes all inputs
     expected = [tensor for tensor in graph.inputs if tensor.name != "epsilon"]
     names = [tensor.name for tensor in expected]
     data = data if isinstance(data, dict) else {names[0]: data}
@@ -230,7 +238,7 @@ def _checked_data(data, model, functions):
 
 
 def _is_bundle(folder):
-    """Whether a folder is a bundle, and so may be replaced by one."""
+    """Whether a folder is a bundle, which another bundle may replace."""
     try:
         Manifest.load(folder, verify=False)
     except BundleError:
@@ -239,7 +247,7 @@ def _is_bundle(folder):
 
 
 def _convert(model, source, engine, folder):
-    """Converts with the engine asked for, or with the one that can; returns its name."""
+    """Converts with the requested engine, or with the first that can; returns its name."""
     if engine != "auto":
         _require(engine)
         converters.run(source, engine, folder)
@@ -271,27 +279,27 @@ def _require(engine):
 
 
 def _rounding(graph, tried, policies):
-    """How far the model under its half-precision policy is from its float32 self, which the files compute."""
+    """Measures the difference between the model under its half-precision policy and in float32, as the files are."""
     allowed = max(POLICY_TOLERANCES[name.removeprefix("mixed_")] for name in policies)
-    run = _train_step.compiled(graph.network, graph.function)
+    run = compile_function(graph.network, graph.function)
     largest = {tensor.name: 0.0 for tensor in graph.outputs}
     for probe in tried:
         if probe.kind == "extreme":
             continue  # half precision overflows there
-        found = probes.answer(graph, run, probe.kind, probe.inputs).outputs
+        found = probes.run_model(graph, run, probe.kind, probe.inputs).outputs
         for name, (_, scaled) in parity.compare(graph.name, probe, found, allowed, "half-precision model").items():
             largest[name] = max(largest[name], scaled)
     return {"rounding_of_policy": largest, "tolerance_of_policy": allowed}
 
 
 def _blame_the_archive(loaded, functions, tried):
-    """Raises a ParityError of its own if what Keras saves and loads is not the model: no engine could help that."""
+    """Raises a ParityError that says so if the model changes when Keras saves and loads it, before any engine."""
     for copy, graph in zip(loaded, functions, strict=True):
         probe = tried[graph.name][0]
-        run = _train_step.compiled(graph.network, graph.function)
-        expected = probes.answer(graph, run, probe.kind, probe.inputs)
-        run = _train_step.compiled(copy.network, copy.function)
-        found = probes.answer(copy, run, probe.kind, probe.inputs).outputs
+        run = compile_function(graph.network, graph.function)
+        expected = probes.run_model(graph, run, probe.kind, probe.inputs)
+        run = compile_function(copy.network, copy.function)
+        found = probes.run_model(copy, run, probe.kind, probe.inputs).outputs
         try:
             parity.compare(graph.name, expected, found, max(POLICY_TOLERANCES.values()), "loaded model")
         except ParityError as error:
@@ -334,7 +342,7 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
 
 
 def _named_prior(vae):
-    """A normal by its numbers, whatever made it; another by its name and its moments: its graph has the numbers."""
+    """A diagonal normal by its numbers; any other prior by its name and its moments, as its graph has the numbers."""
     prior = vae.numpy_prior()
     if isinstance(prior, DiagonalNormal):
         return _named(prior)
@@ -346,7 +354,7 @@ def _named(thing):
 
 
 def _version(name):
-    """The version of a distribution, whose name may end in -cpu or -gpu; None if pip does not know it."""
+    """The version of a package, whose name may end in -cpu or -gpu; None if it is not installed."""
     for suffix in ("", "-gpu", "-cpu"):
         try:
             return importlib.metadata.version(name + suffix)

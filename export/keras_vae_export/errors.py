@@ -1,4 +1,4 @@
-"""What can go wrong in an export, or show in a check. An export that fails leaves no bundle and no part of one."""
+"""The errors of an export and of a check. An export that fails leaves nothing on disk."""
 
 
 class ExportError(ValueError):
@@ -6,23 +6,37 @@ class ExportError(ValueError):
 
 
 class ConversionError(ExportError):
-    """A graph that an engine could not convert: names the layer or operation, and what to do."""
+    """A graph that an engine could not convert; the message names the layer or operation, and what to do."""
 
 
 class StructureError(ExportError):
-    """A converted file that is not what was promised: names, order, dtypes, shapes, operators, opset."""
+    """A converted file whose names, order, dtypes, shapes, operators or opset are not as promised."""
 
 
 class ParityError(ExportError):
     """A converted file that does not compute what the model computes.
 
     Attributes:
-        graph, tensor: Where.
-        index: Of the value that is furthest off, in the tensor of that batch; None if the graph did not run at all.
-        expected, found: The model's value and the file's.
+        graph, tensor: Names of the graph and of its output; `tensor` is None if the graph did not run.
+        index: Position of the value with the largest error, in the tensor of that batch, or None.
+        expected, found: Value of the model and value of the file.
     """
 
-    def __init__(self, message, graph, tensor=None, index=None, expected=None, found=None):
+    graph: str
+    tensor: str | None
+    index: tuple[int, ...] | None
+    expected: float | None
+    found: float | None
+
+    def __init__(
+        self,
+        message: str,
+        graph: str,
+        tensor: str | None = None,
+        index: tuple[int, ...] | None = None,
+        expected: float | None = None,
+        found: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.graph, self.tensor, self.index, self.expected, self.found = graph, tensor, index, expected, found
 

@@ -1,34 +1,46 @@
-"""The written files against the model: same inputs, same numbers, at every batch size, before export returns.
+"""Compares the written files with the model: the same inputs must give the same numbers at every batch size.
 
-The files are opened by the serving package's session, so that what is compared is what will be served.
+The serving package's session opens the files, so that what is compared is what will be served.
 """
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_vae_export._internals import GraphSpec
 from keras_vae_export.errors import ParityError, StructureError
+from keras_vae_export.probes import Probe
 from keras_vae_serving import BundleError, Session
 
 BATCHES = (1, 2, 7, 64)
 
 
-def measure(directory, graph, probes, tolerance=1e-4, providers="cpu"):
-    """Compares a file with the model, at every batch size that the probes have examples for.
+def measure(
+    directory: str | os.PathLike[str],
+    graph: GraphSpec,
+    probes: Sequence[Probe],
+    tolerance: float = 1e-4,
+    providers: Any = "cpu",
+) -> dict[str, Any]:
+    """Compares a file with the model, at every batch size for which the probes have enough examples.
 
     Args:
-        directory: The bundle.
-        graph: The manifest's graph.
-        probes: What the model gives.
-        tolerance: The largest difference allowed. It is absolute up to 1, and relative to the largest value of the
-            same example and tensor above: float32 has no absolute digits in a sum of a thousand nats.
-        providers: Of the session.
+        directory: Folder of the bundle.
+        graph: Graph of the manifest.
+        probes: Inputs, and the outputs of the model.
+        tolerance: Largest difference allowed. It is absolute up to 1, and relative to the largest value of the same
+            example and tensor above 1, because float32 rounds a sum of a thousand nats to 1e-4.
+        providers: Providers of the session, as `keras_vae_export.check` takes them.
 
     Returns:
-        What the manifest says of it: `max_abs_diff` by output, on all but extreme inputs; `max_scaled_diff`, on extreme
-        ones too, which is what `tolerance` limits; the batch sizes and the kinds of inputs.
+        The entry of the manifest: `max_abs_diff` by output, on all but extreme inputs; `max_scaled_diff`, on extreme
+        inputs too, which `tolerance` limits; the batch sizes and the kinds of inputs.
 
     Raises:
-        StructureError: If the file cannot be opened, or has another signature.
+        StructureError: If the file cannot be opened, or its signature is not that of the manifest.
         ParityError: If a difference is larger than allowed, or the file does not run.
     """
     try:
@@ -55,15 +67,17 @@ def measure(directory, graph, probes, tolerance=1e-4, providers="cpu"):
     }
 
 
-def compare(graph, probe, found, tolerance, where):
-    """The largest difference of each output from a probe's, absolute and scaled as `tolerance` is.
+def compare(
+    graph: str, probe: Probe, found: Mapping[str, np.ndarray], tolerance: float, where: str
+) -> dict[str, tuple[float, float]]:
+    """The largest difference of each output from the probe's: absolute, and scaled as `tolerance` is.
 
     Args:
-        graph: Its name, for the message.
-        probe: What to expect.
-        found: Arrays by name.
+        graph: Name of the graph, for the message.
+        probe: Outputs to expect.
+        found: Outputs to compare, by name.
         tolerance: See `measure`.
-        where: What to call the place where `found` was found.
+        where: Source of `found`, for the message, such as "file".
 
     Raises:
         ParityError: If a difference is larger than allowed.
@@ -111,7 +125,7 @@ def _parity_error(graph, probe, found, name, index, allowed, where):
 def _run(session, graph, part, whole):
     try:
         return session.run(part.inputs)
-    except Exception as error:  # onnxruntime's own exceptions have no common base
+    except Exception as error:  # the exceptions of onnxruntime have no common base class
         reason = str(error).strip().split("\n")[0]
         fixed = "; a size is fixed in the file that must be free" if _runs(session, whole) else ""
         raise ParityError(
@@ -129,7 +143,7 @@ def _runs(session, probe):
 
 
 def _difference(found, expected):
-    """|found - expected|, 0 where both are the same infinity or both not a number, and NaN where one is."""
+    """|found - expected|: 0 where both are the same infinity or both are NaN, and NaN where only one is NaN."""
     with np.errstate(invalid="ignore"):
         difference = np.abs(found.astype("float64") - expected)
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))

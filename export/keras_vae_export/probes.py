@@ -1,20 +1,25 @@
 """Inputs to try a graph on, with the outputs that the model gives for them.
 
-Three kinds: ordinary (uniform over the range of the data, standard normal where there is none), extreme (the ends of
-the range, ten standard deviations) and held-out (data that the caller gives, and their latents).
+There are three kinds: ordinary (uniform over the range of the data, or standard normal if none is known), extreme (the
+ends of the range, or ten standard deviations) and held-out (data that the caller gives, and their latents).
 """
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_vae import _train_step
+from keras_vae_export._internals import compile_function
 from keras_vae_export.errors import ExportError
+from keras_vae_export.graphs import GraphFunction
 
 ROWS = 64
 _SAVED_ROWS = 7
 _NUM_SAMPLES = {"ordinary": 3, "extreme": 5, "held-out": 2}
-# Of axes that a graph leaves free: two at a time, exchanged, so that neither a size nor its axis can be baked in. They
-# are multiples of 32, for networks that halve an image up to five times.
+# Sizes of the axes that a graph leaves free. The two kinds exchange them, so that no file passes that holds a traced
+# size. They are multiples of 32, for networks that halve an image up to five times.
 _FREE_SIZES = {"ordinary": (32, 64), "extreme": (64, 32)}
 
 
@@ -22,27 +27,33 @@ class Probe:
     """Inputs and the outputs to expect.
 
     Args:
-        kind: What to call them: "ordinary", "extreme", "held-out", or "recorded" in a bundle.
+        kind: Name for messages: "ordinary", "extreme", "held-out", or "recorded" in a bundle.
         inputs, outputs: NumPy arrays by name, all of one length.
     """
 
-    def __init__(self, kind, inputs, outputs):
+    kind: str
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+    def __init__(self, kind: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         self.kind, self.inputs, self.outputs = kind, inputs, outputs
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def head(self, rows):
+    def head(self, rows: int) -> "Probe":
         """The probe's first rows."""
         return Probe(self.kind, _head(self.inputs, rows), _head(self.outputs, rows))
 
 
-def of(graphs, data=None):
+def make_probes(
+    graphs: Sequence[GraphFunction], data: Mapping[str, np.ndarray] | None = None
+) -> dict[str, list[Probe]]:
     """Probes for every graph of a model, by the graph's name.
 
     Args:
-        graphs: What `graphs.of` returned.
-        data: Held-out examples: NumPy arrays by the name of the encoder's inputs, or None.
+        graphs: Result of `graphs.from_model`.
+        data: Held-out examples: NumPy arrays by the names of the encoder's inputs, or None.
 
     Raises:
         ExportError: If the model does not run on one of them, or gives NaN.
@@ -51,24 +62,26 @@ def of(graphs, data=None):
     held_out = {} if data is None else _head(data, ROWS)
     found = {}
     for graph in graphs:
-        run = _train_step.compiled(graph.network, graph.function)
+        run = compile_function(graph.network, graph.function)
         rng = np.random.default_rng(0)
         found[graph.name] = [_made(graph, run, "ordinary", _ordinary, held_out, rng)]
         found[graph.name].append(_made(graph, run, "extreme", _extreme, held_out, rng))
         if held_out:
             inputs = _held_out_inputs(graph, held_out, rng)
             if inputs is not None:
-                found[graph.name].append(answer(graph, run, "held-out", inputs))
-            if graph is encoder:
+                found[graph.name].append(run_model(graph, run, "held-out", inputs))
+            if graph is encoder and decoder.latents is not None:
                 held_out[decoder.latents] = found[graph.name][-1].outputs["z_mean"]
     return found
 
 
-def answer(graph, run, kind, inputs):
-    """A probe with the outputs that `run`, the model's function, gives for `inputs`."""
+def run_model(
+    graph: GraphFunction, run: Callable[..., dict[str, Any]], kind: str, inputs: Mapping[str, np.ndarray]
+) -> Probe:
+    """A probe with the outputs that `run`, the compiled function of `graph`, returns for `inputs`."""
     try:
         outputs = run(*(inputs[tensor.name] for tensor in graph.inputs))
-    except Exception as error:  # whatever the user's layers raise
+    except Exception as error:  # the user's layers may raise anything
         shapes = ", ".join(f"{name}: {array.shape}" for name, array in inputs.items())
         raise ExportError(
             f"The model itself does not run as {graph.name} on {kind} inputs of shape {shapes}: {error}. If it needs "
@@ -78,14 +91,14 @@ def answer(graph, run, kind, inputs):
     for name, values in outputs.items():
         if kind != "extreme" and not np.isfinite(values).all():
             raise ExportError(
-                f"The model's {name} is not finite on {kind} inputs: there is nothing to compare a file with. Look "
-                "for NaN in its weights (keras_vae.callbacks.NonFiniteGuard stops training before they appear)."
+                f"The model's {name} is not finite on {kind} inputs, so a file cannot be compared with it. "
+                "Look for NaN in its weights (keras_vae.callbacks.NonFiniteGuard stops training before they appear)."
             )
     return Probe(kind, inputs, outputs)
 
 
-def save(path, probes):
-    """Writes the first rows of each graph's ordinary probe, whose inputs are made: no data of the user's."""
+def save(path: str | os.PathLike[str], probes: Mapping[str, Sequence[Probe]]) -> None:
+    """Writes the first rows of each graph's ordinary probe, whose inputs are generated: the user's data stay out."""
     arrays = {}
     for graph, (ordinary, *_) in probes.items():
         part = ordinary.head(_SAVED_ROWS)
@@ -94,7 +107,7 @@ def save(path, probes):
     np.savez(path, **arrays)
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> dict[str, Probe]:
     """The probes that `save` wrote, one for each graph, by its name."""
     found = {}
     with np.load(path) as arrays:
@@ -105,20 +118,20 @@ def load(path):
 
 
 def _made(graph, run, kind, make, held_out, rng):
-    """A probe with made inputs; at the sizes of the data, if those are given and the model runs at no other."""
+    """A probe with generated inputs, at the sizes of the data if they are given and the model runs at no other."""
     sizes = {tensor.name: _sizes(tensor, kind) for tensor in graph.inputs}
     given = {name: array.shape[1:] for name, array in held_out.items() if name in sizes}
     inputs = _inputs(graph, make, sizes, held_out, rng)
     try:
-        return answer(graph, run, kind, inputs)
+        return run_model(graph, run, kind, inputs)
     except ExportError:
         if all(given.get(name, size) == size for name, size in sizes.items()):
             raise
-    return answer(graph, run, kind, _inputs(graph, make, sizes | given, held_out, rng))
+    return run_model(graph, run, kind, _inputs(graph, make, sizes | given, held_out, rng))
 
 
 def _inputs(graph, make, sizes, held_out, rng):
-    """Made values for every input; some are missing where the graph says that they may be."""
+    """Generated values for every input; a fifth of them is missing if the graph allows missing values."""
     inputs = {t.name: make(t, (ROWS, *sizes[t.name]), _range(graph, t, held_out), rng) for t in graph.inputs}
     if graph.missing is not None:
         values = inputs[graph.missing]
@@ -127,13 +140,13 @@ def _inputs(graph, make, sizes, held_out, rng):
 
 
 def _sizes(tensor, kind):
-    """The sizes after the batch, with a number for each that is free."""
+    """The sizes after the batch, with a number for each free size."""
     free = (_NUM_SAMPLES[kind],) if "num_samples" in tensor.shape else _FREE_SIZES[kind]
     return tuple(size if isinstance(size, int) else free[i % len(free)] for i, size in enumerate(tensor.shape[1:]))
 
 
 def _range(graph, tensor, held_out):
-    """The least and the greatest value of an input; None if it is real and has no bounds."""
+    """The smallest and the largest value of an input; None if it is real and without known bounds."""
     if tensor.name in graph.ranges:
         return graph.ranges[tensor.name]
     if "float" in tensor.dtype:
@@ -145,7 +158,7 @@ def _range(graph, tensor, held_out):
     if tensor.dtype in ("uint8", "int8"):
         return int(np.iinfo(tensor.dtype).min), int(np.iinfo(tensor.dtype).max)
     raise ExportError(
-        f"The input {tensor.name} of the {graph.name} holds {tensor.dtype}, and nothing says which values it may have: "
+        f"The input {tensor.name} of the {graph.name} holds {tensor.dtype}, and its possible values are not known: "
         "give examples with data=."
     )
 
@@ -154,7 +167,7 @@ def _ordinary(tensor, shape, limits, rng):
     if limits is None:
         return rng.standard_normal(shape).astype(tensor.dtype)
     if "float" in tensor.dtype:
-        unbounded = ~np.isfinite(limits[0]) & ~np.isfinite(limits[1])  # some columns of a table may be
+        unbounded = ~np.isfinite(limits[0]) & ~np.isfinite(limits[1])  # as some columns of a table are
         uniform = rng.uniform(*_finite(limits), shape)
         return np.where(unbounded, rng.standard_normal(shape), uniform).astype(tensor.dtype)
     return rng.integers(*limits, shape, endpoint=True).astype(tensor.dtype)
@@ -170,14 +183,14 @@ def _extreme(tensor, shape, limits, rng):
 
 
 def _finite(limits, reach=10.0):
-    """A range with its open ends `reach` from the other end, or from 0."""
+    """A range whose infinite ends are replaced by values `reach` away from the other end, or from 0."""
     low, high = limits
     low = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0) - reach)
     return low, np.where(np.isfinite(high), high, np.maximum(low, 0.0) + reach)
 
 
 def _held_out_inputs(graph, held_out, rng):
-    """The held-out data as inputs of a graph; None if they do not tell all of them."""
+    """The held-out data as inputs of a graph; None if an input is not among them."""
     inputs = {}
     for tensor in graph.inputs:
         if tensor.name == "epsilon":

@@ -1,7 +1,7 @@
-"""Smaller and faster variants of the graphs: float16 and int8, each with what it costs in nats, measured.
+"""Smaller and faster variants of the graphs, float16 and int8, each with its measured cost in nats.
 
-A variant stands beside the float32 graph, takes and gives the same float32 tensors, and exists only if the bound on the
-caller's data got worse by less than was allowed, and no output is further off than a quarter of its largest value.
+A variant has the same float32 inputs and outputs as the float32 graph beside it. It is written only if the bound on the
+caller's data gets worse by less than is allowed, and no output differs by more than a quarter of its largest value.
 float16 is for GPUs: a CPU computes it more slowly than float32. int8 is for CPUs: dense networks are quantised
 dynamically (twice to four times as fast), networks with convolutions statically, calibrated on the data, because
 onnxruntime's dynamic convolution is slower than float32.
@@ -12,16 +12,21 @@ import dataclasses
 import importlib
 import io
 import logging
+import os
 import pathlib
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 
 from keras_vae import VAE
 from keras_vae_export import parity, probes
+from keras_vae_export._internals import GraphSpec
 from keras_vae_export.converters import canonical, tidy
 from keras_vae_export.errors import AccuracyError, ExportError, ParityError
+from keras_vae_export.graphs import Pair
 from keras_vae_serving import Session
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
@@ -29,22 +34,26 @@ _MAX_DIFFERENCE = 0.25
 _CALIBRATION_EXAMPLES = 256
 
 
-def check_precisions(precision, data, model):
-    """The precisions asked for besides float32."""
+def check_precisions(precision: str | Sequence[str], data: Any, model: VAE | Pair) -> list[str]:
+    """The precisions that were requested besides float32."""
     precisions = [precision] if isinstance(precision, str) else list(precision)
     unknown = [name for name in precisions if name not in ("float32", *_MAKERS)]
     if unknown or not precisions:
         raise ValueError(f'precision must be "float32", "float16", "int8", or a sequence of them; got {precision!r}.')
     others = [name for name in dict.fromkeys(precisions) if name != "float32"]
     if others and not isinstance(model, VAE):
-        raise ValueError(f"{others[0]} is measured by the bound it loses, which only a VAE has, not a pair.")
+        raise ValueError(
+            f"{others[0]} is measured by the loss of the bound, which only a VAE has: a pair is exported in float32."
+        )
     if others and data is None:
-        raise ValueError(f"{others[0]} is measured, and int8 calibrated, on examples: give held-out ones with data=.")
+        raise ValueError(
+            f"{others[0]} is measured, and int8 is calibrated, on examples: give held-out ones with data=."
+        )
     return others
 
 
-def simplify(path):
-    """Rewrites an ONNX file with constants folded and needless nodes removed, by onnxslim."""
+def simplify(path: str | os.PathLike[str]) -> None:
+    """Folds constants in an ONNX file and removes needless nodes, with onnxslim."""
     try:
         onnxslim = importlib.import_module("onnxslim")
     except ModuleNotFoundError:
@@ -54,12 +63,18 @@ def simplify(path):
     onnx.save(onnxslim.slim(onnx.load(path)), path)
 
 
-def variants(folder, graphs, precision, data, max_elbo_loss):
+def variants(
+    folder: pathlib.Path,
+    graphs: Mapping[str, GraphSpec],
+    precision: str,
+    data: Mapping[str, np.ndarray],
+    max_elbo_loss: float,
+) -> dict[str, GraphSpec]:
     """Writes each float32 graph of a bundle in another precision and measures it.
 
     Args:
-        folder: The bundle.
-        graphs: The manifest's float32 graphs by name, `elbo` among them.
+        folder: Folder of the bundle.
+        graphs: Float32 graphs of the manifest by name, `elbo` among them.
         precision: "float16" or "int8".
         data: Held-out examples by input name.
         max_elbo_loss: Nats per example that the bound may lose on them.
@@ -68,9 +83,9 @@ def variants(folder, graphs, precision, data, max_elbo_loss):
         The variants by name.
 
     Raises:
-        AccuracyError: If more is lost; gives the figure.
+        AccuracyError: If more is lost; the message gives the figure.
     """
-    samples = _samples(folder, graphs, data)  # and none for the prior, which stays in float32
+    samples = _samples(folder, graphs, data)  # without the prior, which stays in float32
     found = {}
     for name in ("encoder", "decoder", "elbo"):
         found[f"{name}_{precision}"] = _variant(folder, graphs[name], precision, samples[name])
@@ -88,7 +103,7 @@ def variants(folder, graphs, precision, data, max_elbo_loss):
 
 
 def _variant(folder, graph, precision, samples):
-    """One graph in another precision, written, opened and compared with its float32 self."""
+    """Writes one graph in another precision and compares it with the float32 graph."""
     name = f"{graph.name}_{precision}"
     variant = dataclasses.replace(graph, name=name, file=f"{name}/1/model.onnx", precision=precision, parity={})
     path = folder / variant.file
@@ -96,7 +111,7 @@ def _variant(folder, graph, precision, samples):
     try:
         with _quietly():
             method = _MAKERS[precision](folder / graph.file, path, samples)
-    except Exception as error:  # the tools raise anything from AssertionError to protobuf's errors
+    except Exception as error:  # the tools raise anything, from AssertionError to the errors of protobuf
         raise ExportError(
             f"{graph.name} cannot be made {precision}: {type(error).__name__}: {error}. Export without it."
         ) from error
@@ -172,7 +187,7 @@ _MAKERS = {"float16": _float16, "int8": _int8}
 
 
 class _Calibration:
-    """Hands the samples to onnxruntime's calibrator in batches."""
+    """Gives the samples to onnxruntime's calibrator in batches."""
 
     def __init__(self, samples, batch=64):
         self.count = min(_CALIBRATION_EXAMPLES, len(next(iter(samples.values()))))
@@ -189,7 +204,7 @@ class _Calibration:
 
 @contextlib.contextmanager
 def _quietly():
-    """Without the tools' progress on stdout and advice in the log, which is about steps taken here."""
+    """Suppresses progress messages on stdout, and advice in the log to do what is done here anyway."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:

@@ -1,12 +1,14 @@
-"""What makes a bundle a Triton model repository as it stands: a `config.pbtxt` beside each graph.
+"""A `config.pbtxt` beside each graph, with which a bundle is a Triton model repository as it is.
 
 Without one, Triton sets the batch size of a graph with a free first dimension to 4.
 """
 
+from keras_vae_export._internals import GraphSpec
 
-def config(graph, max_batch_size):
+
+def config(graph: GraphSpec, max_batch_size: int) -> str:
     """The text of Triton's config.pbtxt for a graph of the manifest."""
-    # A tensor of shape (batch,) has no dimensions left for Triton, which wants one: 1, reshaped away.
+    # A tensor of shape (batch,) has no dimensions left for Triton, which requires one: size 1, reshaped away.
     lines = [f'name: "{graph.name}"', 'backend: "onnxruntime"', f"max_batch_size: {max_batch_size}"]
     for what, tensors in (("input", graph.inputs), ("output", graph.outputs)):
         for tensor in tensors:
@@ -14,8 +16,8 @@ def config(graph, max_batch_size):
             reshape = "" if dims else " reshape { shape: [ ] }"
             dtype = _DTYPES[tensor.dtype]
             lines.append(f'{what} [ {{ name: "{tensor.name}" data_type: {dtype} dims: {dims or [1]}{reshape} }} ]')
-    if graph.precision != "int8":  # whose scale is that of the batch: a request would change its neighbours' numbers
-        # No waiting for more requests: whatever queued while a batch ran forms the next.
+    if graph.precision != "int8":  # scaled by batch: a request would change the numbers of others in its batch
+        # Without a delay: the requests that arrive while a batch runs form the next one.
         lines.append("dynamic_batching { }")
     lines.append("instance_group [ { count: 1 kind: KIND_AUTO } ]")
     return "\n".join(lines) + "\n"

@@ -16,7 +16,7 @@ import families
 import keras_vae
 import keras_vae_export
 from keras_vae_export import ConversionError, ExportError, ParityError, StructureError, bundle, converters, graphs
-from keras_vae_serving import BundleError, Manifest
+from keras_vae_serving import BundleError, Manifest, Session
 
 pytestmark = pytest.mark.once
 
@@ -130,7 +130,7 @@ def test_nothing_of_this_machine_is_in_the_files(exported):
             assert b"site-packages" not in content
 
 
-def test_the_same_model_gives_the_same_bytes(exported, vae, tmp_path):
+def test_a_fresh_process_gives_the_same_bytes_as_the_warm_one(exported, vae, tmp_path, fresh_converter):
     keras_vae_export.export(vae, tmp_path / "again")
     for graph in ("encoder", "decoder", "elbo"):
         file = f"{graph}/1/model.onnx"
@@ -191,6 +191,57 @@ def test_no_data_of_the_users_are_stored(vae, tmp_path, tampered):
 
 
 # The model
+
+
+@pytest.fixture
+def trained():
+    """A Gaussian model that was fitted and evaluated, and data: whatever Keras compiles for it is compiled."""
+    x = np.random.default_rng(0).normal(size=(32, 5)).astype("float32")
+    network = keras_vae.networks.mlp((5,), 2, hidden=(4,), likelihood="mse")
+    model = keras_vae.VAE(*network, likelihood=keras_vae.Gaussian(1.0), seed=0)
+    model.compile("adam")
+    model.fit(x, batch_size=8, verbose=0)
+    model.evaluate(x, verbose=0)
+    model.elbo(x)
+    return model, x
+
+
+def replace_the_likelihood(model):
+    model.likelihood = keras_vae.Gaussian(0.1)
+
+
+def load_other_weights(model):
+    model.set_weights([weights + 0.1 for weights in model.get_weights()])
+
+
+def freeze_the_encoder(model):
+    model.encoder.trainable = False
+
+
+@pytest.mark.parametrize("change", [replace_the_likelihood, load_other_weights, freeze_the_encoder])
+def test_a_model_that_changed_since_it_was_compiled_is_exported_as_it_is_now(change, trained, tmp_path):
+    model, x = trained
+    change(model)
+    keras_vae_export.export(model, tmp_path / "bundle", data=x)
+    fresh = keras_vae.VAE(
+        *keras_vae.networks.mlp((5,), 2, hidden=(4,), likelihood="mse"),
+        likelihood=keras_vae.Gaussian(0.1 if change is replace_the_likelihood else 1.0),
+    )
+    fresh.encoder.set_weights(model.encoder.get_weights())
+    fresh.decoder.set_weights(model.decoder.get_weights())
+    # `elbo` draws its noise as (examples, samples, latents) from NumPy: the same noise for the graph.
+    epsilon = np.random.default_rng(4).standard_normal((32, 3, 2), dtype="float32")
+    manifest = Manifest.load(tmp_path / "bundle")
+    terms = Session(tmp_path / "bundle", manifest.graphs["elbo"], providers="cpu").run({"x": x, "epsilon": epsilon})
+    found = -(terms["reconstruction"] + terms["kl"])
+    np.testing.assert_allclose(found, fresh.elbo(x, 3, seed=4), rtol=1e-5, atol=1e-4)
+
+
+def test_a_quantised_model_is_refused(trained, tmp_path):
+    model, _ = trained
+    model.quantize("int8")
+    with pytest.raises(ExportError, match="is quantised; export the model before quantising it"):
+        keras_vae_export.export(model, tmp_path / "bundle")
 
 
 def test_a_model_of_nan_is_refused(vae, tmp_path, tampered):
@@ -292,9 +343,9 @@ def test_the_latents_are_found_among_the_decoders_inputs():
         z, label = keras.Input((2,), name="code"), keras.Input((3 if name == "label" else 2,), name=name)
         return graphs.Pair(encoder, keras.Model([label, z], keras.layers.Concatenate()([label, z])))
 
-    assert graphs.of(pair("label"))[1].latents == "code"
-    with pytest.raises(ExportError, match="Which of the decoder's inputs .* holds the latents"):
-        graphs.of(pair("other"))
+    assert graphs.from_model(pair("label"))[1].latents == "code"
+    with pytest.raises(ExportError, match="which of the decoder's inputs .* holds the latents"):
+        graphs.from_model(pair("other"))
 
 
 # Planted faults: in the conversion
@@ -447,6 +498,14 @@ def test_check_accepts_what_export_wrote(exported):
     assert max(max(graph.values()) for graph in differences.values()) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["binary", "conditional"])
+def test_check_accepts_what_an_earlier_version_wrote(name):
+    folder = pathlib.Path(__file__).parents[1] / "data" / "schema_1" / name
+    differences = keras_vae_export.check(folder)
+    assert {"encoder", "decoder", "elbo"} <= set(differences)
+    assert max(max(graph.values()) for graph in differences.values()) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -535,7 +594,7 @@ def test_a_missing_package_is_named_with_its_extra(vae, tmp_path, monkeypatch):
         keras_vae_export.export(vae, tmp_path / "bundle")
 
 
-def test_a_converter_that_dies_is_reported(vae, tmp_path, monkeypatch):
+def test_a_converter_that_dies_is_reported(vae, tmp_path, fresh_converter, monkeypatch):
     monkeypatch.setattr(converters.sys, "executable", "/bin/false")
     with pytest.raises(ConversionError, match="ended with code 1 and no result"):
         keras_vae_export.export(vae, tmp_path / "bundle")

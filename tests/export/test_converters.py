@@ -24,7 +24,7 @@ needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="
 OPERATORS = """
 import sys, numpy as np, onnxruntime, scipy.special as sp, tensorflow as tf
 from keras_vae_export.converters import tensorflow as engine
-from keras_vae_export.graphs import Graph
+from keras_vae_export.graphs import GraphFunction
 from keras_vae_serving.manifest import Tensor
 
 x = np.concatenate([np.linspace(-6, 6, 4001), np.geomspace(1e-7, 1, 200), -np.geomspace(1e-7, 0.99, 200)])
@@ -45,7 +45,7 @@ cases = {
 for name, (function, exact, x, absolute) in cases.items():
     x = x.astype("float32")[:, None]
     tensor = Tensor("x", "float32", ("batch", 1))
-    graph = Graph(name, lambda x: {"y": function(x)}, (tensor,), (Tensor("y", "float32", ("batch", 1)),), None)
+    graph = GraphFunction(name, lambda x: {"y": function(x)}, (tensor,), (Tensor("y", "float32", ("batch", 1)),), None)
     engine.convert(graph, "graph.onnx")
     found = onnxruntime.InferenceSession("graph.onnx").run(None, {"x": x})[0].astype("float64")
     expected = exact(x.astype("float64"))
@@ -62,13 +62,13 @@ def test_operators_that_tf2onnx_lacks_or_gets_wrong_match_float64(tmp_path):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("scipy")
     done = subprocess.run(
-        [sys.executable, "-c", OPERATORS], cwd=tmp_path, capture_output=True, text=True, env=environment("tensorflow")
+        [sys.executable, "-c", OPERATORS],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=converters.environment("tensorflow"),
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-
-
-def environment(backend):
-    return converters._environment(backend)
 
 
 @pytest.mark.once
@@ -221,7 +221,7 @@ def test_the_settings_of_keras_travel(tmp_path):
 
 
 @pytest.mark.once
-def test_a_disk_that_is_full_in_the_other_process_is_the_same_error_here(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_in_the_other_process_is_the_same_error_here(tmp_path, fresh_converter, monkeypatch):
     def full(command, **kwargs):
         result = {"error": "No space left on device", "stage": "system", "errno": errno.ENOSPC}
         (tmp_path / converters.RESULT).write_text(json.dumps(result))

@@ -1,13 +1,13 @@
-"""The other seam: from a Keras model to ONNX files. Each engine is a file with one function,
+"""Converts a Keras model to ONNX files. Each engine is a file with one function,
 
-    def convert(graph, path)    writes the graph, a `graphs.Graph` of a model in this process, to an ONNX file
+    def convert(graph, path)    writes the graph, a `GraphFunction` of a model in this process, to an ONNX file
 
-`tensorflow.py` (the default, through tf2onnx) and `torch.py` (torch.onnx). What they write may have any names, order
-and shapes: `tidy.py` gives every file the same form.
+`tensorflow.py` (the default, with tf2onnx) and `torch.py` (torch.onnx). Their files may have any names, order and
+shapes: `tidy.py` gives every file the same form.
 
 An engine runs in a fresh process on its own backend, whichever backend the model was trained on. So there is one way
-to convert a model and not three; the exporting process needs no TensorFlow and keeps its memory; and the files are the
-same to the last byte each time, which the counters in TensorFlow's names would spoil in a process that has converted
+to convert a model instead of three; the exporting process needs no TensorFlow and keeps its memory; and the files are
+the same to the last byte each time, whereas the counters in TensorFlow's names differ in a process that has converted
 before.
 """
 
@@ -19,26 +19,28 @@ import sys
 
 from keras_vae_export.errors import ConversionError
 
-ENGINES = {
+ENGINES: dict[str, dict[str, str]] = {
     "tensorflow": {"tensorflow": "export", "tf2onnx": "export"},
     "torch": {"torch": "torch", "onnxscript": "export"},
 }
-"""Each engine, which is also the name of a Keras backend, with the packages it needs and the extra that brings them."""
+"""The packages that each engine needs, with the extra that installs them; an engine is named after its backend."""
 
 RESULT = "result.json"
 
+Path = str | os.PathLike[str]
+
 
 class LoadError(ConversionError):
-    """The model cannot be loaded on the engine's backend: another engine may be able to."""
+    """A model that cannot be loaded on the engine's backend; another engine may be able to load it."""
 
 
-def run(archive, engine, folder):
+def run(archive: Path, engine: str, folder: Path) -> None:
     """Converts every graph of the archived model to `folder`/NAME/1/model.onnx, tidied.
 
     Args:
-        archive: A folder written by `archive.save`.
-        engine: A key of `ENGINES`.
-        folder: Where to write.
+        archive: Folder written by `archive.save`.
+        engine: Key of `ENGINES`.
+        folder: Folder to write to.
 
     Raises:
         LoadError: If the model cannot be loaded on the engine's backend.
@@ -46,15 +48,13 @@ def run(archive, engine, folder):
     """
     result = pathlib.Path(archive) / RESULT
     result.unlink(missing_ok=True)
-    # -P: what can be imported there is what can be imported here, without the current folder if it is not on our path.
-    command = [sys.executable, "-P", "-m", "keras_vae_export.converters", str(archive), engine, str(folder)]
-    done = subprocess.run(command, env=_environment(engine), capture_output=True, text=True, errors="replace")
+    done = start_process(archive, engine, folder)
     outcome = json.loads(result.read_text()) if result.is_file() else None
     if outcome is None:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        killed = " It was killed, most likely for want of memory." if done.returncode == -9 else ""
+        killed = " It was killed, most likely because memory ran out." if done.returncode == -9 else ""
         raise ConversionError(
-            f"The {engine} engine ended with code {done.returncode} and no result.{killed} It said last:\n{last}"
+            f"The {engine} engine ended with code {done.returncode} and no result.{killed} Its last lines were:\n{last}"
         )
     if outcome["stage"] == "system":
         raise OSError(outcome["errno"], outcome["error"])
@@ -62,7 +62,15 @@ def run(archive, engine, folder):
         raise {"load": LoadError, "convert": ConversionError}[outcome["stage"]](outcome["error"])
 
 
-def _environment(engine):
+def start_process(archive: Path, engine: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `__main__.py` in a fresh process until it ends; the tests replace this by one that is already warm."""
+    # -P: what can be imported there is what can be imported here, without the current folder if it is not on our path.
+    command = [sys.executable, "-P", "-m", "keras_vae_export.converters", str(archive), engine, str(folder)]
+    return subprocess.run(command, env=environment(engine), capture_output=True, text=True, errors="replace")
+
+
+def environment(engine: str) -> dict[str, str]:
+    """The environment variables of an engine's process."""
     return {
         **os.environ,
         "KERAS_BACKEND": engine,

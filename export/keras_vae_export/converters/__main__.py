@@ -6,6 +6,7 @@ import pathlib
 import re
 import sys
 import traceback
+from typing import Any
 
 import keras
 
@@ -14,12 +15,12 @@ from keras_vae_export.converters import tidy
 from keras_vae_export.errors import ExportError
 
 
-def main(source, engine, folder):
-    """Writes the files, and what happened into the archive: a process may end in ways that no exit code tells."""
-    outcome = {"error": None, "stage": "load"}
+def main(source: str, engine: str, folder: str) -> None:
+    """Writes the files, and the outcome into the archive, because an exit code cannot carry a message."""
+    outcome: dict[str, Any] = {"error": None, "stage": "load"}
     try:
         archive.restore_settings(source)
-        functions = graphs.of(archive.load(source))
+        functions = graphs.from_model(archive.load(source))
         convert = importlib.import_module(f"keras_vae_export.converters.{engine}").convert
         outcome["stage"] = "convert"
         for graph in functions:
@@ -38,7 +39,7 @@ def main(source, engine, folder):
 
 
 def _explained(error, engine, stage):
-    """Where the user's code stood, what went wrong, and what to do."""
+    """The message for the user: the line of the user's code, the error, and what to do."""
     what = "loaded" if stage == "load" else "traced"
     theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
     where = f" in {theirs[-1].name}(), line {theirs[-1].lineno}: {theirs[-1].line}" if theirs else ""
@@ -53,7 +54,7 @@ def _explained(error, engine, stage):
 
 
 def _message(error):
-    """The cause, which Keras puts last, after a page of configuration, and in bold."""
+    """The cause, which Keras prints last, in bold, after a page of configuration."""
     text = " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(error)).split())
     return text.rpartition("Exception encountered: ")[2][:1000].rstrip(".")
 
@@ -62,7 +63,7 @@ def _is_library(filename):
     return filename.startswith((_LIBRARIES, _OURS, "<frozen"))
 
 
-_LIBRARIES = str(pathlib.Path(str(keras.__file__)).parent.parent)  # site-packages, whatever it is called
+_LIBRARIES = str(pathlib.Path(str(keras.__file__)).parent.parent)  # site-packages or dist-packages
 _OURS = str(pathlib.Path(__file__).parent.parent)
 
 

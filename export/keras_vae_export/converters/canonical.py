@@ -1,20 +1,22 @@
 """One order and one set of names for a graph, whatever order and names its engine gave it.
 
-tf2onnx keeps nodes in sets: which of two equal nodes survives, and what it is called, differs from run to run. Here the
-nodes are sorted from the outputs backwards, as each is needed, and everything but inputs and outputs is named after
-that order. The same model then gives the same file, to the last byte; a hash in a manifest means something.
+tf2onnx keeps nodes in sets: which of two equal nodes survives, and its name, differ from run to run. Here the nodes are
+sorted from the outputs backwards, as each is needed, and everything but inputs and outputs is named after that order.
+The same model then gives the same file to the last byte, so that its hash identifies it.
 """
+
+from collections.abc import Iterator
 
 import onnx
 
 
-def canonical(graph):
-    """Sorts and renames a `GraphProto` in place; what no output needs is dropped."""
+def canonical(graph: onnx.GraphProto) -> None:
+    """Sorts and renames a `GraphProto` in place; drops what no output needs."""
     _canonical(graph, {}, {value.name: value.name for value in (*graph.input, *graph.output)}, "")
 
 
-def nodes(graph):
-    """All nodes of a graph, those inside loops and conditions too."""
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph, including those inside loops and conditions."""
     for node in graph.node:
         yield node
         for body in _bodies(node):
@@ -22,7 +24,7 @@ def nodes(graph):
 
 
 def _canonical(graph, outer, own, prefix):
-    """Renames a graph, given the new names of what it sees from outside and of its inputs and outputs."""
+    """Renames a graph, given the new names of the outer values and of its inputs and outputs."""
     names = {**outer, **own}
     _settle_copies(graph)
     ordered, weights = _in_order_of_need(graph), {tensor.name: tensor for tensor in graph.initializer}
@@ -43,7 +45,7 @@ def _canonical(graph, outer, own, prefix):
             inside = f"{node.name}/{i}/" if i else f"{node.name}/"
             values = [*body.input, *body.output]
             renamed = {value.name: f"{inside}value_{j}" for j, value in enumerate(values)}
-            # An output may be an outer value, or an input, handed through.
+            # An output may be an outer value or an input, passed through.
             made = {name for inner in body.node for name in inner.output} | {tensor.name for tensor in body.initializer}
             made |= {value.name for value in body.input}
             renamed = {name: new for name, new in renamed.items() if name in made}
@@ -59,7 +61,7 @@ def _canonical(graph, outer, own, prefix):
 
 
 def _settle_copies(graph):
-    """Where one output is a copy of another, as in tf2onnx's loops, makes the earlier the original, which all read."""
+    """If one output is a copy of another, as in tf2onnx's loops, makes the earlier one the original, which all read."""
     position = {value.name: i for i, value in enumerate(graph.output)}
     for copy in graph.node:
         if copy.op_type != "Identity" or copy.input[0] not in position or copy.output[0] not in position:
@@ -75,7 +77,7 @@ def _settle_copies(graph):
 
 
 def _in_order_of_need(graph):
-    """The nodes that the outputs need, each after those it needs, in the order of inputs and outputs."""
+    """The nodes that the outputs need, each after those that it needs, in the order of inputs and outputs."""
     found = list(graph.node)
     producer = {name: i for i, node in enumerate(found) for name in node.output if name}
     done = {}  # a dict, for its order
@@ -92,7 +94,7 @@ def _in_order_of_need(graph):
 
 
 def _reads(node):
-    """The names that a node reads, those that its bodies read from outside too."""
+    """The names that a node reads, including those that its bodies read from outside."""
     return [*node.input, *(name for body in _bodies(node) for name in _free(body))]
 
 

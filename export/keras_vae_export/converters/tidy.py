@@ -1,24 +1,28 @@
-"""What an engine wrote, brought into the one form that every bundle has, and checked against it.
+"""Brings the file of an engine into the one form that every bundle has, and checks files for that form.
 
-After `tidy` a file has opset 18 and IR version 8, the names and the order of its `graphs.Graph`, a first dimension
-called "batch", inferred shapes, canonical names inside, and nothing of the machine that wrote it: the torch exporter
-leaves the absolute paths of the user's source in every node. `check` holds any file to the same promises, and is what
-`--check` runs too.
+After `tidy` a file has opset 18 and IR version 8, the names and the order of its `GraphFunction`, a first dimension
+called "batch", inferred shapes, canonical names inside, and no trace of the machine that wrote it: the torch exporter
+leaves the absolute paths of the user's source in every node. `check` holds any file to the same promises; `--check`
+runs it too.
 """
+
+import os
 
 import onnx
 from onnx import TensorProto
 
+from keras_vae_export._internals import GraphSpec
 from keras_vae_export.converters.canonical import canonical, nodes
 from keras_vae_export.errors import StructureError
+from keras_vae_export.graphs import GraphFunction
 
 OPSET = 18  # the highest that tf2onnx writes, and low enough for every onnxruntime and Triton in use
 IR_VERSION = 8
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
-def tidy(path, graph):
-    """Rewrites the file at `path` into the form of a bundle; weights kept in a file beside it stay there."""
+def tidy(path: str | os.PathLike[str], graph: GraphFunction | GraphSpec) -> None:
+    """Rewrites the file at `path` into the form of a bundle; weights in a file beside it stay there."""
     model = onnx.load(path, load_external_data=False)
     _name_outputs(model, graph)
     _describe(model, graph)
@@ -39,18 +43,21 @@ def tidy(path, graph):
     onnx.save(_with_shapes(model), path)
 
 
-def check(path, graph):
-    """Raises a StructureError unless the file at `path` is valid ONNX and has the signature of `graph`.
+def check(path: str | os.PathLike[str], graph: GraphFunction | GraphSpec) -> None:
+    """Checks that the file at `path` is valid ONNX and has the signature of `graph`.
 
     Args:
-        path: An ONNX file.
-        graph: Anything with `name`, `inputs` and `outputs`: a `graphs.Graph`, or a graph of a manifest.
+        path: ONNX file.
+        graph: Function that was exported, or graph of a manifest.
+
+    Raises:
+        StructureError: If the file has another form; says what differs.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
         onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False), check_type=True, strict_mode=True)
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # the checker and the parser of protobuf have no common base
+    except Exception as error:  # the checker and the parser of protobuf have no common base class
         raise StructureError(f"{path} is not valid ONNX: {str(error).strip()[:500]}") from None
     for what, found, expected in (
         ("inputs", model.graph.input, graph.inputs),
@@ -71,7 +78,7 @@ def check(path, graph):
 
 
 def _name_outputs(model, graph):
-    """Puts inputs and outputs, which the engine has named as it was told, into the order of `graph`."""
+    """Sorts inputs and outputs, which the engine has named as it was told, into the order of `graph`."""
     for values, tensors in ((model.graph.input, graph.inputs), (model.graph.output, graph.outputs)):
         by_name = {value.name: value for value in values}
         missing = [tensor.name for tensor in tensors if tensor.name not in by_name]
@@ -91,7 +98,7 @@ def _describe(model, graph):
 
 
 def _mend_padding(graph):
-    """Negative padding of a transposed convolution, which tf2onnx writes for `output_padding`, is not valid ONNX."""
+    """Replaces negative padding, which tf2onnx writes for `output_padding` and which is not valid ONNX."""
     for node in nodes(graph):
         if node.op_type != "ConvTranspose":
             continue
@@ -119,7 +126,7 @@ def _strip(graph):
 
 
 def _with_shapes(model):
-    """The model with the shapes between its nodes, which help whoever reads or compiles it."""
+    """The model with the shapes between its nodes, which help a reader or compiler of the file."""
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         return model  # weights that are elsewhere cannot be read for it
     return onnx.shape_inference.infer_shapes(model, data_prop=True)

@@ -1,4 +1,6 @@
-"""Keras on PyTorch to ONNX through torch.export: for layers written in torch, and for more than two gigabytes."""
+"""Converts Keras on PyTorch to ONNX with torch.export: layers written in torch, and models above two gigabytes."""
+
+import pathlib
 
 import onnx
 import torch
@@ -6,13 +8,15 @@ from onnxscript import opset18 as op
 
 from keras_vae_export.converters.tidy import OPSET
 from keras_vae_export.errors import ConversionError
+from keras_vae_export.graphs import GraphFunction
 
-# Sizes to trace with, all different, so that none is taken for another. 0 and 1 are special to torch.export.
+# Sizes to trace with: all different, so that no two are merged. 0 and 1 are special to torch.export.
 _BATCH, _OTHERS = 3, (5, 6, 7, 9)
 _PROTOBUF_LIMIT = 2**31 - 2**20
 
 
-def convert(graph, path):
+def convert(graph: GraphFunction, path: pathlib.Path) -> None:
+    """Writes a function of a model in this process to an ONNX file."""
     names = [tensor.name for tensor in graph.outputs]
     # Dim("batch") wrote a file with the traced batch size for a decoder with RepeatVector, silently (pytorch issue
     # 148886); with AUTO every dimension that can be dynamic is.
@@ -39,11 +43,11 @@ def convert(graph, path):
             f"torch.onnx cannot convert the {graph.name}: {_reason(error)} Build that layer from other operations, or "
             'try engine="tensorflow".'
         ) from None
-    assert program is not None  # as it is, by torch's types, only without dynamo
+    assert program is not None  # torch's types: None only without dynamo
     weights = (value.const_value for value in program.model.graph.initializers.values())
     large = sum(weight.nbytes for weight in weights if weight is not None) > _PROTOBUF_LIMIT
     program.save(str(path), external_data=large)
-    if large:  # one name for the file of weights, whatever torch calls it
+    if large:  # the bundle promises one name for the file of weights
         _check_external(path)
 
 
