@@ -1,10 +1,17 @@
-"""Names of the two other packages that the exporter uses and that are not public or about to move, in one place."""
+"""Names of the two other packages that the exporter uses and that are not public, in one place."""
 
-from keras_vae._checks import encoder_outputs, whole_number
-from keras_vae._conditions import embedded_inputs, input_dtype, takes_condition
+from keras_vae._backend import compile as compile_function
 from keras_vae._files import atomic_folder
-from keras_vae._train_step import compiled as compile_function
+from keras_vae._network_inputs import embedded_inputs, input_dtype, takes_condition
+from keras_vae.posteriors import Normal
+from keras_vae.validation import whole_number
 from keras_vae_serving.manifest import Graph as GraphSpec
+
+
+def encoder_outputs(outputs):
+    """(mean, log_var) from what the encoder of a pair returned."""
+    return Normal().read(outputs)
+
 
 __all__ = (
     "GraphSpec",

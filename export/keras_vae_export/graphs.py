@@ -118,7 +118,7 @@ def _from_vae(vae):
     )
     if isinstance(prior, DiagonalNormal):  # the manifest holds its numbers
         return graphs
-    noise = Tensor("noise", "float32", (BATCH, prior.noise_dim))
+    noise = Tensor("noise", "float32", (BATCH, *prior.noise_shape))
     return (*graphs, GraphFunction("prior", lambda noise: {"z": prior.from_noise(noise)}, (noise,), (latents,), vae))
 
 
