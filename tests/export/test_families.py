@@ -12,6 +12,7 @@ from keras import ops
 import families
 import keras_vae
 import keras_vae_export
+from keras_vae_serving import Manifest
 
 BACKEND = keras.backend.backend()
 
@@ -36,9 +37,9 @@ def of_this_run():
 
 
 @pytest.mark.parametrize("name", of_this_run())
-def test_the_files_compute_what_the_model_computes(name, tmp_path):
-    model = families.make(name)
-    manifest = keras_vae_export.export(model, tmp_path / "bundle")
+def test_the_files_compute_what_the_model_computes(name, exported):
+    model, folder = families.make(name), exported(name)
+    manifest = Manifest.load(folder)
     assert manifest.export["engine"] == "tensorflow"
     names = ["encoder", "decoder"]
     if isinstance(model, keras_vae.VAE):
@@ -48,7 +49,7 @@ def test_the_files_compute_what_the_model_computes(name, tmp_path):
         assert max(graph.parity["max_scaled_diff"].values()) < 1e-4
     if isinstance(model, keras_vae.VAE):
         tolerance = {"mixed_float16": 1e-2, "mixed_bfloat16": 5e-2}.get(name, 1e-4)
-        assert_same(model, tmp_path / "bundle", tolerance)
+        assert_same(model, folder, tolerance)
 
 
 def assert_same(vae, folder, tolerance):
@@ -90,9 +91,10 @@ def assert_same(vae, folder, tolerance):
         np.testing.assert_allclose(z, prior.sample(9, seed=6), rtol=tolerance, atol=tolerance)
 
 
-def test_conditional_models_keep_their_input_names(tmp_path):
+@pytest.mark.once
+def test_conditional_models_keep_their_input_names(conditional):
     encoder, decoder = families.make("conditional")
-    manifest = keras_vae_export.export((encoder, decoder), tmp_path / "bundle")
+    manifest = Manifest.load(conditional)
     signature = {
         name: [(tensor.name, tensor.dtype) for tensor in (*graph.inputs, *graph.outputs)]
         for name, graph in manifest.graphs.items()
@@ -111,11 +113,11 @@ def test_conditional_models_keep_their_input_names(tmp_path):
         np.random.default_rng(2).normal(size=(4, 6)).astype("float32"),
         np.array([[0], [1], [2], [3]], "int32"),
     )
-    z_mean, z_log_var = run(tmp_path / "bundle", "encoder", image=image, label=label)
+    z_mean, z_log_var = run(conditional, "encoder", image=image, label=label)
     expected = encoder.predict({"image": image, "label": label}, verbose=0)
     np.testing.assert_allclose(z_mean, expected["z_mean"], atol=1e-5)
     np.testing.assert_allclose(z_log_var, expected["z_log_var"], atol=1e-5)
-    (x_mean,) = run(tmp_path / "bundle", "decoder", z=z_mean, label=label)
+    (x_mean,) = run(conditional, "decoder", z=z_mean, label=label)
     np.testing.assert_allclose(x_mean, decoder.predict([z_mean, label], verbose=0), atol=1e-5)
 
 
@@ -129,20 +131,21 @@ def test_a_likelihood_can_be_given_for_a_pair(tmp_path):
     np.testing.assert_allclose(x_mean, 1.0 / (1.0 + np.exp(-logits)), atol=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [(6, 10), (31, 17)])
-def test_free_height_and_width_are_free(size, tmp_path):
+def test_free_height_and_width_are_free(size, exported):
     encoder, _ = families.make("fully_convolutional")
-    keras_vae_export.export(families.make("fully_convolutional"), tmp_path / "bundle")
     image = np.random.default_rng(3).normal(size=(2, *size, 1)).astype("float32")
-    z_mean, _ = run(tmp_path / "bundle", "encoder", x=image)
+    z_mean, _ = run(exported("fully_convolutional"), "encoder", x=image)
     np.testing.assert_allclose(z_mean, keras.ops.convert_to_numpy(encoder(image)[0]), atol=1e-5)
 
 
-def test_a_half_precision_model_is_exported_in_float32_and_its_rounding_told(tmp_path):
-    manifest = keras_vae_export.export(families.make("mixed_bfloat16"), tmp_path / "bundle")
+def test_a_half_precision_model_is_exported_in_float32_and_its_rounding_told(exported):
+    folder = exported("mixed_bfloat16")
+    manifest = Manifest.load(folder)
     assert manifest.export["policies"] == ["mixed_bfloat16"]
     encoder = manifest.graphs["encoder"].parity
     assert max(encoder["max_scaled_diff"].values()) < 1e-5
     assert 1e-5 < encoder["rounding_of_policy"]["z_mean"] < 0.05
-    weights = {tensor.data_type for tensor in onnx.load(tmp_path / "bundle/encoder/1/model.onnx").graph.initializer}
+    weights = {tensor.data_type for tensor in onnx.load(folder / "encoder/1/model.onnx").graph.initializer}
     assert weights <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.INT32}
