@@ -102,19 +102,19 @@ def export(
     >>> vae.fit(x)
     >>> keras_vae_export.export(vae, "bundle", data=held_out)
     """
-    model = _checked_model(model, likelihood)
+    exported: Any = _checked_model(model, likelihood)
     _check_options(engine, tolerance, max_elbo_loss, max_batch_size)
-    anomaly = None if threshold is None else _checked_threshold(threshold, model)
-    precisions = quantization.check_precisions(precision, data, model)
-    functions = graphs.from_model(model)
-    held_out = None if data is None else _checked_data(data, model, functions)
+    anomaly = None if threshold is None else _checked_threshold(threshold, exported)
+    precisions = quantization.check_precisions(precision, data, exported)
+    functions = graphs.from_model(exported)
+    held_out = None if data is None else _checked_data(data, exported, functions)
     with (
         atomic_folder(directory, overwrite, _is_bundle) as folder,
         tempfile.TemporaryDirectory(prefix="keras_vae_export-") as source,
     ):
-        archive.save(model, source)
-        engine = _convert(model, source, engine, folder)
-        policies = archive.policies(model)
+        archive.save(exported, source)
+        engine = _convert(exported, source, engine, folder)
+        policies = archive.policies(exported)
         tried = probes.make_probes(graphs.from_model(archive.load(source)) if policies else functions, held_out)
         written = {}
         for graph in functions:
@@ -138,7 +138,7 @@ def export(
         probes.save(folder / RECORDED, tried)
         for entry in written.values():
             (folder / entry.name / "config.pbtxt").write_text(triton.config(entry, max_batch_size))
-        described = _describe(model, functions, written, anomaly, engine, policies, folder)
+        described = _describe(exported, functions, written, anomaly, engine, policies, folder)
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
     return described
 
