@@ -35,6 +35,15 @@ def test_the_test_above_would_see_another_framework():
     assert "torch" in done.stdout
 
 
+def test_importing_starts_no_threads_of_tensorflow():
+    """A process that forks, as some servers do, would wait for them for ever."""
+    code = "import keras_vae; from tensorflow.python.eager import context; print(context.context()._context_handle)"
+    if not importlib.util.find_spec("tensorflow"):
+        pytest.skip("tensorflow is not installed")
+    done = python(code, "tensorflow")
+    assert done.stdout.strip() == "None", done.stderr
+
+
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_importing_changes_nothing_global(backend):
     if not importlib.util.find_spec(backend):

@@ -11,11 +11,14 @@ files are the same to the last byte is tested in `export/test_bundle.py` and `ex
 import contextlib
 import importlib
 import json
+import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 
 import keras_vae_export.converters as converters
@@ -76,8 +79,20 @@ def _serve(engine):
         child = os.fork()
         if child == 0:
             _convert_and_exit(main, json.loads(line), own_path)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+        print(_exit_code(child), file=answers, flush=True)
+
+
+def _exit_code(child, seconds=180):
+    """The exit code of a process, which is killed after a time: one that waits for a thread would wait for ever."""
+    deadline = time.monotonic() + seconds
+    while True:
+        finished, status = os.waitpid(child, os.WNOHANG)
+        if finished:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            deadline = math.inf
+        time.sleep(0.01)
 
 
 def _convert_and_exit(main, request, own_path):

@@ -17,8 +17,9 @@ from typing import Any
 
 import keras
 
-# On PyTorch Keras makes an instance of a class that it hides, with an update of all variables at once.
-Adam: Any = type(keras.optimizers.Adam())
+# On PyTorch Keras makes an instance of a class that it hides, with an update of all variables at once. It is not called
+# here: an import must not start TensorFlow's threads, which a forked process would wait for.
+Adam: Any = type(keras.optimizers.Adam.__new__(keras.optimizers.Adam))
 Fast: Any = Adam
 
 match keras.backend.backend():
