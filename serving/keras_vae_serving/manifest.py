@@ -83,8 +83,11 @@ Graph = GraphSpec  # the old name, which the exporter still uses
 
 
 @dataclasses.dataclass(frozen=True)
-class Threshold:
-    """The score above which an example is called anomalous, as `keras_vae.evaluation.fit_threshold` found it.
+class AnomalyThreshold:
+    """The manifest's entry for a threshold that `keras_vae.evaluation.fit_threshold` found, with its values checked.
+
+    It has the fields of `keras_vae.evaluation.Threshold`, but is a class of its own: this package must not need Keras,
+    and `keras_vae` must not need this package.
 
     Args:
         nats: Negative ELBO, nats per example.
@@ -117,6 +120,9 @@ class Threshold:
         return ~(scores <= self.nats)
 
 
+Threshold = AnomalyThreshold  # the old name, which the exporter still uses
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` holds.
@@ -144,7 +150,7 @@ class Manifest:
     prior: dict[str, Any] | None
     export: dict[str, Any]
     files: dict[str, dict[str, Any]]
-    anomaly: Threshold | None = None
+    anomaly: AnomalyThreshold | None = None
     missing: bool = False
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -177,7 +183,7 @@ class Manifest:
                 )
             graphs = {name: _graph(name, **graph) for name, graph in fields.pop("graphs").items()}
             if fields.get("anomaly") is not None:
-                fields["anomaly"] = Threshold(**fields["anomaly"])
+                fields["anomaly"] = AnomalyThreshold(**fields["anomaly"])
             manifest = cls(graphs=graphs, **fields)
             for path in (*manifest.files, *(graph.file for graph in graphs.values())):
                 _inside(path)

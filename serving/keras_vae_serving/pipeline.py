@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from keras_vae_serving.inputs import Inputs
-from keras_vae_serving.manifest import BundleError, Manifest, Threshold
+from keras_vae_serving.manifest import AnomalyThreshold, BundleError, Manifest
 from keras_vae_serving.providers import Providers
 from keras_vae_serving.session import Session, concatenate, split
 from keras_vae_serving.verbs import Posterior, Seed, Steps, Verbs, whole_number
@@ -110,7 +110,7 @@ class Pipeline:
         return self.run(self.verbs.interpolate(a, b, steps, condition))["x_mean"]
 
     @property
-    def threshold(self) -> Threshold | None:
+    def threshold(self) -> AnomalyThreshold | None:
         """Threshold of the score, or None."""
         return self.verbs.threshold
 

@@ -61,7 +61,7 @@ class Repository:
 
     def __init__(self, sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], **settings: Any) -> None:
         sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-        inspect.signature(Endpoints).bind(None, **settings)  # a misspelt one is no fault of the bundle
+        inspect.signature(Endpoints).bind(None, **settings)  # before a bundle is blamed for a misspelt one
         self._settings = settings
         self._bundles: dict[tuple[str, str], Bundle] = {}
         self._endpoints: dict[tuple[str, str | None], tuple[Bundle, Endpoint]] = {}

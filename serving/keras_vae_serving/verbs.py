@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_vae_serving.errors import RequestError
 from keras_vae_serving.inputs import Inputs
-from keras_vae_serving.manifest import BundleError, Threshold
+from keras_vae_serving.manifest import AnomalyThreshold, BundleError
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 Seed: TypeAlias = int | np.random.Generator | None
@@ -154,7 +154,7 @@ class Verbs:
         return "prior" in self.inputs.graphs or (prior is not None and prior["name"] == "DiagonalNormal")
 
     @property
-    def threshold(self) -> Threshold | None:
+    def threshold(self) -> AnomalyThreshold | None:
         """Threshold of the score, or None."""
         return self.inputs.manifest.anomaly
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from keras_vae_serving import BundleError, GraphSpec, Manifest, Tensor
-from keras_vae_serving.manifest import Threshold
+from keras_vae_serving.manifest import AnomalyThreshold
 
 pytestmark = pytest.mark.once
 
 
-THRESHOLD = Threshold(nats=31.5, quantile=0.99, num_samples=16, seed=0, examples=300)
+THRESHOLD = AnomalyThreshold(nats=31.5, quantile=0.99, num_samples=16, seed=0, examples=300)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ class Infer:
                 await self._send(send, *answer)
 
     async def _attempt(self, scope, receive, lease):
-        """Status, headers and content of the answer; None if nobody waits for it any more."""
+        """Status, headers and content of the answer; None if the client has gone."""
         started = time.perf_counter()
         server, path = self._server, scope["path_params"]
         name, status, headers, label = path["model"], 500, [], "unknown"

@@ -36,7 +36,7 @@ DATATYPES: dict[str, str] = {
 _NAMES = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}
 _LITTLE_ENDIAN = {name: np.dtype(dtype).newbyteorder("<") for name, dtype in DATATYPES.items()}
 _MAX_RANK = 32  # NumPy refuses more than 64 with an error of its own
-_MAX_TENSORS, _MAX_NAME = 16, 100  # what is longer is no request of a model, and would make long errors
+_MAX_TENSORS, _MAX_NAME = 16, 100  # no model needs more, and more would make long errors
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ def parse(body: bytes | bytearray, json_length: int | None = None, max_numbers: 
         body: Bytes of the request.
         json_length: Number of bytes that are JSON, where raw tensors follow; None if all are.
         max_numbers: Number of numbers allowed in one tensor in JSON, checked before they are converted, which takes
-            time. 0 is no limit.
+            time. 0 means no limit.
 
     Raises:
         RequestError: If it is not a request of the protocol; says what is wrong with which part.

@@ -24,7 +24,7 @@ from keras_vae_serving.repository import Repository
 
 _PAGE = pathlib.Path(__file__).parent / "static" / "explorer.html"
 _PAGE_HEADERS = {
-    # The page is one file and asks nobody but this server: the browser is told to hold it to that.
+    # The page is one file and calls only this server; these headers make the browser enforce that.
     "content-security-policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
