@@ -12,7 +12,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from keras_vae_serving.server import create_app
+from keras_vae_serving.http import create_app
 
 PATIENCE = 60  # seconds; a busy machine is slow, and nothing below waits longer than it must
 

@@ -5,7 +5,7 @@ from keras_vae._files import atomic_folder
 from keras_vae._network_inputs import embedded_inputs, input_dtype, takes_condition
 from keras_vae.posteriors import Normal
 from keras_vae.validation import whole_number
-from keras_vae_serving.manifest import Graph as GraphSpec
+from keras_vae_serving.manifest import GraphSpec
 
 
 def encoder_outputs(outputs):

@@ -201,7 +201,7 @@ def _checked_threshold(threshold, model):
         )
     if not isinstance(model, VAE):
         raise ValueError("threshold is for a VAE: a pair (encoder, decoder) has no elbo graph, and so no scores.")
-    return manifest.Threshold(**dataclasses.asdict(threshold))
+    return manifest.AnomalyThreshold(**dataclasses.asdict(threshold))
 
 
 def _check_options(engine, tolerance, max_elbo_loss, max_batch_size):

@@ -10,20 +10,22 @@ import signal
 import socket
 import sys
 import warnings
+from collections.abc import Sequence
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
-MISSING = 'the server needs {}: pip install "keras-vae[serving]".'
+MISSING: str = 'the server needs {}: pip install "keras-vae[serving]".'
 
 
-def main(arguments=None, prog="python -m keras_vae_serving"):
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m keras_vae_serving") -> int:
     """Runs the command line and returns its exit code."""
     parser = _parser(prog)
     options = parser.parse_args(arguments)
     missing = [name for name in ("starlette", "uvicorn", "orjson", "httptools", "prometheus_client") if _lacks(name)]
     if missing:
         return _failed(prog, MISSING.format(", ".join(missing)))
-    # Only here, so that --help and a missing package need neither.
-    from keras_vae_serving import _uvicorn, server
+    # Imported here, so that --help works without these packages.
+    from keras_vae_serving import http
+    from keras_vae_serving.http import _uvicorn
     from keras_vae_serving.manifest import BundleError
     from keras_vae_serving.providers import ProviderError
 
@@ -33,12 +35,12 @@ def main(arguments=None, prog="python -m keras_vae_serving"):
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RuntimeWarning)
-            app = server.create_app(
+            app = http.create_app(
                 options.bundles,
                 allow_origins=options.allow_origin,
-                # Where no token is asked for, what keeps others out is that only this machine can ask.
-                hosts=_LOOPBACK if options.host in _LOOPBACK and not os.environ.get(server.TOKEN_VARIABLE) else None,
-                limits=server.Limits(
+                # Without a token, others are kept out because only this machine can ask.
+                hosts=_LOOPBACK if options.host in _LOOPBACK and not os.environ.get(http.TOKEN_VARIABLE) else None,
+                limits=http.Limits(
                     max_body=options.max_body * 2**20,
                     max_memory=max(8 * options.max_body, 128) * 2**20,
                     body_seconds=options.body_seconds,
@@ -63,7 +65,7 @@ def main(arguments=None, prog="python -m keras_vae_serving"):
         print(f"Serving {', '.join(serving.repository.names)}", flush=True)
         print(f"Page: {address}/   Protocol: {address}/v2   Documentation: {address}/openapi.json", flush=True)
         if not serving.has_token and host not in ("127.0.0.1", "::1"):
-            print(f"Note: anybody who reaches {host} can use it; set {server.TOKEN_VARIABLE} to ask for a token.")
+            print(f"Note: anybody who reaches {host} can use it; set {http.TOKEN_VARIABLE} to ask for a token.")
         print("Ctrl-C ends it when the requests in hand are answered.", flush=True)
 
     def hangup():
@@ -72,7 +74,7 @@ def main(arguments=None, prog="python -m keras_vae_serving"):
 
     # uvicorn raises the signal again when it has ended in order.
     with contextlib.suppress(KeyboardInterrupt):
-        _uvicorn.Server(app, ready, serving.stop, hangup, options.access_log, options.shutdown_seconds).run(
+        _uvicorn.UvicornServer(app, ready, serving.stop, hangup, options.access_log, options.shutdown_seconds).run(
             sockets=[listener]
         )
     return 0
@@ -109,7 +111,7 @@ def _listen(host, port):
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        known = (error.errno or 0) > 0  # a name that nobody knows has a number of another kind
+        known = (error.errno or 0) > 0  # the error numbers of unknown names are of another kind
         reason = os.strerror(error.errno or 0) if known else error.strerror or error
         raise OSError(f"cannot listen on {host}:{port} ({reason}): choose another --port or --host.") from None
 

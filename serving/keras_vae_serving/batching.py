@@ -12,29 +12,23 @@ import contextlib
 import logging
 import queue
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from keras_vae_serving.protocol import ProtocolError
-from keras_vae_serving.session import examples, joined, parts
+from keras_vae_serving.errors import Overloaded, RequestError
+from keras_vae_serving.session import Session, batch_size_of, concatenate, split
 
 _logger = logging.getLogger("keras_vae_serving")
-
-
-class Overloaded(ProtocolError):
-    """There is no room for a request now; there will be."""
-
-    def __init__(self, message):
-        super().__init__(message, status=503)
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
     key: Any
     inputs: dict[str, np.ndarray]
-    outputs: list[str] | None
+    outputs: Sequence[str] | None
     rows: int
     cost: int  # of one row, in examples
     future: asyncio.Future
@@ -44,16 +38,26 @@ class Batcher:
     """Runs a graph for many callers, which await it.
 
     Args:
-        session: The graph.
-        max_batch: Examples run at once; a request of more is run in parts. With several samples of z, each counts.
-        max_queue: Examples that may wait or run; a request of more is taken when nothing else is there.
+        session: Session of the graph.
+        max_batch: Number of examples run at once; a request of more is run in parts. Each sample of z counts.
+        max_queue: Number of examples that may wait or run; a larger request is accepted when nothing else is there.
         on_batch: Called, in the batcher's thread, with the number of examples of each run.
+
+    Attributes:
+        waiting: Number of examples that wait or run.
     """
 
-    def __init__(self, session, max_batch=64, max_queue=4096, on_batch=lambda rows: None):
-        self.session = session
-        self.max_batch, self.max_queue = max_batch, max_queue
-        self.waiting = 0  # examples that wait or run; changed by the event loop only
+    def __init__(
+        self,
+        session: Session,
+        max_batch: int = 64,
+        max_queue: int = 4096,
+        on_batch: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        self.session: Session = session
+        self.max_batch: int = max_batch
+        self.max_queue: int = max_queue
+        self.waiting: int = 0  # changed by the event loop only
         self._on_batch = on_batch
         # Dynamic int8 takes one scale over the whole batch: an answer would depend on who else asked.
         self._merge = session.graph.precision != "int8"
@@ -61,18 +65,15 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name=f"run {session.graph.name}", daemon=True)
         self._thread.start()
 
-    async def run(self, inputs, outputs=None):
+    async def run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """As `Session.run`; examples of other callers may be run with these.
 
         Raises:
             Overloaded: If too many examples wait.
-            ProtocolError: If the graph cannot run on these inputs; nobody else's request suffers from it.
+            RequestError: If the graph cannot run on these inputs; other requests are not affected.
         """
-        try:
-            self.session.check(inputs)  # now: two wrong requests might fit together
-        except ValueError as error:
-            raise ProtocolError(str(error)) from None
-        rows = examples(inputs)
+        self.session.check(inputs)  # now: two wrong requests might fit together
+        rows = batch_size_of(inputs)
         cost = max(1, inputs["epsilon"].shape[1]) if "epsilon" in inputs else 1
         if self.waiting and self.waiting + rows * cost > self.max_queue:
             raise Overloaded(f"{self.waiting} examples are waiting already: try again in a second.")
@@ -85,7 +86,7 @@ class Batcher:
         finally:
             self.waiting -= rows * cost
 
-    def close(self):
+    def close(self) -> None:
         """Runs what is waiting, then ends the thread."""
         self._queue.put(None)
         self._thread.join()
@@ -102,7 +103,7 @@ class Batcher:
                     groups.setdefault(job.key if self._merge else i, []).append(job)
             for group in groups.values():
                 results = self._run(group)
-                # A loop that has been closed has nobody who waits.
+                # Nobody waits in a loop that has been closed.
                 with contextlib.suppress(RuntimeError):
                     group[0].future.get_loop().call_soon_threadsafe(_deliver, group, results)
             if jobs[-1] is None:
@@ -118,11 +119,11 @@ class Batcher:
         return [result for job in group for result in self._run([job])]
 
     def _run_together(self, group):
-        pieces = []
-        for part in parts(joined([job.inputs for job in group]), max(1, self.max_batch // group[0].cost)):
-            self._on_batch(examples(part))
-            pieces.append(self.session.run(part, group[0].outputs, check=False))
-        outputs = joined(pieces)
+        parts = []
+        for part in split(concatenate([job.inputs for job in group]), max(1, self.max_batch // group[0].cost)):
+            self._on_batch(batch_size_of(part))
+            parts.append(self.session.run(part, group[0].outputs, check=False))
+        outputs = concatenate(parts)
         if len(group) == 1:
             return [outputs]
         results, start = [], 0
@@ -147,4 +148,4 @@ def _explained(graph, error):
     _logger.warning("the graph %s failed: %s", graph, str(error).strip().split("\n")[0])
     if "alloc" in str(error):
         return Overloaded(f"the graph {graph} did not get the memory that it needs for these inputs: send fewer.")
-    return ProtocolError(f"the graph {graph} cannot run on inputs of these sizes or values.")
+    return RequestError(f"the graph {graph} cannot run on inputs of these sizes or values.")

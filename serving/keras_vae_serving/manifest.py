@@ -1,23 +1,26 @@
-"""A bundle is a folder with a manifest: what its graphs are called, take and give, and what every file must hash to.
+"""A bundle is a folder with a manifest, which names its graphs, their inputs and outputs, and the hash of every file.
 
-`manifest.json` is the contract between the exporter, which writes it, and everything that runs the graphs. It is read
-by this file alone: no framework, no onnxruntime, the standard library and NumPy. The folder is also a Triton model
-repository (`NAME/1/model.onnx` beside `NAME/config.pbtxt`); Triton does not look at the manifest.
+`manifest.json` is the contract between the exporter, which writes it, and everything that runs the graphs. Only this
+file reads it, with the standard library and NumPy, without a framework or onnxruntime. The folder is also a Triton
+model repository (`NAME/1/model.onnx` beside `NAME/config.pbtxt`); Triton does not look at the manifest.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
-SCHEMA_VERSION = 1
-FILE_NAME = "manifest.json"
-BATCH = "batch"  # the name of every first dimension
-MAX_SEED = 2**63  # the whole numbers of the protocol's parameters are int64
+from keras_vae_serving.errors import RequestError
+
+SCHEMA_VERSION: int = 1
+FILE_NAME: str = "manifest.json"
+BATCH: str = "batch"  # the name of every first dimension
+MAX_SEED: int = 2**63  # the whole numbers of the protocol's parameters are int64
 
 
 class BundleError(ValueError):
@@ -29,45 +32,43 @@ class Tensor:
     """An input or output of a graph.
 
     Args:
-        name: As in the ONNX file.
-        dtype: A NumPy name, such as "float32".
-        shape: Numbers, and names for sizes that are free; the first is "batch".
+        name: Name in the ONNX file.
+        dtype: NumPy name of the dtype, such as "float32".
+        shape: Sizes, as numbers or, where a size is free, as names; the first is "batch".
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
         if not self.name or not self.shape or self.shape[0] != BATCH or not hasattr(np, self.dtype):
             raise ValueError(f"a tensor needs a name, a dtype and a shape that starts with {BATCH!r}; got {self}")
 
-    def check(self, array):
-        """Raises a ValueError if a NumPy array is not of this dtype and shape."""
+    def check(self, array: np.ndarray) -> None:
+        """Raises a RequestError if a NumPy array is not of this dtype and shape."""
         if array.dtype != self.dtype:
-            raise ValueError(f"{self.name} must be {self.dtype}; got {array.dtype}.")
-        fits = array.ndim == len(self.shape) and all(
-            isinstance(expected, str) or expected == got for expected, got in zip(self.shape, array.shape, strict=True)
-        )
-        if not fits:
-            raise ValueError(f"{self.name} must have shape {self.shape_text}; got {array.shape}.")
+            raise RequestError(f"{self.name} must be {self.dtype}; got {array.dtype}.")
+        if not shape_matches(array.shape, self.shape):
+            raise RequestError(f"{self.name} must have shape {self.shape_text}; got {array.shape}.")
 
     @property
-    def shape_text(self):
+    def shape_text(self) -> str:
+        """The shape as it appears in errors, such as "(batch, 3)"."""
         return "(" + ", ".join(str(size) for size in self.shape) + ("," if len(self.shape) == 1 else "") + ")"
 
 
 @dataclasses.dataclass(frozen=True)
-class Graph:
-    """One ONNX file of a bundle.
+class GraphSpec:
+    """What the manifest says of one ONNX file of a bundle.
 
     Args:
-        name: "encoder", "decoder", "elbo" or "prior", with the precision behind it if that is not float32.
-        file: Its path inside the bundle, with slashes.
-        precision: "float32", "float16" or "int8": of the weights; inputs and outputs are as `inputs` and `outputs` say.
-        inputs, outputs: In the file's order.
-        parity: What was measured against the model at export.
+        name: "encoder", "decoder", "elbo" or "prior", followed by the precision if that is not float32.
+        file: Path inside the bundle, with slashes.
+        precision: Precision of the weights, "float32", "float16" or "int8"; inputs and outputs state their own dtype.
+        inputs, outputs: Tensors in the file's order.
+        parity: Differences from the model that were measured at export.
     """
 
     name: str
@@ -79,14 +80,18 @@ class Graph:
 
 
 @dataclasses.dataclass(frozen=True)
-class Threshold:
-    """The score above which an example is called anomalous, as `keras_vae.evaluation.fit_threshold` found it.
+class AnomalyThreshold:
+    """The manifest's entry for a threshold that `keras_vae.evaluation.fit_threshold` found, with its values checked.
+
+    It has the fields of `keras_vae.evaluation.Threshold`, but is a class of its own: this package must not need Keras,
+    and `keras_vae` must not need this package.
 
     Args:
-        nats: A negative ELBO, nats per example.
-        quantile: The share of normal data meant to lie at or below it.
-        num_samples, seed: Of the draws of z behind the scores; those to be compared with it take the same.
-        examples: How many it was fitted on.
+        nats: Negative ELBO, nats per example.
+        quantile: Fraction of normal data meant to lie at or below it.
+        num_samples: Number of samples of z that each score was averaged over; other scores must use the same number.
+        seed: Seed for those samples; other scores must use the same seed.
+        examples: Number of examples that it was fitted on.
     """
 
     nats: float
@@ -95,7 +100,7 @@ class Threshold:
     seed: int
     examples: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, kind, low, high, words in (
             ("nats", int | float, -math.inf, math.inf, "a finite number"),
             ("quantile", int | float, 0, 1, "a number between 0 and 1"),
@@ -107,7 +112,7 @@ class Threshold:
             if isinstance(value, bool) or not isinstance(value, kind) or not low < value < high:
                 raise ValueError(f"the {name} of an anomaly threshold must be {words}; got {value!r}")
 
-    def is_anomaly(self, scores):
+    def is_anomaly(self, scores: np.ndarray) -> np.ndarray:
         """Whether negative ELBOs, an array in nats, lie above the threshold; a score that is NaN does, too."""
         return ~(scores <= self.nats)
 
@@ -117,21 +122,21 @@ class Manifest:
     """What `manifest.json` holds.
 
     Args:
-        graphs: By name.
-        latent_dim: Latent dimensions, or None where a latent is not a vector.
-        data_shape: Of one example of x; names stand for free sizes.
+        graphs: Graphs by name.
+        latent_dim: Number of latent dimensions, or None where a latent is not a vector.
+        data_shape: Shape of one example of x; names stand for free sizes.
         data_range: `(low, high)` that x must lie in, either may be infinite; or None.
         likelihood: `{"name": "Bernoulli", "config": {...}}`, or None where the decoder came without one.
         prior: `{"name": "DiagonalNormal", "config": {"mean": [...], "log_var": [...]}}`, or None; where it has
             another name, the graph "prior" makes z of noise, and "moments" are the mean and log-variance of that z.
         export: Engine, backend, versions and tolerance of the export.
-        files: sha256 and number of bytes of every file but the manifest itself, by path inside the bundle.
-        anomaly: The threshold of the anomaly score, or None.
+        files: sha256 and number of bytes of every file except the manifest itself, by path inside the bundle.
+        anomaly: Threshold of the anomaly score, or None.
         missing: Whether a NaN in x stands for a missing number, which the graphs leave out.
-        labels: Of inputs that hold labels, by name, how many there are; they count from 0.
+        labels: Number of labels, which count from 0, of each input that holds labels, by name.
     """
 
-    graphs: dict[str, Graph]
+    graphs: dict[str, GraphSpec]
     latent_dim: int | None
     data_shape: tuple[int | str, ...]
     data_range: tuple[float, float] | None
@@ -139,18 +144,18 @@ class Manifest:
     prior: dict[str, Any] | None
     export: dict[str, Any]
     files: dict[str, dict[str, Any]]
-    anomaly: Threshold | None = None
+    anomaly: AnomalyThreshold | None = None
     missing: bool = False
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "data_shape", tuple(self.data_shape))
         if self.data_range is not None:
             low, high = self.data_range
             ends = (-math.inf if low is None else low, math.inf if high is None else high)
             object.__setattr__(self, "data_range", ends)
 
-    def to_json(self):
+    def to_json(self) -> str:
         """The text of `manifest.json`."""
         fields = dataclasses.asdict(self)
         for graph in fields["graphs"].values():
@@ -160,7 +165,7 @@ class Manifest:
         return json.dumps({"schema_version": SCHEMA_VERSION, **fields}, indent=2, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text, where=FILE_NAME):
+    def from_json(cls, text: str | bytes, where: str = FILE_NAME) -> "Manifest":
         """Reads the text, or the bytes, of a manifest; `where` is what to call it in an error."""
         try:
             fields: dict[str, Any] = json.loads(text)
@@ -172,7 +177,7 @@ class Manifest:
                 )
             graphs = {name: _graph(name, **graph) for name, graph in fields.pop("graphs").items()}
             if fields.get("anomaly") is not None:
-                fields["anomaly"] = Threshold(**fields["anomaly"])
+                fields["anomaly"] = AnomalyThreshold(**fields["anomaly"])
             manifest = cls(graphs=graphs, **fields)
             for path in (*manifest.files, *(graph.file for graph in graphs.values())):
                 _inside(path)
@@ -187,7 +192,7 @@ class Manifest:
         return manifest
 
     @classmethod
-    def load(cls, directory, verify=True):
+    def load(cls, directory: str | os.PathLike[str], verify: bool = True) -> "Manifest":
         """Reads and, unless told otherwise, verifies the bundle in `directory`.
 
         Raises:
@@ -222,8 +227,8 @@ class Manifest:
                 if len([float(value) for value in part]) != self.latent_dim:
                     raise ValueError(f"the prior has {len(part)} latents and not {self.latent_dim}")
 
-    def verify(self, directory):
-        """Raises a BundleError that names the first file which is missing, cut short, changed, or none of ours."""
+    def verify(self, directory: str | os.PathLike[str]) -> None:
+        """Raises a BundleError that names the first file which is missing, cut short, changed or unknown."""
         for name, expected in self.files.items():
             path = pathlib.Path(directory) / name
             if not path.is_file():
@@ -243,14 +248,21 @@ class Manifest:
                 raise BundleError(f"{path} is not part of the bundle: remove it, or export the model again.")
 
 
-def file_hash(path):
+def shape_matches(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
+    """Whether an array's shape is the expected one, in which a name stands for any size."""
+    return len(shape) == len(expected) and all(
+        isinstance(size, str) or size == got for size, got in zip(expected, shape, strict=True)
+    )
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
     """The sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _graph(name, *, inputs, outputs, **fields):
-    return Graph(
+    return GraphSpec(
         name=name,
         inputs=tuple(Tensor(**tensor) for tensor in inputs),
         outputs=tuple(Tensor(**tensor) for tensor in outputs),

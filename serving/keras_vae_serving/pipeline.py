@@ -1,39 +1,29 @@
-"""A bundle as five verbs: NumPy in, NumPy out, no transport and no Keras.
+"""A bundle in Python: NumPy in, NumPy out, no transport and no Keras.
 
-The verbs and their arguments are those of `keras_vae.VAE`, and so are the numbers: all noise comes from NumPy's
-generator, drawn in the same order, so that a seed gives here what it gives there.
+`Pipeline` runs the graphs that a verb of `verbs.py` asks for at once, in this thread, `batch_size` examples at a time.
 """
 
 import dataclasses
-from numbers import Integral
-from typing import NamedTuple
+import os
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from keras_vae_serving.manifest import BundleError, Manifest
-from keras_vae_serving.session import Session, examples, joined, parts
-
-
-class Posterior(NamedTuple):
-    """q(z|x) = N(mean, diag(exp(log_var))): two arrays of shape `(n, latent_dim)`."""
-
-    mean: np.ndarray
-    log_var: np.ndarray
-
-    def sample(self, seed=None):
-        """Draws z, `(n, latent_dim)`."""
-        epsilon = np.random.default_rng(seed).standard_normal(self.mean.shape, dtype="float32")
-        return self.mean + np.exp(0.5 * self.log_var) * epsilon
+from keras_vae_serving.inputs import Inputs
+from keras_vae_serving.manifest import AnomalyThreshold, BundleError, Manifest
+from keras_vae_serving.providers import Providers
+from keras_vae_serving.session import Session, concatenate, split
+from keras_vae_serving.verbs import Posterior, Seed, Steps, Verbs, whole_number
 
 
 class Pipeline:
     """Runs the graphs of a bundle.
 
     Args:
-        manifest: What is in the bundle.
-        sessions: Its graphs by "encoder", "decoder" and, where there is one, "elbo".
-        batch_size: Examples at a time; any number may be passed to the verbs.
+        manifest: Manifest of the bundle.
+        sessions: Sessions by "encoder", "decoder" and, where they exist, "elbo" and "prior".
+        batch_size: Number of examples that are run at a time; any number may be passed to the verbs.
 
     Example:
 
@@ -44,26 +34,31 @@ class Pipeline:
     >>> pipeline.sample(16, seed=0)
     """
 
-    def __init__(self, manifest, sessions, batch_size=256):
-        self.manifest = manifest
-        self.batch_size = _whole_number("batch_size", batch_size)
-        self.sessions = sessions
-        lacking = {"encoder", "decoder"} - set(sessions)
-        if lacking:
-            raise BundleError(f"The bundle has no {sorted(lacking)[0]}: export the model again.")
-        names = self._input_names("decoder")
-        self.z = "z" if "z" in names else names[0]  # what the decoder calls the latents
+    def __init__(self, manifest: Manifest, sessions: dict[str, Session], batch_size: int = 256) -> None:
+        self.manifest: Manifest = manifest
+        self.batch_size: int = whole_number("batch_size", batch_size)
+        self.sessions: dict[str, Session] = sessions
+        self.inputs: Inputs = Inputs(manifest, {name: session.graph for name, session in sessions.items()})
+        self.verbs: Verbs = Verbs(self.inputs)
 
     @classmethod
-    def load(cls, directory, providers="auto", precision="float32", threads=0, batch_size=256, verify=True):
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        providers: Providers = "auto",
+        precision: str = "float32",
+        threads: int = 0,
+        batch_size: int = 256,
+        verify: bool = True,
+    ) -> "Pipeline":
         """Opens a bundle.
 
         Args:
-            directory: The folder.
+            directory: Folder of the bundle.
             providers: "auto", "cpu", "cuda" or a sequence; see `providers.resolve`.
             precision: "float32", or "float16" or "int8" where the bundle has those variants.
-            threads: Threads inside an operator; 0 lets onnxruntime choose.
-            batch_size: Examples at a time.
+            threads: Number of threads inside an operator; 0 lets onnxruntime choose.
+            batch_size: Number of examples that are run at a time.
             verify: Whether the files' hashes are compared with the manifest's.
 
         Raises:
@@ -84,78 +79,54 @@ class Pipeline:
         sessions = {name: Session(directory, graph, providers, threads) for name, graph in graphs.items()}
         return cls(manifest, sessions, batch_size)
 
-    def encode(self, x):
+    def encode(self, x: Any) -> Posterior:
         """q(z|x): `(n, ...)` data, or a dict of arrays by input name, to a `Posterior`."""
-        outputs = self._run("encoder", self.check("encoder", x))
+        outputs = self.run(self.verbs.encode(x))
         return Posterior(outputs["z_mean"], outputs["z_log_var"])
 
-    def decode(self, z):
+    def decode(self, z: Any) -> np.ndarray:
         """The mean of p(x|z): `(n, latent_dim)`, or a dict of arrays by input name, to `(n, ...)`."""
-        return self._run("decoder", self.check("decoder", z), ["x_mean"])["x_mean"]
+        return self.run(self.verbs.decode(z))["x_mean"]
 
-    def reconstruct(self, x, sample=False, seed=None):
+    def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None) -> np.ndarray:
         """The mean of p(x|z) at the posterior mean or, if `sample`, at a z drawn from q(z|x).
 
-        What else the decoder takes beside z, such as a label, is taken from the dict `x`.
+        Other inputs of the decoder, such as a label, are taken from the dict `x`.
         """
-        encoder, decoder = self.split(x)
-        posterior = self.encode(encoder)
-        return self.decode({self.z: posterior.sample(seed) if sample else posterior.mean, **decoder})
+        return self.run(self.verbs.reconstruct(x, sample, seed))["x_mean"]
 
-    def sample(self, n, seed=None, condition=None):
+    def sample(self, n: int, seed: Seed = None, condition: Any = None) -> np.ndarray:
         """The mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`.
 
         A conditional model takes a `condition`, `(n, ...)` or one for all.
         """
-        z = self.draw(n, seed)
-        return self.decode({self.z: z, **self.repeated("decoder", condition, len(z))})
+        return self.run(self.verbs.sample(n, seed, condition))["x_mean"]
 
-    def interpolate(self, a, b, steps=10, condition=None):
+    def interpolate(self, a: Any, b: Any, steps: int = 10, condition: Any = None) -> np.ndarray:
         """The decoded straight line between the posterior means of two examples, both ends included: `(steps, ...)`.
 
         A conditional model takes the `condition` of both, without the batch axis.
         """
-        steps = _whole_number("steps, which counts both ends,", steps, least=2)
-        a, b = np.asarray(a), np.asarray(b)
-        if a.shape != b.shape:
-            raise ValueError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
-        x, given = self._input_names("encoder")[0], self.repeated("encoder", condition, 2)
-        start, end = self.encode({x: np.stack([a, b]), **given}).mean
-        t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
-        return self.decode({self.z: (1.0 - t) * start + t * end, **self.repeated("decoder", condition, steps)})
+        return self.run(self.verbs.interpolate(a, b, steps, condition))["x_mean"]
 
     @property
-    def threshold(self):
-        """The bundle's `manifest.Threshold` for the score, or None."""
-        return self.manifest.anomaly
+    def threshold(self) -> AnomalyThreshold | None:
+        """Threshold of the score, or None."""
+        return self.verbs.threshold
 
-    @property
-    def score_settings(self):
-        """`num_samples` and `seed` of a score where nothing is said: those of the threshold, else 1 and 0."""
-        return (1, 0) if self.threshold is None else (self.threshold.num_samples, self.threshold.seed)
-
-    def score(self, x, num_samples=None, seed=None):
+    def score(self, x: Any, num_samples: int | None = None, seed: Seed = None) -> np.ndarray:
         """The negative ELBO of each example, `(n,)`, in nats: the anomaly score, an upper bound of -log p(x).
 
         Args:
             x: `(n, ...)` data.
-            num_samples: Draws of z that it is averaged over; they count towards `batch_size`. None is what the
-                bundle's threshold was fitted with, or 1 without one.
-            seed: Of the draws; the same seed scores the same data the same. None is that of the threshold, or 0.
+            num_samples: Number of samples of z that each score is averaged over; they count towards `batch_size`. None
+                is the number that the bundle's threshold was fitted with, or 1 without a threshold.
+            seed: Seed for the samples; the same seed scores the same data the same. None is the seed that the
+                threshold was fitted with, or 0 without a threshold.
         """
-        usual_samples, usual_seed = self.score_settings
-        num_samples = _whole_number("num_samples", usual_samples if num_samples is None else num_samples)
-        if "elbo" not in self.sessions:
-            raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
-        inputs = self.check("elbo", x)
-        rng, scores = np.random.default_rng(usual_seed if seed is None else seed), []
-        for part in parts(inputs, max(1, self.batch_size // num_samples)):
-            part["epsilon"] = self.noise(examples(part), num_samples, rng)
-            outputs = self.sessions["elbo"].run(part)
-            scores.append(outputs["reconstruction"] + outputs["kl"])
-        return np.concatenate(scores)
+        return self.run(self.verbs.score(x, num_samples, seed))["negative_elbo"]
 
-    def is_anomaly(self, x):
+    def is_anomaly(self, x: Any) -> np.ndarray:
         """Whether the score of each example is above the bundle's threshold, `(n,)` bool, scored as that was fitted.
 
         Raises:
@@ -166,9 +137,21 @@ class Pipeline:
                 "This bundle has no threshold to tell anomalies by: export the model with "
                 "threshold=keras_vae.evaluation.fit_threshold(vae, x)."
             )
-        return self.threshold.is_anomaly(self.score(x))
+        return self.run(self.verbs.score(x))["is_anomaly"]
 
-    def describe(self):
+    def draw(self, n: int, seed: Seed = None) -> np.ndarray:
+        """Draws z from the prior, `(n, latent_dim)`."""
+        return self.run(self.verbs.draw(n, seed))
+
+    def latent_activity(self, draws: int = 16, seed: int = 0) -> np.ndarray:
+        """How much each latent changes what is decoded, `(latent_dim,)`: the decoder ignores a latent of 0.
+
+        The root mean squared change of p(x|z)'s mean, over the data's dimensions and `draws` values of z from the
+        prior, when that latent alone is drawn again. It needs no data, unlike the count of active units.
+        """
+        return self.run(self.verbs.latent_activity(draws, seed))
+
+    def describe(self) -> dict[str, Any]:
         """What runs, and where, as a dict that can be written as JSON."""
         return {
             "onnxruntime": onnxruntime.__version__,
@@ -183,174 +166,15 @@ class Pipeline:
             **({} if self.threshold is None else {"anomaly": dataclasses.asdict(self.threshold)}),
         }
 
-    def check(self, name, value):
-        """The array, or dict of arrays, as what a graph takes: of its dtypes, and found to fit it.
-
-        Raises:
-            ValueError: If it does not; says what is wrong and what to do.
-        """
-        expected = [tensor for tensor in self.sessions[name].graph.inputs if tensor.name != "epsilon"]
-        value = value if isinstance(value, dict) else {expected[0].name: value}
-        names = [tensor.name for tensor in expected]
-        if "condition" not in names and self.is_conditional:  # of the other network
-            value = {key: part for key, part in value.items() if key != "condition"}
-        if set(value) != set(names):
-            raise ValueError(f"The {name} takes {names}; got {sorted(value)}. Pass a dict of arrays by these names.")
-        return {tensor.name: self._checked(tensor, value[tensor.name]) for tensor in expected}
-
-    def split(self, x):
-        """What `reconstruct` is given, as what the encoder takes and what the decoder takes beside z."""
-        if not isinstance(x, dict):
-            return x, {}
-        beside = set(self._input_names("decoder")) - {self.z}
-        decoder_only = beside - set(self._input_names("encoder"))
-        encoder = {name: value for name, value in x.items() if name not in decoder_only}
-        return encoder, {name: value for name, value in x.items() if name in beside}
-
-    def draw(self, n, seed=None):
-        """Draws z from the prior, `(n, latent_dim)`."""
-        n = _whole_number("n", n)
-        if "prior" in self.sessions:
-            return self._run("prior", {"noise": self.prior_noise(n, seed)})["z"]
-        prior = self.manifest.prior
-        if prior is None or prior["name"] != "DiagonalNormal":
-            raise BundleError(
-                f"This bundle's prior is {prior and prior['name']}, from which nothing can be drawn here."
-            )
-        mean, log_var = (np.asarray(prior["config"][name], "float32") for name in ("mean", "log_var"))
-        return Posterior(*(np.broadcast_to(part, (n, len(part))) for part in (mean, log_var))).sample(seed)
-
-    def prior_noise(self, n, seed):
-        """Draws what the prior graph takes, `(n, noise_dim)`."""
-        shape = (n, self.sessions["prior"].graph.inputs[0].shape[1])
-        return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
-
-    def repeated(self, graph, condition, n):
-        """The condition of `n` examples as the input of a graph, `{}` if that takes none; one stands for all.
-
-        Raises:
-            ValueError: If the graph takes one and there is none, no graph of the bundle takes one, or there are neither
-                one nor `n`.
-        """
-        tensor = self._condition_of(graph)
-        if condition is None and tensor is not None:
-            raise ValueError(f"This model is conditional: pass a condition {tensor.shape_text}, or one for all.")
-        if condition is not None and not self.is_conditional:
-            raise ValueError("This model takes no condition.")
-        if tensor is None:
-            return {}
-        condition = np.asarray(condition)
-        condition = condition[None] if condition.ndim == len(tensor.shape) - 1 else condition
-        if condition.ndim and len(condition) not in (1, n):
-            raise ValueError(f"The condition {tensor.shape_text} must be one for each of {n} examples, or one for all.")
-        return {"condition": np.broadcast_to(condition, (n, *condition.shape[1:]))}
-
-    @property
-    def is_conditional(self):
-        return any(self._condition_of(name) is not None for name in ("encoder", "decoder"))
-
-    def _condition_of(self, graph):
-        """The input for the condition; None if the graph has none."""
-        return next((each for each in self.sessions[graph].graph.inputs if each.name == "condition"), None)
-
-    def noise(self, n, num_samples, seed):
-        """Draws what the elbo graph calls epsilon, `(n, num_samples, latent_dim)`."""
-        shape = (n, num_samples, self.manifest.latent_dim)
-        return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
-
-    def latent_activity(self, draws=16, seed=0):
-        """How much each latent moves what is decoded, `(latent_dim,)`: 0 is a latent that the decoder ignores.
-
-        The root of the mean squared change of p(x|z)'s mean, over the data's dimensions and `draws` values of z from
-        the prior, when that latent alone is drawn anew. It needs no data, unlike the count of active units.
-        """
-        z, anew = np.split(self.draw(2 * _whole_number("draws", draws), seed), 2)
-        given = self.made_up(draws, seed)
-        before, activity = self.decode({self.z: z, **given}), []
-        for i in range(z.shape[1]):
-            moved = z.copy()
-            moved[:, i] = anew[:, i]
-            change = self.decode({self.z: moved, **given}) - before
-            activity.append(np.sqrt(np.mean(np.square(change, dtype="float64"))))
-        return np.array(activity)
-
-    def made_up(self, n, seed=0):
-        """What the decoder takes beside z, to try it: labels drawn at random, and zeros of anything else."""
-        rng, made = np.random.default_rng(seed), {}
-        for tensor in self.sessions["decoder"].graph.inputs:
-            if tensor.name != self.z:
-                shape = (n, *(size if isinstance(size, int) else 1 for size in tensor.shape[1:]))
-                labels = self.manifest.labels.get(tensor.name, 1)
-                made[tensor.name] = rng.integers(labels, size=shape).astype(tensor.dtype)
-        return made
-
-    def _run(self, name, inputs, outputs=None):
-        """Runs a graph over any number of examples."""
-        session = self.sessions[name]
-        return joined([session.run(part, outputs) for part in parts(inputs, self.batch_size)])
-
-    def _input_names(self, name):
-        return [tensor.name for tensor in self.sessions[name].graph.inputs]
-
-    def _checked(self, tensor, value):
-        array = np.asarray(value)
-        if array.dtype.kind not in ("biuf" if "float" in tensor.dtype else "biu"):
-            raise ValueError(f"{tensor.name} must hold {tensor.dtype}; got {array.dtype}.")
-        if array.size == 0:
-            raise ValueError(f"{tensor.name} holds no examples: its shape is {array.shape}.")
-        dtype = np.dtype(tensor.dtype)
-        if dtype.kind in "iu" and array.dtype != dtype:
-            limits = np.iinfo(dtype)
-            if int(array.min()) < limits.min or int(array.max()) > limits.max:
-                raise ValueError(f"{tensor.name} must lie in [{limits.min}, {limits.max}], as it is {tensor.dtype}.")
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
-            array = array.astype(dtype, copy=False)
-        if array.ndim == len(tensor.shape) - 1 and _fits(array.shape, tensor.shape[1:]):
-            raise ValueError(
-                f"{tensor.name} must have shape {tensor.shape_text}; got {array.shape}, which looks like one example: "
-                f"add the batch axis with {tensor.name}[None]."
-            )
-        tensor.check(array)
-        if array.dtype.kind == "f":
-            self._check_values(tensor.name, array)
-        self.check_labels(tensor.name, array)
-        return array
-
-    def check_labels(self, name, array):
-        """Raises a ValueError if the input of this name holds labels, and the array others than those."""
-        count = self.manifest.labels.get(name)
-        if count is not None and not 0 <= array.min() <= array.max() < count:
-            raise ValueError(
-                f"{name} must hold labels from 0 to {count - 1}; it ranges from {array.min()} to {array.max()}."
-            )
-
-    def may_miss(self, name):
-        """Whether a NaN in the input of this name is a missing number, and no mistake."""
-        return name == "x" and self.manifest.missing
-
-    def _check_values(self, name, array):
-        what = "NaN or infinite"
-        if self.may_miss(name):
-            what, array = "infinite", array[~np.isnan(array)]
-            if array.size == 0:
-                return
-        low, high = float(array.min()), float(array.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise ValueError(f"{name} contains {what} values: remove or fill in such examples.")
-        limits = self.manifest.data_range if name == "x" else None
-        if limits is not None and not (limits[0] <= low and high <= limits[1]):
-            fix = " Divide it by 255." if limits == (0.0, 1.0) and low >= 0.0 and 1.0 < high <= 255.0 else ""
-            raise ValueError(
-                f"{name} must lie in [{limits[0]:g}, {limits[1]:g}], as the model's likelihood says; it ranges from "
-                f"{low:g} to {high:g}.{fix}"
-            )
-
-
-def _whole_number(name, value, least=1):
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
-    return int(value)
-
-
-def _fits(shape, expected):
-    return all(isinstance(e, str) or e == got for e, got in zip(expected, shape, strict=True))
+    def run(self, steps: Steps) -> Any:
+        """The result of a verb of `verbs`, whose graphs are run over `batch_size` examples at a time."""
+        outputs = None
+        while True:
+            try:
+                run = steps.send(outputs)
+            except StopIteration as done:
+                return done.value
+            session = self.sessions[run.graph]
+            wanted = ["x_mean"] if run.graph == "decoder" else None  # no verb of a Pipeline returns more of it
+            parts = split(run.inputs, max(1, self.batch_size // run.num_samples))
+            outputs = concatenate([session.run(run.with_noise(part), wanted) for part in parts])

@@ -10,8 +10,12 @@ import functools
 import pathlib
 import sys
 import warnings
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import onnxruntime
+
+Providers: TypeAlias = str | Sequence[str | tuple[str, dict[str, Any]]]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _NAMES = {"cpu": _CPU, "cuda": _CUDA}
@@ -21,7 +25,7 @@ class ProviderError(RuntimeError):
     """An execution provider that was asked for cannot be used."""
 
 
-def resolve(providers="auto"):
+def resolve(providers: Providers = "auto") -> list[Any]:
     """The list that onnxruntime takes.
 
     Args:
@@ -56,7 +60,7 @@ def resolve(providers="auto"):
     return chosen
 
 
-def check(session, asked, fall_back=False):
+def check(session: Any, asked: list[Any], fall_back: bool = False) -> None:
     """Raises a ProviderError, or says once, that a session dropped one of the providers it was asked to use."""
     names = [provider if isinstance(provider, str) else provider[0] for provider in asked]
     missing = [name for name in names if name not in session.get_providers()]
@@ -70,7 +74,7 @@ def check(session, asked, fall_back=False):
 
 
 @functools.cache
-def why_no_cuda():
+def why_no_cuda() -> str | None:
     """None if CUDA can be used, else the reason in words."""
     if _CUDA not in onnxruntime.get_available_providers():
         return "this onnxruntime was built without CUDA (install onnxruntime-gpu in its place)"

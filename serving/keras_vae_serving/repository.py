@@ -5,15 +5,18 @@ request sees the one or the other, and a broken bundle is never seen.
 """
 
 import inspect
+import os
 import pathlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from keras_vae_serving.endpoints import Endpoint, Endpoints
+from keras_vae_serving.errors import RequestError, abbreviate
 from keras_vae_serving.manifest import BundleError
-from keras_vae_serving.models import Model, Models
-from keras_vae_serving.protocol import ProtocolError, shown
 from keras_vae_serving.providers import ProviderError
 
 _SOURCE = re.compile(r"(?:(?P<name>[A-Za-z0-9_-]+)(?::(?P<version>[0-9]{1,9}))?=)?(?P<path>.+)", re.DOTALL)
@@ -24,44 +27,44 @@ class Bundle:
     """A folder that is being served.
 
     Args:
-        name: What its models' names begin with, followed by a dot; empty for the only bundle of a server.
-        version: As in the URL.
-        path: The folder.
-        models: Its models and their threads.
-        users: Requests that are with its models now.
+        name: Prefix of its endpoints' names, which a dot follows; empty for the only bundle of a server.
+        version: Version as in the URL.
+        path: Folder of the bundle.
+        endpoints: Its endpoints and their threads.
+        users: Number of requests that its endpoints are working on.
     """
 
     name: str
     version: str
     path: pathlib.Path
-    models: Models
+    endpoints: Endpoints
     users: int = 0
 
-    def full_name(self, model):
-        """A model's name in the URL."""
-        return f"{self.name}.{model}" if self.name else model
+    def full_name(self, endpoint: str) -> str:
+        """Name of an endpoint in the URL, where the protocol calls it a model."""
+        return f"{self.name}.{endpoint}" if self.name else endpoint
 
 
 class Repository:
     """Bundles by name and version.
 
     Args:
-        sources: A path, or a list of `PATH`, `NAME=PATH` or `NAME:VERSION=PATH`. One bundle without a name serves
+        sources: Path, or list of `PATH`, `NAME=PATH` or `NAME:VERSION=PATH`. One bundle without a name serves
             `decode`, a bundle of the name digits serves `digits.decode`. Among several, one without a name is called
             after its folder; one without a version has version 1.
-        settings: For `Models`.
+        **settings: Arguments of `Endpoints`.
 
     Raises:
         BundleError, ProviderError: If a bundle cannot be served.
         TypeError: If there is no such setting.
     """
 
-    def __init__(self, sources, **settings):
-        sources = [sources] if isinstance(sources, str | pathlib.Path) else list(sources)
-        inspect.signature(Models).bind(None, **settings)  # a misspelt one is no fault of the bundle
+    def __init__(self, sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], **settings: Any) -> None:
+        sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+        inspect.signature(Endpoints).bind(None, **settings)  # before a bundle is blamed for a misspelt one
         self._settings = settings
         self._bundles: dict[tuple[str, str], Bundle] = {}
-        self._models: dict[tuple[str, str | None], tuple[Bundle, Model]] = {}
+        self._endpoints: dict[tuple[str, str | None], tuple[Bundle, Endpoint]] = {}
         try:
             for name, version, path in _parsed(sources):
                 if (name, version) in self._bundles:
@@ -73,38 +76,38 @@ class Repository:
         self._index()
 
     @property
-    def bundles(self):
-        """All of them, by name and version."""
+    def bundles(self) -> list[Bundle]:
+        """All bundles."""
         return list(self._bundles.values())
 
-    def find(self, name, version=None):
-        """The bundle and the model of a name; of the highest version where none is given.
+    def find(self, name: str, version: str | None = None) -> tuple[Bundle, Endpoint]:
+        """The bundle and the endpoint of a name, of the highest version where none is given.
 
         Raises:
-            ProtocolError: If there is none.
+            RequestError: If there is none.
         """
-        found = self._models.get((name, version))
+        found = self._endpoints.get((name, version))
         if found is None:
             names = self.names
             if name in names:
-                raise ProtocolError(f"the model {name} has no version {version!s:.20}.", status=404)
-            raise ProtocolError(f"there is no model {shown(name)}; there are {', '.join(names)}.", status=404)
+                raise RequestError(f"the model {name} has no version {version!s:.20}.", status=404)
+            raise RequestError(f"there is no model {abbreviate(name)}; there are {', '.join(names)}.", status=404)
         return found
 
     @property
-    def names(self):
-        """The names of all models."""
-        return sorted({name for name, _ in self._models})
+    def names(self) -> list[str]:
+        """Names of all endpoints."""
+        return sorted({name for name, _ in self._endpoints})
 
-    def versions(self, name):
-        """The versions of a model, the highest last."""
-        return sorted((version for n, version in self._models if n == name and version is not None), key=int)
+    def versions(self, name: str) -> list[str]:
+        """Versions of an endpoint, the highest last."""
+        return sorted((version for n, version in self._endpoints if n == name and version is not None), key=int)
 
-    def load_again(self, name=None):
+    def load_again(self, name: str | None = None) -> list[Bundle]:
         """Loads bundles again from their folders, which may take a while, for `install`.
 
         Args:
-            name: Of the bundles; None loads all.
+            name: Name of the bundles; None loads all.
 
         Raises:
             BundleError, ProviderError: If one cannot be served; nothing has changed then.
@@ -116,46 +119,46 @@ class Repository:
                     loaded.append(self._load(bundle.name, bundle.version, bundle.path))
         except BaseException:
             for bundle in loaded:
-                bundle.models.close()
+                bundle.endpoints.close()
             raise
         return loaded
 
-    def install(self, loaded):
+    def install(self, loaded: list[Bundle]) -> list[Bundle]:
         """Serves these bundles in place of those of the same names and versions, which are returned.
 
-        To be called by the thread that finds models and counts their users: nobody is between the two then.
+        To be called by the thread that finds endpoints and counts users, so that no request is between the two.
         """
         retired = [self._bundles[bundle.name, bundle.version] for bundle in loaded]
         self._bundles = {**self._bundles, **{(bundle.name, bundle.version): bundle for bundle in loaded}}
         self._index()
         return retired
 
-    def close(self):
+    def close(self) -> None:
         """Runs what is waiting, then ends all threads."""
         for bundle in self.bundles:
-            bundle.models.close()
+            bundle.endpoints.close()
 
     def _load(self, name, version, path):
-        models = None
+        endpoints = None
         try:
-            models = Models(path, **self._settings)
-            _try(models)
+            endpoints = Endpoints(path, **self._settings)
+            _try(endpoints)
         except BaseException as error:
-            if models is not None:
-                models.close()
+            if endpoints is not None:
+                endpoints.close()
             if isinstance(error, BundleError | ProviderError | OSError) or not isinstance(error, Exception):
                 raise
             what = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
             raise BundleError(f"{path} does not run ({what}). Export the model again.") from error
-        return Bundle(name, version, path, models)
+        return Bundle(name, version, path, endpoints)
 
     def _index(self):
-        models = {}
+        endpoints = {}
         for bundle in sorted(self._bundles.values(), key=lambda bundle: int(bundle.version)):
-            for model in bundle.models.by_name.values():
-                full_name = bundle.full_name(model.name)
-                models[full_name, bundle.version] = models[full_name, None] = bundle, model
-        self._models = models
+            for endpoint in bundle.endpoints.by_name.values():
+                full_name = bundle.full_name(endpoint.name)
+                endpoints[full_name, bundle.version] = endpoints[full_name, None] = bundle, endpoint
+        self._endpoints = endpoints
 
 
 def _parsed(sources):
@@ -174,12 +177,12 @@ def _parsed(sources):
         yield name, str(int(version or 1)), path
 
 
-def _try(models):
-    """Runs each graph once, where it says what sizes it takes: memory is taken and kernels are chosen now."""
-    if "sample" in models.by_name:
-        pipeline = models.pipeline
-        pipeline.decode({pipeline.z: pipeline.draw(1, seed=0), **pipeline.made_up(1)})
-    for session in models.pipeline.sessions.values():
+def _try(endpoints):
+    """Runs each graph whose sizes are known once, so that memory is taken and kernels are chosen now."""
+    pipeline = endpoints.pipeline
+    if "sample" in endpoints.by_name:
+        pipeline.decode({pipeline.inputs.z: pipeline.draw(1, seed=0), **pipeline.inputs.dummy_inputs(1)})
+    for session in pipeline.sessions.values():
         tensors = session.graph.inputs
         if all(isinstance(size, int) for tensor in tensors for size in tensor.shape[1:] if tensor.name != "epsilon"):
             sizes = {

@@ -3,13 +3,16 @@
 The exporter checks parity through this class, so that what was verified is what will be run.
 """
 
+import os
 import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnxruntime
 
 from keras_vae_serving import providers as _providers
-from keras_vae_serving.manifest import BundleError, Graph
+from keras_vae_serving.errors import RequestError
+from keras_vae_serving.manifest import BundleError, GraphSpec
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -31,10 +34,10 @@ class Session:
     """Runs a graph: named NumPy arrays in, named NumPy arrays out.
 
     Args:
-        directory: The bundle.
-        graph: What its manifest says of the graph.
+        directory: Folder of the bundle.
+        graph: Entry of the graph in the manifest.
         providers: "auto", "cpu", "cuda" or a sequence; see `providers.resolve`.
-        threads: Threads inside an operator; 0 lets onnxruntime choose.
+        threads: Number of threads inside an operator; 0 lets onnxruntime choose.
 
     Raises:
         BundleError: If the file cannot be opened, or does not have the manifest's inputs and outputs.
@@ -47,9 +50,15 @@ class Session:
     >>> decoder.run({"z": np.zeros((1, 2), "float32")})["x_mean"]
     """
 
-    def __init__(self, directory, graph: Graph, providers="auto", threads=0):
-        self.graph = graph
-        self.threads = threads
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        graph: GraphSpec,
+        providers: _providers.Providers = "auto",
+        threads: int = 0,
+    ) -> None:
+        self.graph: GraphSpec = graph
+        self.threads: int = threads
         path = pathlib.Path(directory) / graph.file
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -63,20 +72,22 @@ class Session:
         self._check_signature(path)
 
     @property
-    def providers(self):
+    def providers(self) -> list[str]:
         """The execution providers in use, the preferred one first."""
         return self._session.get_providers()
 
-    def run(self, inputs, outputs=None, check=True):
+    def run(
+        self, inputs: dict[str, np.ndarray], outputs: Sequence[str] | None = None, check: bool = True
+    ) -> dict[str, np.ndarray]:
         """Runs the graph.
 
         Args:
-            inputs: A dict of NumPy arrays by input name, all of one length along the first axis.
-            outputs: The names wanted; None is all.
-            check: False where `check` has seen the inputs already.
+            inputs: NumPy arrays by input name, all of one length along the first axis.
+            outputs: Names of the outputs wanted; None is all.
+            check: Whether the inputs are checked; False if `check` has seen them already.
 
         Returns:
-            A dict of NumPy arrays by output name.
+            NumPy arrays by output name.
 
         Raises:
             ValueError: If a name, dtype or shape is not the graph's.
@@ -91,14 +102,14 @@ class Session:
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         return dict(zip(names, self._session.run(names, arrays), strict=True))
 
-    def check(self, inputs):
-        """Raises a ValueError if these are not a dict of arrays that the graph takes, all of one batch size."""
+    def check(self, inputs: dict[str, np.ndarray]) -> None:
+        """Raises a RequestError if these are not a dict of arrays that the graph takes, all of one batch size."""
         expected = [tensor.name for tensor in self.graph.inputs]
         if set(inputs) != set(expected):
-            raise ValueError(f"The graph {self.graph.name} takes {expected}; got {sorted(inputs)}.")
+            raise RequestError(f"The graph {self.graph.name} takes {expected}; got {sorted(inputs)}.")
         for tensor in self.graph.inputs:
             tensor.check(inputs[tensor.name])
-        examples(inputs)
+        batch_size_of(inputs)
 
     def _check_signature(self, path):
         for what, found, expected in (
@@ -111,26 +122,26 @@ class Session:
                 raise BundleError(f"{path} has the {what} {found}, but the manifest says {wanted}.")
 
 
-def examples(arrays):
-    """How many examples a dict of arrays holds; raises a ValueError if they do not agree."""
+def batch_size_of(arrays: dict[str, np.ndarray]) -> int:
+    """Number of examples in a dict of arrays; raises a RequestError if they do not agree."""
     sizes = [len(array) for array in arrays.values()]
     if len(set(sizes)) > 1:
         listed = ", ".join(f"{name}: {size}" for name, size in zip(arrays, sizes, strict=True))
-        raise ValueError(f"All inputs must have one batch size; got {listed}.")
+        raise RequestError(f"All inputs must have one batch size; got {listed}.")
     return sizes[0]
 
 
-def parts(arrays, size):
-    """A dict of arrays in pieces of up to `size` examples; raises as `examples`, or some would be in no piece."""
-    for start in range(0, examples(arrays), size):
+def split(arrays: dict[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Parts of a dict of arrays, of up to `size` examples; raises a RequestError as `batch_size_of`."""
+    for start in range(0, batch_size_of(arrays), size):
         yield {name: array[start : start + size] for name, array in arrays.items()}
 
 
-def joined(pieces):
-    """The pieces as one dict of arrays."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+def concatenate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The parts as one dict of arrays."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _first_line(error):

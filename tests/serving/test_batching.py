@@ -7,8 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from keras_vae_serving.batching import Batcher, Overloaded
-from keras_vae_serving.protocol import ProtocolError
+from keras_vae_serving.batching import Batcher
+from keras_vae_serving.errors import Overloaded, RequestError
 
 pytestmark = pytest.mark.once
 
@@ -22,7 +22,7 @@ class Doubling:
 
     def check(self, inputs):
         if inputs["x"].ndim != 2:
-            raise ValueError("x must be a matrix.")
+            raise RequestError("x must be a matrix.")
 
     def run(self, inputs, outputs=None, check=True):
         self.started.set()
@@ -128,7 +128,7 @@ def test_each_request_has_its_own_error(session):
     good, bad, memory, fine = asyncio.run(together(session, rows(1), rows(13), rows(15), rows(5, 6)))
     assert good["y"].tolist() == [[2]]
     assert fine["y"].tolist() == [[10], [12]]
-    assert isinstance(bad, ProtocolError)
+    assert isinstance(bad, RequestError)
     assert bad.status == 400
     assert str(bad) == "the graph doubling cannot run on inputs of these sizes or values."
     assert (memory.status, "did not get the memory" in str(memory)) == (503, True)
@@ -137,7 +137,7 @@ def test_each_request_has_its_own_error(session):
 def test_what_no_run_could_take_is_refused_before_it_waits(session):
     async def wrong():
         batcher = Batcher(session)
-        with pytest.raises(ProtocolError, match="x must be a matrix"):
+        with pytest.raises(RequestError, match="x must be a matrix"):
             await batcher.run({"x": np.float32(1)})
         assert batcher.waiting == 0
         batcher.close()

@@ -6,20 +6,20 @@ import json
 import numpy as np
 import pytest
 
-from keras_vae_serving import BundleError, Graph, Manifest, Tensor
-from keras_vae_serving.manifest import Threshold
+from keras_vae_serving import BundleError, GraphSpec, Manifest, Tensor
+from keras_vae_serving.manifest import AnomalyThreshold
 
 pytestmark = pytest.mark.once
 
 
-THRESHOLD = Threshold(nats=31.5, quantile=0.99, num_samples=16, seed=0, examples=300)
+THRESHOLD = AnomalyThreshold(nats=31.5, quantile=0.99, num_samples=16, seed=0, examples=300)
 
 
 @pytest.fixture
 def manifest():
     x = Tensor("x", "float32", ("batch", 4, "x_2"))
     return Manifest(
-        graphs={"encoder": Graph("encoder", "encoder/1/model.onnx", "float32", (x,), (x,), {"tolerance": 1e-4})},
+        graphs={"encoder": GraphSpec("encoder", "encoder/1/model.onnx", "float32", (x,), (x,), {"tolerance": 1e-4})},
         latent_dim=2,
         data_shape=(4, "x_2"),
         data_range=(0.0, 1.0),

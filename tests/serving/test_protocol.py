@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import oip
-from keras_vae_serving import protocol
-from keras_vae_serving.protocol import ProtocolError
+from keras_vae_serving.errors import RequestError
+from keras_vae_serving.http import protocol
+from keras_vae_serving.inputs import all_finite
 
 pytestmark = pytest.mark.once
 
@@ -72,7 +73,7 @@ def test_an_answer_may_be_a_view_or_of_another_byte_order():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_are_answered_in_binary_and_refused_in_json(value):
     outputs = {"y": np.array([[1.0, value]], "float32")}
-    with pytest.raises(ProtocolError, match="output 'y' holds NaN or infinite values.*\"binary_data\": true"):
+    with pytest.raises(RequestError, match="output 'y' holds NaN or infinite values.*\"binary_data\": true"):
         protocol.respond(protocol.Request({}), "m", "1", outputs)
     content, length = protocol.respond(protocol.Request({}, binary=True), "m", "1", outputs)
     np.testing.assert_array_equal(oip.outputs(content, {oip.HEADER: length})["y"], outputs["y"])
@@ -84,10 +85,10 @@ def test_null_is_nan_where_numbers_have_one():
 
 
 def test_large_finite_numbers_are_finite():
-    assert protocol.all_finite(np.full(9, 1e308))
-    assert protocol.all_finite(np.full(9, 3e38, "float32"))
-    assert not protocol.all_finite(np.array([1e308, np.inf]))
-    assert not protocol.all_finite(np.array([np.inf, -np.inf]))
+    assert all_finite(np.full(9, 1e308))
+    assert all_finite(np.full(9, 3e38, "float32"))
+    assert not all_finite(np.array([1e308, np.inf]))
+    assert not all_finite(np.array([np.inf, -np.inf]))
 
 
 def tensor(**fields):
@@ -155,7 +156,7 @@ def tensor(**fields):
     ],
 )
 def test_what_is_no_request_is_refused_with_a_sentence(fields, sentence):
-    with pytest.raises(ProtocolError, match=sentence) as caught:
+    with pytest.raises(RequestError, match=sentence) as caught:
         protocol.parse(json.dumps(fields).encode())
     assert caught.value.status == 400
     assert len(str(caught.value)) < 400
@@ -177,7 +178,7 @@ def test_what_is_no_request_is_refused_with_a_sentence(fields, sentence):
 def test_raw_tensors_must_be_as_long_as_they_say(size, raw, sentence):
     fields = {"name": "x", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": size}}
     text = json.dumps({"inputs": [fields]}).encode()
-    with pytest.raises(ProtocolError, match=sentence):
+    with pytest.raises(RequestError, match=sentence):
         protocol.parse(text + raw, len(text))
 
 
@@ -185,12 +186,12 @@ def test_raw_tensors_need_the_header_and_booleans_are_0_or_1():
     fields = {"name": "x", "datatype": "BOOL", "shape": [2], "parameters": {"binary_data_size": 2}}
     text = json.dumps({"inputs": [fields]}).encode()
     assert protocol.parse(text + b"\0\1", len(text)).inputs["x"].tolist() == [False, True]
-    with pytest.raises(ProtocolError, match="bytes other than 0 and 1"):
+    with pytest.raises(RequestError, match="bytes other than 0 and 1"):
         protocol.parse(text + b"\0\2", len(text))
-    with pytest.raises(ProtocolError, match="the header Inference-Header-Content-Length.*is missing"):
+    with pytest.raises(RequestError, match="the header Inference-Header-Content-Length.*is missing"):
         protocol.parse(text)
     for length in (-1, len(text) + 3):
-        with pytest.raises(ProtocolError, match=f"said to have {length} bytes, but the body has"):
+        with pytest.raises(RequestError, match=f"said to have {length} bytes, but the body has"):
             protocol.parse(text + b"\0\1", length)
 
 
@@ -202,14 +203,14 @@ def test_what_is_nested_as_deep_as_json_may_be_is_refused_in_few_words():
         f'{{"inputs": [], "id": {deep}}}',
         deep,
     ):
-        with pytest.raises(ProtocolError) as caught:
+        with pytest.raises(RequestError) as caught:
             protocol.parse(text.encode())
         assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"inputs": NaN}', b"[" * 10**6, b'{"inputs":[1e999]}'])
 def test_what_is_no_json_is_refused(body):
-    with pytest.raises(ProtocolError, match="the request is not JSON: "):
+    with pytest.raises(RequestError, match="the request is not JSON: "):
         protocol.parse(body)
 
 
@@ -250,7 +251,7 @@ def test_anything_is_read_or_refused_in_few_words(fields, raw, shift):
     length = None if shift is None else max(0, len(text) + min(shift, 3) * (shift % 2))
     try:
         request = protocol.parse(text if length is None else text + raw, length)
-    except ProtocolError as error:
+    except RequestError as error:
         status, sentence = error.status, str(error)
     else:
         status, sentence = 400, ""

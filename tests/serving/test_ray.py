@@ -1,6 +1,6 @@
 """A bundle on Ray, where a worker and a replica are killed: `nox -- slow` makes the environment, which has no Keras.
 
-What is run there is in `on_ray.py`; the numbers are compared here with those of a plain `Pipeline`.
+What is run there is in `ray_programs.py`; the numbers are compared here with those of a plain `Pipeline`.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ needs_ray = pytest.mark.skipif(
 
 
 def run(program, bundle, folder, x):
-    """What a program of `on_ray.py` found, and its report."""
+    """What a program of `ray_programs.py` found, and its report."""
     np.savez(folder / "data.npz", x=x)
     environment = {
         **os.environ,
@@ -47,7 +47,7 @@ def run(program, bundle, folder, x):
         environment.pop(variable, None)
     # pytest's folders are too deep for the path of a socket, which may have about 100 characters: Ray takes 60.
     short = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    command = [PYTHON, HERE / "on_ray.py", program, bundle, folder, short]
+    command = [PYTHON, HERE / "ray_programs.py", program, bundle, folder, short]
     with open(folder / "log", "w+") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -203,6 +203,6 @@ def test_deploy_answers_from_two_replicas_and_goes_on_when_one_is_killed(bundle,
 
 def test_a_missing_ray_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "keras_vae_serving.ray", raising=False)
+    monkeypatch.delitem(sys.modules, "keras_vae_serving.on_ray", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r'needs Ray .* pip install "keras-vae\[ray\]"'):
-        importlib.import_module("keras_vae_serving.ray")
+        importlib.import_module("keras_vae_serving.on_ray")

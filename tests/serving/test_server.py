@@ -25,9 +25,9 @@ import keras_vae
 import keras_vae_export
 import oip
 import server_process
-from keras_vae_serving import BundleError, Pipeline, _uvicorn
+from keras_vae_serving import BundleError, Pipeline
+from keras_vae_serving.http import _uvicorn, create_app
 from keras_vae_serving.repository import Repository
-from keras_vae_serving.server import create_app
 
 pytestmark = pytest.mark.once
 
@@ -85,7 +85,7 @@ def test_verbs_take_what_the_pipeline_takes_and_graphs_what_triton_takes(server,
     for dtype in ("uint8", "int64", "float64", "bool"):
         np.testing.assert_allclose(server.infer("encode", {"x": x.astype(dtype)})["z_mean"], expected, atol=1e-6)
     assert server.error(400, "encoder", {"x": x.astype("float64")}) == "x must be float32; got float64."
-    epsilon = pipeline.noise(len(x), 1, 0)
+    epsilon = np.random.default_rng(0).standard_normal((len(x), 1, 3), "float32")
     terms = server.infer("elbo", {"x": x, "epsilon": epsilon})
     # Triton knows no tensors of shape (batch,): there, too, these are (batch, 1).
     assert {name: term.shape for name, term in terms.items()} == {"reconstruction": (40, 1), "kl": (40, 1)}
@@ -149,8 +149,8 @@ def test_a_threshold_is_described(judging, server):
         f"is_anomaly: whether it is above {anomaly['nats']:g} nats, as a share of 0.25 of normal data is (fitted on 40"
     )
     assert words in model["parameters"]["description"]
-    assert model["parameters"]["num_samples"] == "Draws of z that it is averaged over (3)."
-    assert model["parameters"]["seed"] == "Of the draws (5)."
+    assert model["parameters"]["num_samples"] == "Number of samples of z that each score is averaged over (3)."
+    assert model["parameters"]["seed"] == "Seed for the samples (5)."
     document = judging.client.get("/openapi.json").json()
     openapi_spec_validator.validate(document)
     assert words in document["paths"]["/v2/models/{model}/infer"]["post"]["description"]
@@ -422,7 +422,7 @@ def test_a_client_that_does_not_read_is_left_and_a_crowd_is_kept_out(bundle, mon
         threading.Event(),
         gc.get_threshold(),
     )
-    server = _uvicorn.Server(app, ready.set, lambda: None, lambda: None)
+    server = _uvicorn.UvicornServer(app, ready.set, lambda: None, lambda: None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -460,7 +460,7 @@ def test_a_connection_that_is_closing_keeps_its_limit_when_some_was_read(monkeyp
     monkeypatch.setattr(_uvicorn, "READ_SECONDS", 0.05)
 
     async def read_some_and_stop():
-        server = _uvicorn.Server(lambda: None, lambda: None, lambda: None, lambda: None)
+        server = _uvicorn.UvicornServer(lambda: None, lambda: None, lambda: None, lambda: None)
         server.config.load()
         transport = unittest.mock.Mock(**{"is_closing.return_value": False, "get_extra_info.return_value": None})
         protocol = _uvicorn.Protocol(server.config, server.server_state, {})

@@ -1,8 +1,8 @@
 """The Open Inference Protocol, version 2: requests to NumPy arrays, NumPy arrays to responses. No HTTP in here.
 
 A request is a JSON object, or a JSON object and raw tensors behind it (the binary tensor extension: little-endian, row
-after row, in the order of the inputs), which saves printing and parsing every number. Either way each byte of it comes
-from somebody else, and is believed only after it was checked: what cannot be served is a `ProtocolError` that says why.
+after row, in the order of the inputs), which saves printing and parsing every number. Every byte comes from a client
+and is checked before it is used: a request that cannot be served is a `RequestError` that says why.
 
 Reference: https://github.com/kserve/open-inference-protocol, and "Binary Tensor Data Extension" of Triton's
 documentation.
@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-DATATYPES = {
+from keras_vae_serving.errors import RequestError, abbreviate
+from keras_vae_serving.inputs import all_finite
+
+DATATYPES: dict[str, str] = {
     "BOOL": "bool",
     "UINT8": "uint8",
     "UINT16": "uint16",
@@ -33,32 +36,19 @@ DATATYPES = {
 _NAMES = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}
 _LITTLE_ENDIAN = {name: np.dtype(dtype).newbyteorder("<") for name, dtype in DATATYPES.items()}
 _MAX_RANK = 32  # NumPy refuses more than 64 with an error of its own
-_MAX_TENSORS, _MAX_NAME = 16, 100  # what is longer is no request of a model, and would make long errors
-
-
-class ProtocolError(ValueError):
-    """A request that cannot be served as it is.
-
-    Args:
-        message: One or two sentences for whoever sent it; they are sent back.
-        status: The HTTP status that fits.
-    """
-
-    def __init__(self, message, status=400):
-        super().__init__(message)
-        self.status = status
+_MAX_TENSORS, _MAX_NAME = 16, 100  # no model needs more, and more would make long errors
 
 
 @dataclass(slots=True)
 class Request:
-    """What was asked for.
+    """A request that has been read.
 
     Args:
         inputs: Arrays by name, with the dtypes and shapes that the request states.
-        parameters: Of the whole request.
+        parameters: Parameters of the whole request.
         outputs: Whether to answer in binary, by the name of each output wanted; None is all of them.
         binary: Whether to answer in binary where an output does not say.
-        id: To be sent back.
+        id: Identifier to be sent back.
     """
 
     inputs: dict[str, np.ndarray]
@@ -68,24 +58,25 @@ class Request:
     id: str | None = None
 
 
-def parse(body, json_length=None, max_numbers=math.inf):
+def parse(body: bytes | bytearray, json_length: int | None = None, max_numbers: float = math.inf) -> Request:
     """Reads a request.
 
     Args:
-        body: Its bytes.
-        json_length: How many of them are JSON, where raw tensors follow; None if all are.
-        max_numbers: In JSON, of one tensor; it is checked before they are converted, which takes time. 0 is no limit.
+        body: Bytes of the request.
+        json_length: Number of bytes that are JSON, where raw tensors follow; None if all are.
+        max_numbers: Number of numbers allowed in one tensor in JSON, checked before they are converted, which takes
+            time. 0 means no limit.
 
     Raises:
-        ProtocolError: If it is not a request of the protocol; says what is wrong with which part.
+        RequestError: If it is not a request of the protocol; says what is wrong with which part.
     """
     if json_length is not None and not 0 <= json_length <= len(body):
-        raise ProtocolError(f"the JSON part is said to have {json_length} bytes, but the body has {len(body)}.")
+        raise RequestError(f"the JSON part is said to have {json_length} bytes, but the body has {len(body)}.")
     view = memoryview(body)
     try:
         fields = orjson.loads(view if json_length is None else view[:json_length])
     except orjson.JSONDecodeError as error:
-        raise ProtocolError(f"the request is not JSON: {error}.") from None
+        raise RequestError(f"the request is not JSON: {error}.") from None
     fields = _expect(dict, "the request", fields)
     raw = _Raw(None if json_length is None else view[json_length:])
     inputs = {}
@@ -93,7 +84,7 @@ def parse(body, json_length=None, max_numbers=math.inf):
         tensor = _expect(dict, f"inputs[{i}]", tensor)
         name = _name(f'inputs[{i}]["name"]', tensor.get("name"))
         if name in inputs:
-            raise ProtocolError(f"there are two inputs of the name {name!r}.")
+            raise RequestError(f"there are two inputs of the name {name!r}.")
         inputs[name] = _tensor(f"the input {name!r}", tensor, raw, max_numbers)
     raw.check_empty()
     parameters = _parameters("the request", fields)
@@ -108,19 +99,19 @@ def parse(body, json_length=None, max_numbers=math.inf):
     )
 
 
-def respond(request, model, version, outputs):
+def respond(request: Request, model: str, version: str, outputs: dict[str, np.ndarray]) -> tuple[bytes, int | None]:
     """Writes a response.
 
     Args:
-        request: The `Request`.
-        model, version: Who answers.
+        request: Request to answer.
+        model, version: Name and version of the endpoint that answers.
         outputs: Arrays by name.
 
     Returns:
         `(body, json_length)`; the second is None where all of it is JSON.
 
     Raises:
-        ProtocolError: If a NaN or an infinite value was asked for in JSON, which has neither.
+        RequestError: If a NaN or an infinite value was asked for in JSON, which has neither.
     """
     tensors, raw = [], []
     for name, array in outputs.items():
@@ -131,7 +122,7 @@ def respond(request, model, version, outputs):
             raw.append(data)
         else:
             if not all_finite(array):
-                raise ProtocolError(
+                raise RequestError(
                     f"the output {name!r} holds NaN or infinite values, which JSON cannot: ask for it with "
                     '"parameters": {"binary_data": true}.'
                 )
@@ -144,18 +135,9 @@ def respond(request, model, version, outputs):
     return (b"".join((text, *raw)), len(text)) if raw else (text, None)
 
 
-def datatype(dtype):
-    """The protocol's name of a NumPy dtype."""
+def datatype(dtype: str) -> str:
+    """Name of a NumPy dtype in the protocol."""
     return _NAMES[np.dtype(dtype)]
-
-
-def all_finite(array):
-    """Whether there is neither a NaN nor an infinity; one pass in the usual case, and no temporary array."""
-    return (
-        array.dtype.kind != "f"
-        or math.isfinite(array.sum(dtype="float64"))  # of float64, finite values may add up to infinity
-        or bool(np.isfinite(array).all())
-    )
 
 
 class _Raw:
@@ -166,12 +148,12 @@ class _Raw:
 
     def take(self, what, size, dtype):
         if self.view is None:
-            raise ProtocolError(
+            raise RequestError(
                 f"{what} says that its data are binary, but the header Inference-Header-Content-Length, which tells "
                 "where they begin, is missing."
             )
         if self.offset + size > len(self.view):
-            raise ProtocolError(
+            raise RequestError(
                 f"{what} should have {size} bytes of data, but only {len(self.view) - self.offset} are left."
             )
         array = np.frombuffer(self.view, dtype, size // dtype.itemsize, self.offset)
@@ -180,41 +162,42 @@ class _Raw:
 
     def check_empty(self):
         if self.view is not None and self.offset != len(self.view):
-            raise ProtocolError(f"{len(self.view) - self.offset} bytes of the body belong to no input.")
+            raise RequestError(f"{len(self.view) - self.offset} bytes of the body belong to no input.")
 
 
 def _tensor(what, tensor, raw, max_numbers):
     kind = tensor.get("datatype")
     if not isinstance(kind, str) or kind not in DATATYPES:
-        raise ProtocolError(f"{what} has the datatype {shown(kind)}; use one of {', '.join(DATATYPES)}.")
+        raise RequestError(f"{what} has the datatype {abbreviate(kind)}; use one of {', '.join(DATATYPES)}.")
     shape = tensor.get("shape")
     if (
         not isinstance(shape, list)
         or len(shape) > _MAX_RANK
         or any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in shape)
     ):
-        raise ProtocolError(f'{what} has the "shape" {shown(shape)}; it must be a list of whole numbers.')
+        raise RequestError(f'{what} has the "shape" {abbreviate(shape)}; it must be a list of whole numbers.')
     count = math.prod(shape)
     size = _parameters(what, tensor).get("binary_data_size")
     if size is None:
         if 0 < max_numbers < count:
-            raise ProtocolError(
-                f"{what} of shape {shown(shape)} has more than {max_numbers} numbers: send fewer examples at a time.",
+            raise RequestError(
+                f"{what} of shape {abbreviate(shape)} has more than {max_numbers} numbers: "
+                "send fewer examples at a time.",
                 status=413,
             )
         return _from_json(what, kind, shape, count, tensor.get("data"))
     dtype = _LITTLE_ENDIAN[kind]
     if isinstance(size, bool) or not isinstance(size, int) or size != count * dtype.itemsize:
-        raise ProtocolError(
-            f"{what} of shape {shown(shape)} and datatype {kind} takes {shown(count * dtype.itemsize)} bytes, but "
-            f'its "binary_data_size" is {shown(size)}.'
+        raise RequestError(
+            f"{what} of shape {abbreviate(shape)} and datatype {kind} takes {abbreviate(count * dtype.itemsize)} "
+            f'bytes, but its "binary_data_size" is {abbreviate(size)}.'
         )
     if "data" in tensor:
-        raise ProtocolError(f'{what} has both "data" and "binary_data_size": send one of them.')
+        raise RequestError(f'{what} has both "data" and "binary_data_size": send one of them.')
     if kind == "BOOL":
         array = raw.take(what, size, np.dtype("uint8"))
         if size and array.max() > 1:
-            raise ProtocolError(f"{what} is BOOL, but has bytes other than 0 and 1.")
+            raise RequestError(f"{what} is BOOL, but has bytes other than 0 and 1.")
         return array.view("bool").reshape(shape)
     array = raw.take(what, size, dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
     # The JSON before it may have any length; onnxruntime may not be given a tensor at an odd address.
@@ -223,16 +206,16 @@ def _tensor(what, tensor, raw, max_numbers):
 
 def _from_json(what, kind, shape, count, data):
     if not isinstance(data, list):
-        raise ProtocolError(f'{what} has no "data": send a list of numbers, flat or nested, or "binary_data_size".')
+        raise RequestError(f'{what} has no "data": send a list of numbers, flat or nested, or "binary_data_size".')
     # All of this before NumPy sees the lists: it takes 3 s to find that 15 MB of brackets are no matrix, and for a list
     # with one long string in it as much memory as if all were as long.
     nested = bool(data) and isinstance(data[0], list)
     flat: Any = _flattened(data, shape) if nested else data
     if flat is None:
-        raise ProtocolError(f'{what} has the shape {shown(shape)}, but its "data" are nested otherwise.')
+        raise RequestError(f'{what} has the shape {abbreviate(shape)}, but its "data" are nested otherwise.')
     if len(flat) != count:
-        raise ProtocolError(
-            f'{what} of shape {shown(shape)} takes {shown(count)} numbers, but its "data" are {len(flat)}.'
+        raise RequestError(
+            f'{what} of shape {abbreviate(shape)} takes {abbreviate(count)} numbers, but its "data" are {len(flat)}.'
         )
     dtype = np.dtype(DATATYPES[kind])
     # null becomes NaN, which JSON lacks: whether that is a missing number or a mistake is for the model to say.
@@ -240,11 +223,11 @@ def _from_json(what, kind, shape, count, data):
         dtype.kind, ({int}, "whole numbers in its range")
     )
     if not set(map(type, flat)) <= allowed:
-        raise ProtocolError(f'the "data" of {what} must be {wanted}, as its datatype is {kind}.')
+        raise RequestError(f'the "data" of {what} must be {wanted}, as its datatype is {kind}.')
     if dtype.kind in "iu" and flat:
         limits = np.iinfo(dtype)
         if min(flat) < limits.min or max(flat) > limits.max:
-            raise ProtocolError(f"{what} is {kind}: its numbers must lie in [{limits.min}, {limits.max}].")
+            raise RequestError(f"{what} is {kind}: its numbers must lie in [{limits.min}, {limits.max}].")
     with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
         return np.array(flat, dtype).reshape(shape)
 
@@ -265,10 +248,10 @@ def _outputs(value, binary):
         output = _expect(dict, f"outputs[{i}]", output)
         name = _name(f'outputs[{i}]["name"]', output.get("name"))
         if name in outputs:
-            raise ProtocolError(f"the output {name!r} is asked for twice.")
+            raise RequestError(f"the output {name!r} is asked for twice.")
         parameters = _parameters(f"the output {name!r}", output)
         if parameters.get("classification"):
-            raise ProtocolError(f"the output {name!r} is no set of classes: leave out the parameter classification.")
+            raise RequestError(f"the output {name!r} is no set of classes: leave out the parameter classification.")
         outputs[name] = _expect(bool, f'"binary_data" of the output {name!r}', parameters.get("binary_data", binary))
     return outputs or None
 
@@ -280,13 +263,13 @@ def _parameters(what, fields):
 
 def _tensors(what, value) -> list:
     if len(_expect(list, what, value)) > _MAX_TENSORS:
-        raise ProtocolError(f"{what} may be up to {_MAX_TENSORS}; got {len(value)}.")
+        raise RequestError(f"{what} may be up to {_MAX_TENSORS}; got {len(value)}.")
     return value
 
 
 def _name(what, value):
     if len(_expect(str, what, value)) > _MAX_NAME:
-        raise ProtocolError(f"{what} may have up to {_MAX_NAME} characters; got {len(value)}.")
+        raise RequestError(f"{what} may have up to {_MAX_NAME} characters; got {len(value)}.")
     return value
 
 
@@ -295,23 +278,5 @@ _WORDS = {dict: "a JSON object", list: "a list", str: "a string", bool: "true or
 
 def _expect(kind, what, value):
     if not isinstance(value, kind):
-        raise ProtocolError(f"{what} must be {_WORDS[kind]}; got {shown(value)}.")
+        raise RequestError(f"{what} must be {_WORDS[kind]}; got {abbreviate(value)}.")
     return value
-
-
-def shown(value):
-    """A value in an error: no longer than a line, whatever was sent, and found without walking through it."""
-    match value:
-        case None:
-            return "nothing"
-        case dict():
-            return "an object" if value else "{}"
-        case list() if len(value) > 8 or any(isinstance(part, list | dict) for part in value):
-            return f"a list of {len(value)}"
-        case list():
-            return f"[{', '.join(map(shown, value))}]"
-        case str() if len(value) > 30:
-            return repr(value[:30]) + "..."
-        case _:
-            text = repr(value)
-            return text if len(text) <= 40 else text[:40] + "..."

@@ -1,9 +1,13 @@
-"""What Prometheus is told: requests, their time and outcome, batch sizes, queues, and the process itself."""
+"""Metrics for Prometheus: requests, their time and outcome, batch sizes, queues, and the process itself."""
+
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+from keras_vae_serving.repository import Bundle
+
+CONTENT_TYPE: str = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -11,8 +15,8 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Metrics:
     """The numbers of one server, in a registry of their own."""
 
-    def __init__(self):
-        self.registry = CollectorRegistry()
+    def __init__(self) -> None:
+        self.registry: CollectorRegistry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._requests = Counter(
@@ -34,7 +38,7 @@ class Metrics:
         )
         self._bound = {}
 
-    def answered(self, model, status, seconds):
+    def answered(self, model: str, status: int, seconds: float) -> None:
         """Counts a request; `model` must be the name of a model, or "unknown", as labels are kept for ever."""
         bound = self._bound.get((model, status))
         if bound is None:
@@ -42,20 +46,20 @@ class Metrics:
         bound[0].inc()
         bound[1].observe(seconds)
 
-    def ran(self, graph, rows):
+    def ran(self, graph: str, rows: int) -> None:
         """Counts a run of a graph."""
         bound = self._bound.get(graph)
         if bound is None:
             bound = self._bound[graph] = self._batches.labels(graph)
         bound.observe(rows)
 
-    def loaded(self, outcome):
+    def loaded(self, outcome: str) -> None:
         """Counts a bundle loaded again: "installed" or "refused"."""
         self._loads.labels(outcome).inc()
 
-    def text(self, bundles):
+    def text(self, bundles: Iterable[Bundle]) -> bytes:
         """The numbers in Prometheus's format."""
         for bundle in bundles:
-            for graph, batcher in bundle.models.batchers.items():
+            for graph, batcher in bundle.endpoints.batchers.items():
                 self._queue.labels(bundle.name, bundle.version, graph).set(batcher.waiting)
         return generate_latest(self.registry)

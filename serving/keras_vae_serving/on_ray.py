@@ -1,12 +1,10 @@
-"""A bundle on a Ray cluster: `deploy` serves it from many replicas, `map` runs it over more data than fits in memory.
+"""A bundle on a Ray cluster: `deploy` serves it from many replicas, `map_batches` runs it over a large dataset.
 
-Both do elsewhere what this package does here, and nothing else: a replica runs the application of `server`, a worker
-runs a `Pipeline`. This file is about what a cluster changes. Workers die and their batches are run again, and batches
-are cut as blocks happen to arrive, so that the noise of an example may depend on neither: it comes from the example
-itself (`example_seed`). A relative path means something else on another machine: it is made absolute. A mistake is
-found where the call is made, before a cluster repeats it in a hundred logs.
-
-`import ray` below is Ray, as imports are absolute; this module is `keras_vae_serving.ray`.
+A replica runs the application of `keras_vae_serving.http`, a worker runs a `Pipeline`. This file handles what a cluster
+changes. Workers die and their batches are run again, and the size of a batch depends on how blocks arrive, so the noise
+of an example may depend on neither: it comes from the example itself (`example_seed`). A relative path means something
+else on another machine, so paths are made absolute. Mistakes are found where the call is made, before a cluster repeats
+them in a hundred logs.
 """
 
 import hashlib
@@ -15,58 +13,56 @@ import os
 import pathlib
 import secrets
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
 from keras_vae_serving.pipeline import Pipeline
+from keras_vae_serving.providers import Providers
 
 try:
     import ray.data  # pyright: ignore[reportMissingImports]
     from ray import serve  # pyright: ignore[reportMissingImports]
-except ImportError as error:
+except ImportError as _error:
     raise ModuleNotFoundError(
-        f'keras_vae_serving.ray needs Ray with Data and Serve ({error}): pip install "keras-vae[ray]".', name="ray"
+        f'keras_vae_serving.on_ray needs Ray with Data and Serve ({_error}): pip install "keras-vae[ray]".', name="ray"
     ) from None
 
-# By verb: the graphs it runs, what its results are called in a dataset, and what may be said about it.
-_VERBS = {
-    "encode": (["encoder"], ["z_mean", "z_log_var"], []),
-    "decode": (["decoder"], ["x_mean"], []),
-    "reconstruct": (["encoder", "decoder"], ["x_mean"], ["sample"]),
-    "score": (["elbo"], ["negative_elbo"], ["num_samples"]),
-}
+# Arguments of each verb other than its data and seed, and the outputs that become columns.
+_ARGUMENTS = {"encode": [], "decode": [], "reconstruct": ["sample"], "score": ["num_samples"]}
+_COLUMNS = ("z_mean", "z_log_var", "x_mean", "negative_elbo", "is_anomaly")
 
 
 def deploy(
-    bundles,
+    bundles: str | os.PathLike[str] | list[str],
     *,
-    name="keras_vae",
-    route_prefix="/",
-    num_replicas=None,
-    autoscaling_config=None,
-    ray_actor_options=None,
-    **server_options,
-):
-    """Serves bundles with Ray Serve: the application of `keras_vae_serving.server`, in as many replicas as wanted.
+    name: str = "keras_vae",
+    route_prefix: str = "/",
+    num_replicas: int | str | None = None,
+    autoscaling_config: dict[str, Any] | None = None,
+    ray_actor_options: dict[str, Any] | None = None,
+    **server_options: Any,
+) -> Any:
+    """Serves bundles with Ray Serve: the application of `keras_vae_serving.http`, in as many replicas as wanted.
 
     The address is Ray Serve's (by default port 8000); `ray.serve.start(http_options={...})` before it chooses another.
     Each replica answers for itself: `/metrics` and the loading of a bundle again reach one of them. To serve new files,
     or others, call it again: Ray Serve replaces the replicas.
 
     Args:
-        bundles: A path, or a list of `PATH`, `NAME=PATH` or `NAME:VERSION=PATH`. The folders must be found under these
-            paths on this machine and on all on which replicas run.
-        name: Of the Ray Serve application; another name and another `route_prefix` are another service.
-        route_prefix: What its paths begin with.
-        num_replicas: How many; "auto" is Ray Serve's own choice of autoscaling.
-        autoscaling_config: In its place, as Ray Serve takes it: `{"min_replicas": 1, "max_replicas": 8}`.
-        ray_actor_options: What a replica takes of a machine, by default `{"num_cpus": 1}`. It runs as many threads in
-            an operator as it has CPUs, and on a GPU if it is given one (`{"num_gpus": 1}`).
-        **server_options: For `keras_vae_serving.server.create_app`. A token that is set in this process's environment
-            is taken along.
+        bundles: Path, or list of `PATH`, `NAME=PATH` or `NAME:VERSION=PATH`. The folders must have the same paths on
+            this machine and on all machines where replicas run.
+        name: Name of the Ray Serve application; another name and another `route_prefix` are another service.
+        route_prefix: Prefix of its paths.
+        num_replicas: Number of replicas; "auto" lets Ray Serve scale.
+        autoscaling_config: Limits of scaling instead of a number: `{"min_replicas": 1, "max_replicas": 8}`.
+        ray_actor_options: Resources of a replica, by default `{"num_cpus": 1}`. It runs as many threads in an operator
+            as it has CPUs, and on a GPU if it is given one (`{"num_gpus": 1}`).
+        **server_options: Arguments of `keras_vae_serving.http.create_app`. A token in this process's environment is
+            passed on.
 
     Returns:
-        Ray Serve's handle of the application, when it is ready.
+        The Ray Serve handle of the application, once it is ready.
 
     Raises:
         BundleError: If a bundle cannot be served; nothing has been deployed then.
@@ -76,17 +72,17 @@ def deploy(
 
     >>> deploy("/shared/bundle", num_replicas=4)  # POST http://localhost:8000/v2/models/score/infer
     """
-    from keras_vae_serving import server  # here, so that `map` needs no web framework
+    from keras_vae_serving import http  # here, so that `map_batches` needs no web framework
 
     resources = {"num_cpus": 1, **(ray_actor_options or {})}
     options = {
-        "token": os.environ.get(server.TOKEN_VARIABLE),  # which replicas on other machines do not see
+        "token": os.environ.get(http.TOKEN_VARIABLE),  # which replicas on other machines do not see
         "max_batch": 64,
         **_where(resources["num_cpus"], resources.get("num_gpus", 0)),
         **server_options,
     }
     # The same is done by each replica, but a wrong path or option there is an error after several attempts.
-    repository = server.create_app(bundles, **{**options, "providers": "cpu"}).state.server.repository
+    repository = http.create_app(bundles, **{**options, "providers": "cpu"}).state.server.repository
     repository.close()
     paths = [
         f"{bundle.name}:{bundle.version}={bundle.path.absolute()}" if bundle.name else str(bundle.path.absolute())
@@ -95,7 +91,7 @@ def deploy(
 
     # A function is called by each replica; an application would be pickled here, which threads and sessions cannot be.
     def application():
-        from keras_vae_serving.server import create_app
+        from keras_vae_serving.http import create_app
 
         return create_app(paths, **options)
 
@@ -117,27 +113,27 @@ def deploy(
         raise RuntimeError(f"{name} could not be deployed: {reason}") from error
 
 
-def map(  # as the method of a dataset is called; the built-in function is not used in this file
-    dataset,
-    bundle,
-    verb,
+def map_batches(
+    dataset: Any,
+    bundle: str | os.PathLike[str],
+    verb: str,
     *,
-    columns=None,
-    workers=2,
-    batch_size=256,
-    num_cpus=1,
-    num_gpus=0,
-    providers="auto",
-    precision="float32",
-    seed=0,
-    **arguments,
-):
+    columns: str | dict[str, str] | None = None,
+    workers: int = 2,
+    batch_size: int = 256,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    providers: Providers = "auto",
+    precision: str = "float32",
+    seed: int | None = 0,
+    **arguments: Any,
+) -> Any:
     """Runs a verb of a bundle over a Ray Data dataset, and adds its results as columns.
 
     Nothing runs before the dataset that is returned is read or written. Blocks stream through the workers, each of
     which loads the bundle once; one that dies is replaced, and its blocks are run again. As always in Ray Data, rows
     may come back in another order (unless `DataContext.execution_options.preserve_order` is set): keep a column that
-    names them. To save the space of an input that is not needed behind it, drop its column from the result.
+    names them. Drop the column of an input that is not needed later to save space.
 
     Noise (`score`, and `reconstruct` with `sample=True`) does not follow the order of the rows, as it does in
     `Pipeline`: that of an example comes from `seed` and the example, see `example_seed`. The same example gets the same
@@ -145,20 +141,21 @@ def map(  # as the method of a dataset is called; the built-in function is not u
     the batch, and differs between batches by as much as it does from float32.
 
     Args:
-        dataset: A `ray.data.Dataset`. Examples are tensors, of the bundle's shape without the batch, or lists.
-        bundle: The folder, under a path that is found on this machine and on all on which workers run.
-        verb: "encode", which adds `z_mean` and `z_log_var`, each `(latent_dim,)`; "decode" or "reconstruct": `x_mean`,
-            like an example of x; "score": `negative_elbo`, a number, in nats, and where the bundle has a threshold
-            `is_anomaly`, whether it is above that.
-        columns: Which column is the input: a name, or a dict of names by input, such as `{"x": "image", "label":
-            "digit"}`. By default they are called as the inputs are: x, or z for "decode".
-        workers: Up to how many processes run it: Ray starts as many as there is room for beside what reads the data.
-        batch_size: Examples at a time.
-        num_cpus: Of each worker, and its threads in an operator. One CPU of the cluster must be left to read the data.
-        num_gpus: Of each worker.
-        providers: "auto" (CUDA with `num_gpus`, else the CPU) or as for `Pipeline.load`.
-        precision: As for `Pipeline.load`.
-        seed: Of the noise, a whole number; None takes another one in each call.
+        dataset: `ray.data.Dataset`, whose examples are tensors of the bundle's shape without the batch axis, or lists.
+        bundle: Folder of the bundle, with the same path on this machine and on all machines where workers run.
+        verb: Verb to run. "encode" adds `z_mean` and `z_log_var`, each `(latent_dim,)`; "decode" and "reconstruct" add
+            `x_mean`, like an example of x; "score" adds `negative_elbo`, a number, in nats, and where the bundle has a
+            threshold `is_anomaly`, whether it is above that.
+        columns: Column that holds the input, or a dict of columns by input, such as `{"x": "image", "label":
+            "digit"}`. By default a column has the name of its input: x, or z for "decode".
+        workers: Largest number of processes; Ray starts as many as there is room for next to the tasks that read data.
+        batch_size: Number of examples that are run at a time.
+        num_cpus: Number of CPUs of each worker, and of its threads in an operator. One CPU of the cluster must be left
+            to read the data.
+        num_gpus: Number of GPUs of each worker.
+        providers: "auto" (CUDA with `num_gpus`, else the CPU) or a value for `Pipeline.load`.
+        precision: Precision as for `Pipeline.load`.
+        seed: Seed for the noise, a whole number; None takes a new seed in each call.
         **arguments: `sample` for "reconstruct", `num_samples` for "score".
 
     Returns:
@@ -167,17 +164,17 @@ def map(  # as the method of a dataset is called; the built-in function is not u
     Raises:
         BundleError: If the bundle cannot be run, or lacks what the verb needs.
         ValueError, TypeError: If there is no such verb or argument.
-        ray.exceptions.UserCodeException: When the dataset is read: if the data do not fit; its text ends in the
-            `Pipeline`'s sentence.
+        ray.exceptions.UserCodeException: When the dataset is read, if the data do not fit; its text ends in the error
+            of the `Pipeline`.
 
     Example:
 
     >>> images = ray.data.read_parquet("s3://bucket/images")
-    >>> map(images, "/shared/bundle", "score", columns="image", workers=8).write_parquet("s3://bucket/scores")
+    >>> map_batches(images, "/shared/bundle", "score", columns="image", workers=8).write_parquet("s3://bucket/scores")
     """
-    if verb not in _VERBS:
-        raise ValueError(f"There is no verb {verb!r} for a dataset: choose from {', '.join(_VERBS)}.")
-    known = _VERBS[verb][2]
+    if verb not in _ARGUMENTS:
+        raise ValueError(f"There is no verb {verb!r} for a dataset: choose from {', '.join(_ARGUMENTS)}.")
+    known = _ARGUMENTS[verb]
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise TypeError(f"There is no argument {unknown[0]!r}: {verb} takes {', '.join(known) or 'none of its own'}.")
@@ -204,16 +201,16 @@ def map(  # as the method of a dataset is called; the built-in function is not u
     )
 
 
-def example_seed(seed, *example):
-    """The seed from which `map` draws the noise of an example: a whole number that `Pipeline` and the server take.
+def example_seed(seed: int, *example: np.ndarray) -> int:
+    """The seed from which `map_batches` draws the noise of an example, for `Pipeline` and the server.
 
     Args:
-        seed: As given to `map`.
-        *example: The example's arrays, without the batch, in the order and of the dtypes that the graph takes.
+        seed: Seed given to `map_batches`.
+        *example: Arrays of the example, without the batch axis, in the order and of the dtypes that the graph takes.
 
     Example:
 
-    >>> pipeline.score(x[None], num_samples=8, seed=example_seed(0, x))  # what `map` made of this example
+    >>> pipeline.score(x[None], num_samples=8, seed=example_seed(0, x))  # the score that `map_batches` gave to x
     """
     digest = hashlib.sha256(f"{seed}:".encode())
     for array in example:
@@ -222,27 +219,21 @@ def example_seed(seed, *example):
 
 
 class _Worker:
-    """What one process of `map` holds, and does with each batch."""
+    """One process of `map_batches`: a bundle, and how to run a verb on a batch."""
 
     def __init__(self, directory, settings, verb, columns, seed, arguments):
         self._pipeline = Pipeline.load(directory, **settings)
         self._verb, self._columns, self._seed, self._arguments = verb, columns, seed, arguments
-        sessions = self._pipeline.sessions
-        if verb == "score" and "elbo" not in sessions:
+        if verb == "score" and "elbo" not in self._pipeline.sessions:
             self._pipeline.score({})  # raises: says what is missing
-        graphs, self._results, _ = _VERBS[verb]
-        names = [tensor.name for graph in graphs for tensor in sessions[graph].graph.inputs]
-        drawn = {"epsilon", self._pipeline.z} if verb == "reconstruct" else {"epsilon"}
-        self._inputs = [name for name in dict.fromkeys(names) if name not in drawn]
+        self._inputs = [tensor.name for tensor in self._pipeline.inputs.of_verb(verb)]
 
     def __call__(self, batch):
         x, arguments = self._read(batch), self._arguments
         if self._verb == "score" or arguments.get("sample"):
             arguments = {**arguments, "seed": _Noise(self._seeds(x))}
-        results = getattr(self._pipeline, self._verb)(x, **arguments)
-        results = dict(zip(self._results, results if isinstance(results, tuple) else [results], strict=True))
-        if self._verb == "score" and self._pipeline.threshold is not None:
-            results["is_anomaly"] = self._pipeline.threshold.is_anomaly(results["negative_elbo"])
+        outputs = self._pipeline.run(getattr(self._pipeline.verbs, self._verb)(x, **arguments))
+        results = {name: array for name, array in outputs.items() if name in _COLUMNS}
         taken = sorted(set(results) & set(batch))
         if taken:
             raise ValueError(f"The dataset has a column {taken[0]!r} already: rename or drop it, {self._verb} adds it.")
@@ -263,15 +254,16 @@ class _Worker:
         return {name: _stacked(column, batch[column]) for name, column in columns.items()}
 
     def _seeds(self, x):
+        inputs = self._pipeline.inputs
         if self._verb == "score":
-            examples = self._pipeline.check("elbo", x)
+            examples = inputs.check("elbo", x)
         else:
-            examples = self._pipeline.check("encoder", self._pipeline.split(x)[0])
+            examples = inputs.check("encoder", inputs.split_by_network(x)[0])
         return [example_seed(self._seed, *example) for example in zip(*examples.values(), strict=True)]
 
 
 class _Noise(np.random.Generator):
-    """A generator for `Pipeline` whose rows come from one seed each, and so not from the rows before them."""
+    """A generator for `Pipeline` in which each row has a seed of its own, so that it does not depend on other rows."""
 
     def __init__(self, seeds):
         super().__init__(np.random.PCG64(0))
@@ -296,6 +288,6 @@ def _stacked(column, values):
 
 
 def _where(num_cpus, num_gpus):
-    """How a process runs graphs with the share of a machine that Ray has set aside for it."""
+    """Threads and providers of a process, from the resources that Ray has reserved for it."""
     # Without a GPU set aside, Ray 2.60 hides none: "auto" would take one that another process was given.
     return {"threads": max(1, int(num_cpus)), "providers": "cuda" if num_gpus else "cpu"}

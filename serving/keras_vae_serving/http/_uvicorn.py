@@ -1,9 +1,9 @@
-"""uvicorn, with what it leaves open closed: clients that never finish a sentence, never listen, or come in crowds.
+"""uvicorn with limits on header time, header size, pipelining, read time and connections.
 
 uvicorn drops a connection that is idle after an answer, but waits for ever for a first request, for the end of a
-request's head, and for a client that does not read; it takes heads and queues of any size (measured: 60 MB of headers
-took 1.4 GB, 40 MB of requests in a row 4.3 GB), and answers what is not HTTP in plain text. The time for a
-request's body is limited by the application.
+request's head, and for a client that does not read. It takes heads and queues of any size (measured: 60 MB of headers
+took 1.4 GB, 40 MB of requests in a row 4.3 GB), and answers in plain text if the request is not HTTP. The application
+limits the time for a request's body.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Protocol(HttpToolsProtocol):
     _head = _leaving = None  # timers
     _begun = False  # whether the head of a request is under way
     _beside = 0  # bytes of a request that are not its body
-    _deaf = False  # what comes now is no request: the answers in hand are the last
+    _deaf = False  # whether further input is ignored: the answers in hand are the last
     _refusal = (b"400 Bad Request", "this is not HTTP that the server understands.")
 
     def connection_made(self, transport):
@@ -115,7 +115,7 @@ class Protocol(HttpToolsProtocol):
             self._refuse(*self._refusal)
 
     def _unsupported_upgrade_warning(self):
-        """Says nothing: a client that asks for a newer HTTP is answered in this one."""
+        """No warning: a client that asks for a newer HTTP is answered in this one."""
 
     def _give_up(self):
         self._head = None
@@ -129,7 +129,7 @@ class Protocol(HttpToolsProtocol):
         self._leave()
 
     def _leave(self):
-        """A client has so long to read what was written; closing alone would wait for it for ever."""
+        """Limits the time in which a client reads what was written; closing alone would wait for ever."""
         if self._leaving is None:
             self._leaving = self.loop.call_later(READ_SECONDS, self.transport.abort)
 
@@ -140,16 +140,16 @@ class Protocol(HttpToolsProtocol):
         self._close()
 
 
-class Server(uvicorn.Server):
+class UvicornServer(uvicorn.Server):
     """Ends on SIGTERM and Ctrl-C when the requests in hand are answered.
 
     Args:
-        app: The ASGI application.
+        app: ASGI application.
         on_ready: Called when requests are accepted.
-        on_stopping: Called when none are any more.
+        on_stopping: Called when requests are no longer accepted.
         on_hangup: Called, in the event loop, on SIGHUP.
         access_log: Whether each request is a line on standard error; it costs about a third of the throughput.
-        shutdown_seconds: How long requests in hand may take then.
+        shutdown_seconds: Seconds that requests in hand may take then.
     """
 
     def __init__(self, app, on_ready, on_stopping, on_hangup, access_log=False, shutdown_seconds=30):

@@ -1,4 +1,6 @@
-"""Two programs for an environment with Ray and without Keras: `python on_ray.py PROGRAM BUNDLE FOLDER SHORT_FOLDER`.
+"""Two programs for an environment with Ray and without Keras.
+
+    python ray_programs.py PROGRAM BUNDLE FOLDER SHORT_FOLDER
 
 Each starts a Ray of its own, with two CPUs and its files in SHORT_FOLDER, takes FOLDER/data.npz, and leaves what it
 found in FOLDER/found.npz and FOLDER/report.json. `test_ray.py` starts them, and judges.
@@ -22,8 +24,7 @@ import ray
 from ray import serve
 
 import oip
-from keras_vae_serving import Session
-from keras_vae_serving import ray as on_ray
+from keras_vae_serving import Session, on_ray
 
 PATIENCE = 60  # seconds, for what takes a few on a machine that has nothing else to do
 TOKEN = "sesame"
@@ -41,14 +42,16 @@ def map(bundle, folder, x):
 
     def run(dataset, verb, num_cpus=0.5, **arguments):
         # Half a CPU: two workers have room beside what makes the rows.
-        return on_ray.map(dataset, bundle, verb, num_cpus=num_cpus, batch_size=10, **arguments)
+        return on_ray.map_batches(dataset, bundle, verb, num_cpus=num_cpus, batch_size=10, **arguments)
 
     images, pixels = rows.map_batches(images), rows.map_batches(pixels)
     found = {
         "score": run(images, "score", columns="image", seed=3, num_samples=2),
         "encode": run(pixels, "encode", num_cpus=1),  # for both they have not, and must not wait for it
         "reconstruct": run(images, "reconstruct", columns={"x": "image"}, sample=True, workers=1, seed=3),
-        "judge": on_ray.map(images.limit(20), folder / "judging", "score", columns="image", workers=1, num_cpus=0.5),
+        "judge": on_ray.map_batches(
+            images.limit(20), folder / "judging", "score", columns="image", workers=1, num_cpus=0.5
+        ),
         "decode": run(ray.data.from_items([{"z": [0.5 * i, -1.0, 0.0]} for i in range(5)]), "decode"),
     }
     arrays = {f"{run}/{name}": array for run, dataset in found.items() for name, array in gathered(dataset).items()}
@@ -58,7 +61,7 @@ def map(bundle, folder, x):
         "killed": json.loads((folder / "killed").read_text()),
         "workers": {path.name: json.loads(path.read_text()) for path in folder.glob("worker *")},
         "errors": {
-            "bundle": said(lambda: on_ray.map(rows, folder, "score")),
+            "bundle": said(lambda: on_ray.map_batches(rows, folder, "score")),
             "verb": said(lambda: run(images, "sample")),
             "argument": said(lambda: run(images, "encode", sample=True)),
             "seed": said(lambda: run(images, "score", seed=0.5)),

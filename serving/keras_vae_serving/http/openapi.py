@@ -1,5 +1,9 @@
 """The OpenAPI document of a server: the protocol's paths, with the names of the models that this server has."""
 
+from typing import Any
+
+from keras_vae_serving.repository import Repository
+
 _TENSOR = {
     "type": "object",
     "required": ["name", "shape", "datatype"],
@@ -54,12 +58,12 @@ _ERRORS = {
 }
 
 
-def document(repository, version, has_token):
+def document(repository: Repository, version: str, has_token: bool) -> dict[str, Any]:
     """The document.
 
     Args:
-        repository: The `Repository`.
-        version: Of this software.
+        repository: Bundles that are served.
+        version: Version of this software.
         has_token: Whether clients must send a token.
     """
     names = repository.names
@@ -119,18 +123,18 @@ def _get(summary, content="application/json", secured=True):
 def _infer(repository):
     lines = {}
     for name in repository.names:
-        _, model = repository.find(name)
-        takes = ", ".join(f"{tensor.name} {tensor.shape_text}" for tensor in model.inputs) or "no inputs"
-        gives = ", ".join(f"{tensor.name} {tensor.shape_text}" for tensor in model.outputs)
-        lines[name] = f"- `{name}`: {model.description} Takes {takes}; gives {gives}." + "".join(
-            f" Parameter `{parameter}`: {meaning}" for parameter, meaning in model.parameters.items()
+        _, endpoint = repository.find(name)
+        takes = ", ".join(f"{tensor.name} {tensor.shape_text}" for tensor in endpoint.inputs) or "no inputs"
+        gives = ", ".join(f"{tensor.name} {tensor.shape_text}" for tensor in endpoint.outputs)
+        lines[name] = f"- `{name}`: {endpoint.description} Takes {takes}; gives {gives}." + "".join(
+            f" Parameter `{parameter}`: {meaning}" for parameter, meaning in endpoint.parameters.items()
         )
     binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     header = {
         "name": "Inference-Header-Content-Length",
         "in": "header",
         "schema": {"type": "integer"},
-        "description": "How many bytes of the body are JSON, where raw tensors follow it.",
+        "description": "Number of bytes of the body that are JSON, where raw tensors follow.",
     }
     return {
         "summary": "Run a model",

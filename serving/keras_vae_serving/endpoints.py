@@ -1,0 +1,242 @@
+"""What the server answers for one bundle: its graphs as they are, and the verbs over them.
+
+A graph (`encoder`, `decoder`, `elbo`, `prior`) has the inputs and outputs that it has on Triton, so that a client moves
+there without change. A verb (`encode`, `decode`, `reconstruct`, `sample`, `score`) is that of `Pipeline`, but awaited:
+each run of a graph is shared with other requests.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_vae_serving.batching import Batcher
+from keras_vae_serving.errors import RequestError, abbreviate
+from keras_vae_serving.inputs import all_finite
+from keras_vae_serving.manifest import MAX_SEED, Tensor
+from keras_vae_serving.pipeline import Pipeline
+from keras_vae_serving.providers import Providers
+from keras_vae_serving.session import batch_size_of
+from keras_vae_serving.verbs import Arrays, Steps
+
+_DRAW_SEED = "Seed for the draw; without one, each draw is different."
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One graph or verb that clients can ask for; the protocol calls it a model.
+
+    Args:
+        name: Name as in the URL.
+        description: One sentence.
+        inputs, outputs: Tensors, whose first size is "batch"; a verb converts inputs of any numeric dtype.
+        run: Called with inputs and parameters by `Endpoints.run`, after its checks.
+        parameters: Meaning of each parameter of a request, by name.
+    """
+
+    name: str
+    description: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    run: Callable[[Arrays, dict[str, Any]], Awaitable[Arrays]]
+    parameters: dict[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def numbers_per_example(self) -> float:
+        """Largest number of numbers that an input has for each example; infinite if a size is free."""
+        shapes = [tensor.shape[1:] for tensor in self.inputs]
+        free = any(isinstance(size, str) for shape in shapes for size in shape)
+        return math.inf if free else max((math.prod(map(int, shape)) for shape in shapes), default=0)
+
+
+class Endpoints:
+    """The endpoints of one bundle, and the threads that run its graphs.
+
+    Args:
+        directory: Folder of the bundle.
+        max_rows: Number of examples allowed in one request.
+        providers, precision, threads: As for `Pipeline.load`.
+        max_batch, max_queue: As for `Batcher`.
+        on_batch: Called with the name of the graph and the number of examples of each run.
+
+    Attributes:
+        by_name: The endpoints by name.
+        batchers: The `Batcher` of each graph, by name.
+
+    Raises:
+        BundleError, ProviderError: If the bundle cannot be run.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        max_rows: int = 1024,
+        providers: Providers = "auto",
+        precision: str = "float32",
+        threads: int = 1,
+        max_batch: int = 64,
+        max_queue: int = 4096,
+        on_batch: Callable[[str, int], None] = lambda graph, rows: None,
+    ) -> None:
+        self.pipeline: Pipeline = Pipeline.load(directory, providers, precision, threads, batch_size=max_batch)
+        self.max_rows: int = max_rows
+        self.by_name: dict[str, Endpoint] = {
+            endpoint.name: endpoint for endpoint in (*map(self._graph, self.pipeline.sessions), *self._verbs())
+        }
+        self.batchers: dict[str, Batcher] = {  # last: from here on there are threads to end
+            name: Batcher(session, max_batch, max_queue, functools.partial(on_batch, name))
+            for name, session in self.pipeline.sessions.items()
+        }
+
+    @functools.cached_property
+    def latent_activity(self) -> np.ndarray | None:
+        """`Pipeline.latent_activity`, which takes a moment, or None without a prior."""
+        return self.pipeline.latent_activity() if "sample" in self.by_name else None
+
+    async def run(self, endpoint: Endpoint, inputs: Arrays, parameters: dict[str, Any]) -> Arrays:
+        """The outputs of an endpoint, arrays by name.
+
+        Raises:
+            RequestError: If it cannot be run on these inputs with these parameters.
+        """
+        unknown = sorted(set(parameters) - set(endpoint.parameters))
+        if unknown:
+            takes = f"takes {', '.join(endpoint.parameters)}" if endpoint.parameters else "takes none"
+            raise RequestError(f"there is no parameter {abbreviate(unknown[0])}: {endpoint.name} {takes}.")
+        for name, array in inputs.items():
+            # Each sample of z of an example is as much work as an example.
+            rows = math.prod(array.shape[: 2 if name == "epsilon" else 1]) if array.ndim else 0
+            if rows > self.max_rows:
+                raise RequestError(
+                    f"the input {name!r} holds {rows} examples; this server takes up to {self.max_rows} in one "
+                    "request: send them in parts.",
+                    status=413,
+                )
+        return await endpoint.run(inputs, parameters)
+
+    def close(self) -> None:
+        """Runs what is waiting, then ends the threads."""
+        for batcher in self.batchers.values():
+            batcher.close()
+
+    def _graph(self, name):
+        graph, checks = self.pipeline.sessions[name].graph, self.pipeline.inputs
+        scalars = {tensor.name for tensor in graph.inputs if len(tensor.shape) == 1}
+
+        async def run(inputs, parameters):
+            for key, array in inputs.items():
+                if array.size == 0:
+                    raise RequestError(f"the input {key!r} holds no numbers.")
+                if not all_finite(array):
+                    nan_allowed = checks.allows_nan(key)
+                    if not nan_allowed or np.isinf(array).any():
+                        what = "infinite" if nan_allowed else "NaN or infinite"
+                        raise RequestError(f"the input {key!r} holds {what} values.")
+                checks.check_labels(key, array)
+            if scalars:
+                inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}
+            outputs = await self.batchers[name].run(inputs)
+            return {key: array[:, None] if array.ndim == 1 else array for key, array in outputs.items()}
+
+        return Endpoint(
+            name,
+            f"The graph {graph.file}, as Triton serves it.",
+            tuple(map(_unsqueezed, graph.inputs)),
+            tuple(map(_unsqueezed, graph.outputs)),
+            run,
+        )
+
+    def _verbs(self):
+        verbs = self.pipeline.verbs
+        encoder, decoder = (self.pipeline.sessions[name].graph.outputs for name in ("encoder", "decoder"))
+        yield self._verb("encode", "q(z|x): its mean and log-variance.", encoder, verbs.encode)
+        yield self._verb("decode", "The mean of p(x|z).", decoder, verbs.decode)
+        parameters = {"sample": "Whether z is drawn from q(z|x) instead of its mean (false).", "seed": _DRAW_SEED}
+        what = "The mean of p(x|z), with z from q(z|x)."
+        yield self._verb("reconstruct", what, decoder, verbs.reconstruct, parameters)
+        if verbs.can_sample:
+            parameters = {"n": "Number of samples (1).", "seed": _DRAW_SEED}
+            yield self._verb(
+                "sample", "The mean of p(x|z), with z drawn from the prior.", decoder, self._sample, parameters
+            )
+        if "elbo" in self.pipeline.sessions:
+            outputs = tuple(Tensor(name, "float32", ("batch",)) for name in ("negative_elbo", "reconstruction", "kl"))
+            what = "The negative ELBO of each example and its two terms, in nats: the anomaly score."
+            threshold = verbs.threshold
+            if threshold is not None:
+                outputs += (Tensor("is_anomaly", "bool", ("batch",)),)
+                what += (
+                    f" is_anomaly: whether it is above {threshold.nats:g} nats, as a share of "
+                    f"{1 - threshold.quantile:g} of normal data is (fitted on {threshold.examples} examples)."
+                )
+            num_samples, seed = verbs.score_settings
+            parameters = {
+                "num_samples": f"Number of samples of z that each score is averaged over ({num_samples}).",
+                "seed": f"Seed for the samples ({seed}).",
+            }
+            yield self._verb("score", what, outputs, verbs.score, parameters)
+
+    def _verb(self, name, description, outputs, verb: Callable[..., Steps], parameters=None):
+        async def run(inputs, parameters):
+            arguments = {key: self._argument(key, value) for key, value in parameters.items()}
+            return await self._finish(verb(inputs, **arguments))
+
+        return Endpoint(name, description, self.pipeline.inputs.of_verb(name), outputs, run, parameters or {})
+
+    def _sample(self, inputs, n=None, seed=None):
+        """`Verbs.sample`, in which the condition says how many are wanted if nothing else does."""
+        for name, array in inputs.items():
+            if array.ndim == 0:
+                raise RequestError(f"the input {name!r} has no shape: its first size is the number of examples.")
+        names = [tensor.name for tensor in self.pipeline.inputs.conditioning_inputs()]
+        if not set(inputs) <= set(names):
+            takes = f"{', '.join(names)}, and" if names else "no inputs, but"
+            raise RequestError(f'sample takes {takes} the parameters "n" and "seed".')
+        n = max(map(len, inputs.values()), default=1) if n is None else n
+        return self.pipeline.verbs.sample(n, seed, inputs.get("condition"))
+
+    async def _finish(self, steps):
+        """The result of a verb, whose graphs are run together with those of other requests."""
+        outputs = None
+        while True:
+            try:
+                run = steps.send(outputs)
+            except StopIteration as done:
+                return done.value
+            rows = batch_size_of(run.inputs)
+            if rows * run.num_samples > self.max_rows:
+                raise RequestError(
+                    f"{rows} examples with {run.num_samples} samples each are more than {self.max_rows} at a time: "
+                    "send fewer.",
+                    status=413,
+                )
+            outputs = await self.batchers[run.graph].run(run.with_noise(run.inputs))
+
+    def _argument(self, name, value):
+        """The value of a parameter, as `Verbs` takes it."""
+        if name == "sample":
+            if not isinstance(value, bool):
+                raise RequestError(f'the parameter "sample" must be true or false; got {abbreviate(value)}.')
+        elif name == "seed":
+            if value is not None and (type(value) is not int or not 0 <= value < MAX_SEED):
+                raise RequestError(
+                    f'the parameter "seed" must be a whole number from 0 to 2**63 - 1; got {abbreviate(value)}.'
+                )
+        elif type(value) is not int or value < 1:
+            raise RequestError(f'the parameter "{name}" must be a whole number of at least 1; got {abbreviate(value)}.')
+        elif value > self.max_rows:
+            raise RequestError(f'the parameter "{name}" may be up to {self.max_rows} here: ask again for more.', 413)
+        return value
+
+
+def _unsqueezed(tensor):
+    """Triton has no tensors of shape `(batch,)`: they are `(batch, 1)` there."""
+    return Tensor(tensor.name, tensor.dtype, (*tensor.shape, 1)) if len(tensor.shape) == 1 else tensor
+
+
+def _squeezed(array):
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array

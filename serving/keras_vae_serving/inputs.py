@@ -1,0 +1,191 @@
+"""What the graphs of a bundle take, and the checks of what they are given.
+
+Arrays are checked here, before anything runs, so that a mistake is a `RequestError` that names the input and the fix.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_vae_serving.errors import RequestError
+from keras_vae_serving.manifest import BundleError, GraphSpec, Manifest, Tensor, shape_matches
+
+
+class Inputs:
+    """Checks arrays against a bundle.
+
+    Args:
+        manifest: Manifest of the bundle.
+        graphs: Graphs that will run, by "encoder", "decoder" and, where they exist, "elbo" and "prior".
+
+    Attributes:
+        z: Name of the decoder's input for the latents.
+    """
+
+    def __init__(self, manifest: Manifest, graphs: Mapping[str, GraphSpec]) -> None:
+        self.manifest: Manifest = manifest
+        self.graphs: Mapping[str, GraphSpec] = graphs
+        lacking = {"encoder", "decoder"} - set(graphs)
+        if lacking:
+            raise BundleError(f"The bundle has no {sorted(lacking)[0]}: export the model again.")
+        names = self.names("decoder")
+        self.z: str = "z" if "z" in names else names[0]
+
+    def names(self, graph: str) -> list[str]:
+        """Names of the arrays that the caller gives to a graph: all its inputs but the noise."""
+        return [tensor.name for tensor in self.graphs[graph].inputs if tensor.name != "epsilon"]
+
+    def of_verb(self, verb: str) -> tuple[Tensor, ...]:
+        """Tensors that the caller gives to "encode", "decode", "reconstruct", "sample" or "score"."""
+        encoder, decoder = self.graphs["encoder"].inputs, self.graphs["decoder"].inputs
+        match verb:
+            case "encode":
+                return encoder
+            case "decode":
+                return decoder
+            case "reconstruct":
+                shared = set(self.names("encoder"))
+                return encoder + tuple(each for each in self.conditioning_inputs() if each.name not in shared)
+            case "sample":
+                return self.conditioning_inputs()
+            case _:
+                return tuple(tensor for tensor in self.graphs["elbo"].inputs if tensor.name != "epsilon")
+
+    def conditioning_inputs(self) -> tuple[Tensor, ...]:
+        """Inputs of the decoder other than the latents."""
+        return tuple(tensor for tensor in self.graphs["decoder"].inputs if tensor.name != self.z)
+
+    def check(self, graph: str, value: Any) -> dict[str, np.ndarray]:
+        """Arrays by name, of the dtypes that a graph takes.
+
+        Args:
+            graph: Name of the graph.
+            value: A dict of arrays by input name, or one array for the first input.
+
+        Raises:
+            RequestError: If they do not fit the graph.
+        """
+        names = self.names(graph)
+        value = value if isinstance(value, dict) else {names[0]: value}
+        if "condition" not in names and self.is_conditional:  # the other network takes it
+            value = {name: array for name, array in value.items() if name != "condition"}
+        if set(value) != set(names):
+            raise RequestError(f"The {graph} takes {names}; got {sorted(value)}. Pass a dict of arrays by these names.")
+        tensors = {tensor.name: tensor for tensor in self.graphs[graph].inputs}
+        return {name: self._checked(tensors[name], value[name]) for name in names}
+
+    def split_by_network(self, x: Any) -> tuple[Any, dict[str, Any]]:
+        """Splits the input of `reconstruct` into what the encoder takes and what the decoder takes in addition to z."""
+        if not isinstance(x, dict):
+            return x, {}
+        conditioning = {tensor.name for tensor in self.conditioning_inputs()}
+        decoder_only = conditioning - set(self.names("encoder"))
+        encoder = {name: value for name, value in x.items() if name not in decoder_only}
+        return encoder, {name: value for name, value in x.items() if name in conditioning}
+
+    def repeat_condition(self, graph: str, condition: Any, n: int) -> dict[str, np.ndarray]:
+        """The condition of `n` examples as the input of a graph, or `{}` if the graph takes none.
+
+        Args:
+            graph: Name of the graph.
+            condition: One condition for each example, one for all, or None.
+            n: Number of examples.
+
+        Raises:
+            RequestError: If a condition is missing, is not wanted, or is for another number of examples.
+        """
+        tensor = self._condition_of(graph)
+        if condition is None and tensor is not None:
+            raise RequestError(f"This model is conditional: pass a condition {tensor.shape_text}, or one for all.")
+        if condition is not None and not self.is_conditional:
+            raise RequestError("This model takes no condition.")
+        if tensor is None:
+            return {}
+        condition = np.asarray(condition)
+        condition = condition[None] if condition.ndim == len(tensor.shape) - 1 else condition
+        if condition.ndim and len(condition) not in (1, n):
+            raise RequestError(
+                f"The condition {tensor.shape_text} must be one for each of {n} examples, or one for all."
+            )
+        return {"condition": np.broadcast_to(condition, (n, *condition.shape[1:]))}
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the encoder or the decoder takes a condition."""
+        return any(self._condition_of(graph) is not None for graph in ("encoder", "decoder"))
+
+    def dummy_inputs(self, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """Values of the conditioning inputs to try the decoder with: random labels, and zeros for anything else."""
+        rng, arrays = np.random.default_rng(seed), {}
+        for tensor in self.conditioning_inputs():
+            shape = (n, *(size if isinstance(size, int) else 1 for size in tensor.shape[1:]))
+            labels = self.manifest.labels.get(tensor.name, 1)
+            arrays[tensor.name] = rng.integers(labels, size=shape).astype(tensor.dtype)
+        return arrays
+
+    def check_labels(self, name: str, array: np.ndarray) -> None:
+        """Raises a RequestError if the input of this name holds labels and the array has others."""
+        count = self.manifest.labels.get(name)
+        if count is not None and not 0 <= array.min() <= array.max() < count:
+            raise RequestError(
+                f"{name} must hold labels from 0 to {count - 1}; it ranges from {array.min()} to {array.max()}."
+            )
+
+    def allows_nan(self, name: str) -> bool:
+        """Whether a NaN in the input of this name stands for a missing number and is not a mistake."""
+        return name == "x" and self.manifest.missing
+
+    def _condition_of(self, graph):
+        return next((tensor for tensor in self.graphs[graph].inputs if tensor.name == "condition"), None)
+
+    def _checked(self, tensor, value):
+        array = np.asarray(value)
+        if array.dtype.kind not in ("biuf" if "float" in tensor.dtype else "biu"):
+            raise RequestError(f"{tensor.name} must hold {tensor.dtype}; got {array.dtype}.")
+        if array.size == 0:
+            raise RequestError(f"{tensor.name} holds no examples: its shape is {array.shape}.")
+        dtype = np.dtype(tensor.dtype)
+        if dtype.kind in "iu" and array.dtype != dtype:
+            limits = np.iinfo(dtype)
+            if int(array.min()) < limits.min or int(array.max()) > limits.max:
+                raise RequestError(f"{tensor.name} must lie in [{limits.min}, {limits.max}], as it is {tensor.dtype}.")
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+            array = array.astype(dtype, copy=False)
+        if shape_matches(array.shape, tensor.shape[1:]):
+            raise RequestError(
+                f"{tensor.name} must have shape {tensor.shape_text}; got {array.shape}, which looks like one example: "
+                f"add the batch axis with {tensor.name}[None]."
+            )
+        tensor.check(array)
+        if array.dtype.kind == "f":
+            self._check_values(tensor.name, array)
+        self.check_labels(tensor.name, array)
+        return array
+
+    def _check_values(self, name, array):
+        what = "NaN or infinite"
+        if self.allows_nan(name):
+            what, array = "infinite", array[~np.isnan(array)]
+            if array.size == 0:
+                return
+        low, high = float(array.min()), float(array.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise RequestError(f"{name} contains {what} values: remove or fill in such examples.")
+        limits = self.manifest.data_range if name == "x" else None
+        if limits is not None and not (limits[0] <= low and high <= limits[1]):
+            fix = " Divide it by 255." if limits == (0.0, 1.0) and low >= 0.0 and 1.0 < high <= 255.0 else ""
+            raise RequestError(
+                f"{name} must lie in [{limits[0]:g}, {limits[1]:g}], as the model's likelihood says; it ranges from "
+                f"{low:g} to {high:g}.{fix}"
+            )
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether there is neither a NaN nor an infinity; one pass in the usual case, and no temporary array."""
+    return (
+        array.dtype.kind != "f"
+        or math.isfinite(array.sum(dtype="float64"))  # of float64, finite values may add up to infinity
+        or bool(np.isfinite(array).all())
+    )
