@@ -277,7 +277,7 @@ FAULTS = {
     ),
     "server: any token will do": Fault(
         S,
-        "not hmac.compare_digest(given.strip(), self.token)",
+        "not hmac.compare_digest(given.strip(), self._token)",
         "False",
         "serving/test_server.py::test_a_token_is_asked_for_where_one_is_set",
     ),

@@ -8,7 +8,6 @@ from keras_vae_serving import _requirements as _requirements  # first: says what
 from keras_vae_serving.errors import RequestError as RequestError
 from keras_vae_serving.manifest import BundleError as BundleError
 from keras_vae_serving.manifest import GraphSpec as GraphSpec
-from keras_vae_serving.manifest import GraphSpec as GraphSpec
 from keras_vae_serving.manifest import Manifest as Manifest
 from keras_vae_serving.manifest import Tensor as Tensor
 from keras_vae_serving.pipeline import Pipeline as Pipeline
