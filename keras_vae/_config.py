@@ -5,7 +5,7 @@ from typing import Any, Self
 import keras
 
 
-def forget(owner, name):
+def forget(owner: Any, name: str) -> None:
     """Lets a layer go that an attribute of another layer holds, before another object takes its place.
 
     Keras would go on to train and save it, and PyTorch lets a module be replaced by a module only.
@@ -20,7 +20,7 @@ def forget(owner, name):
 class Configured:
     """Mixed into whatever a model is configured with: likelihoods, posteriors, priors, objectives, schedules."""
 
-    def quantize(self, mode=None, **kwargs):
+    def quantize(self, mode: Any = None, **kwargs: Any) -> None:
         """Nothing: `Model.quantize` asks every layer, and these have no kernels."""
 
     def get_config(self) -> dict[str, Any]:

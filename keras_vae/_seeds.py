@@ -4,6 +4,7 @@ Keras saves weights but not the state of seed generators, those of dropout layer
 """
 
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +14,12 @@ from keras_vae import validation
 class SavesSeeds:
     """Mixed into `VAE`."""
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         for i, state in enumerate(self._seed_states()):
             store[f"seed_state_{i}"] = validation.to_numpy(state.value).astype("int64")
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         names = list(store.keys())  # an h5 group on disk is no dict: it cannot be iterated or asked with `in`
         super().load_own_variables({name: store[name] for name in names if not name.startswith("seed_state_")})
         for i, state in enumerate(self._seed_states()):
@@ -29,7 +30,7 @@ class SavesSeeds:
         return [variable for variable in self.variables if variable.name == "seed_generator_state"]
 
 
-def decorrelate(seed):
+def decorrelate(seed: int | None) -> int | None:
     """A seed for the `SeedGenerator`: on torch Keras adds seed and step, and seeds 5 and 6 would share their noise."""
     if seed is None:
         return None

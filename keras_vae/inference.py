@@ -209,15 +209,15 @@ class CompiledFunctions:
 
     _MAX_FUNCTIONS = 32  # the oldest goes: a lambda that is made anew at each call must not fill the memory
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
         self._model = model
         self._compiled, self._version = {}, None
 
-    def value_and_grad(self, function):
+    def value_and_grad(self, function: Any) -> Any:
         """`function` of z and other arrays with its gradient with respect to z; see `_backend.value_and_grad`."""
         return self._get(_backend.value_and_grad, function)
 
-    def __call__(self, function, *arrays, batch_size):
+    def __call__(self, function: Any, *arrays: Any, batch_size: int) -> Any:
         """`function(*arrays)` in batches along the first axis.
 
         Args:
@@ -254,7 +254,7 @@ class CompiledFunctions:
         return self._compiled[key]
 
 
-def latent_path(start, end, steps, path="linear"):
+def latent_path(start: np.ndarray, end: np.ndarray, steps: int, path: str = "linear") -> np.ndarray:
     """`(steps, latent_dim)` points from start to end, both `(latent_dim,)`; see `VAE.interpolate`."""
     steps = validation.whole_number("steps, which counts both ends,", steps, least=2)
     t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]

@@ -4,7 +4,7 @@
 how they are built and saved. Keras's verbs are in `training.py`, those of inference in `inference.py`.
 """
 
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import keras
 import numpy as np
@@ -125,7 +125,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
             self._build_parts(input_shape)
             self.built = True
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if name in _ATTRIBUTES:
             value = _RESOLVED[name](value) if name in _RESOLVED else value
             forget(self, name)
@@ -282,7 +282,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         log_likelihood = self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
         return log_likelihood + self.prior_distribution().log_prob(z) - log_posterior
 
-    def call(self, x, training=False):
+    def call(self, x: Any, training: bool = False) -> Any:
         """The mean of p(x|z) at the posterior mean: the reconstruction, deterministic."""
         self._version.traces += 1
         x, condition = split_condition(x)
@@ -310,7 +310,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         fitted = self.likelihood.update(x, parameters, observed, weight) if training else None
         return self.likelihood.log_prob(x, parameters, observed, fitted)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         parts = zip(_PARTS, (getattr(self, attribute) for attribute in _ATTRIBUTES), strict=True)
         serialize = keras.saving.serialize_keras_object
         return {
@@ -321,7 +321,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
         config = {
             key: keras.saving.deserialize_keras_object(value, custom_objects) if key in _PARTS and value else value
             for key, value in config.items()

@@ -42,10 +42,10 @@ class Constant(Schedule):
         super().__init__()
         self.value = validation.non_negative("value", value)
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         return ops.convert_to_tensor(self.value, dtype="float32")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"value": self.value}
 
 
@@ -62,11 +62,11 @@ class Linear(Schedule):
         self.start = validation.non_negative("start", start)
         self.end = validation.non_negative("end", end)
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         fraction = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
         return self.start + (self.end - self.start) * fraction
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"steps": self.steps, "start": self.start, "end": self.end}
 
 
@@ -93,7 +93,7 @@ class Cyclical(Schedule):
         self.start = validation.non_negative("start", start)
         self.end = validation.non_negative("end", end)
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         step = ops.cast(step, "int32")
         # The remainder is taken in integers: exact however long the run.
         position = ops.cast(ops.mod(step, self.period), "float32") / (self.ramp * self.period)
@@ -102,7 +102,7 @@ class Cyclical(Schedule):
             return value
         return ops.where(step < self.cycles * self.period, value, self.end)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("period", "ramp", "cycles", "start", "end")
         return {name: getattr(self, name) for name in names}
 

@@ -108,11 +108,11 @@ class Trainer(ManySteps, Steps):
         self.data_on_device = data_on_device
         self._has_compiled_metrics = bool(metrics or weighted_metrics)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
         return config and {**config, "data_on_device": self.data_on_device}
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(_without_backend(config)))
         if self.built:
             self.optimizer.build(self.trainable_variables)
@@ -185,13 +185,13 @@ class Trainer(ManySteps, Steps):
         self._refresh()
         return super().train_on_batch(*call.args, **call.kwargs)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         self._set_function("train_function", force)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         self._set_function("test_function", force)
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> None:
         self._set_function("predict_function", force)
 
     def _set_function(self, name, force=False):
@@ -203,12 +203,12 @@ class Trainer(ManySteps, Steps):
         self._set_function(name)
         getattr(self, name).is_checked = False
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         # Keras builds the compiled metrics with the y of the data, which is None where x is its own target.
         return super().compute_metrics(x, x if y is None else y, y_pred, sample_weight)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[Any]:
         loss, rest = super().metrics[:1], super().metrics[1:]
         return [*loss, *self._trackers.metrics, *rest]
 
@@ -275,13 +275,14 @@ class StepFunction:
     so it goes back to them before the step is made again for a model that has others.
     """
 
-    def __init__(self, model, name):
+    def __init__(self, model: Any, name: str):
         self.model, self.name = model, name
         self.step: Any = None  # what is run
-        self.is_checked = name == "predict_function"
-        self._version, self._has_run = None, False
+        self.is_checked: bool = name == "predict_function"
+        self._version: Any = None
+        self._has_run = False
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         *state, batches = arguments
         model = self.model
         try:
@@ -329,23 +330,23 @@ class StepFunction:
 class Trackers:
     """The means that a VAE logs beside Keras's own, by what its objective logs now. Not a Keras object."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
         self._model = model
         self._means = {}
         self.has_warned = False  # of data for which the likelihood is none
 
     @property
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         return ("reconstruction", "kl", "negative_elbo", *self._model.objective.log_names)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[Any]:
         for name in self.names:
             if name not in self._means:
                 self._means[name] = keras.metrics.Mean(name=name)
         return [self._means[name] for name in self.names]
 
-    def update(self, terms, weight):
+    def update(self, terms: Any, weight: Any) -> None:
         values = {"reconstruction": terms.reconstruction, "kl": terms.kl, "negative_elbo": terms.negative_elbo}
         # One value per example, so that a scalar is averaged like the others.
         values |= {name: value + ops.zeros_like(terms.kl) for name, value in terms.logs.items()}

@@ -25,7 +25,7 @@ _SHAPE_LAYERS = (
 )
 
 
-def check_decoder(parameters, data_shape, likelihood):
+def check_decoder(parameters: Any, data_shape: tuple[Any, ...], likelihood: Any) -> None:
     """Shape of the decoder's output against the data and the likelihood."""
     if isinstance(parameters, list | tuple | dict):
         raise ValueError(
@@ -41,7 +41,7 @@ def check_decoder(parameters, data_shape, likelihood):
         )
 
 
-def parameter_shape(data_shape, likelihood) -> tuple[Any, ...]:
+def parameter_shape(data_shape: Any, likelihood: Any) -> tuple[Any, ...]:
     """The decoder's output shape without the batch: the data's, with the channels that the likelihood needs."""
     *rest, channels = data_shape
     return (*rest, None if channels is None else likelihood.parameter_channels(channels))
@@ -58,7 +58,7 @@ def _shape_fix(got, expected):
     return "Change the decoder, or build a pair that fits with keras_vae.networks.mlp or keras_vae.networks.conv."
 
 
-def check_last_activation(decoder, likelihood):
+def check_last_activation(decoder: Any, likelihood: Any) -> None:
     """The decoder's last activation against the likelihood: a refusal where the graph is known, else a warning."""
     try:
         likelihood.validate_activation(last_activation(decoder))
@@ -69,7 +69,7 @@ def check_last_activation(decoder, likelihood):
         warnings.warn(f"If {decoder.layers[-1].name} is the decoder's last layer: {error}", stacklevel=3)
 
 
-def last_activation(network):
+def last_activation(network: Any) -> str | None:
     """The name of the activation that a network ends in, as far as its structure tells; None if it does not."""
     operations = _graph(network)
     if operations is None:
@@ -92,7 +92,7 @@ def _graph(network):
     return network.layers if isinstance(network, keras.Sequential) else getattr(network, "operations", None)
 
 
-def check_data(x, data_shape, name="x"):
+def check_data(x: Any, data_shape: Any, name: str = "x") -> None:
     """A NumPy array or tensor against the shape that the model was built for."""
     got = tuple(x.shape[1:])
     if shape_matches(got, data_shape):
@@ -115,30 +115,30 @@ def check_data(x, data_shape, name="x"):
     )
 
 
-def shape_matches(shape, expected):
+def shape_matches(shape: Any, expected: Any) -> bool:
     """Whether a shape is the expected one, in which None is any size."""
     return len(shape) == len(expected) and all(e in (got, None) for got, e in zip(shape, expected, strict=True))
 
 
-def whole_number(name, value, least=1):
+def whole_number(name: str, value: Any, least: int = 1) -> int:
     """`value` as an int of at least `least`; NumPy's integers too, but no bool."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
     return int(value)
 
 
-def non_negative(name, value):
+def non_negative(name: str, value: Any) -> float:
     """`value` as a float of at least 0; no bool, nothing infinite."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < math.inf:
         raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
     return float(value)
 
 
-def is_array(value):
+def is_array(value: Any) -> bool:
     """Whether a value can be looked at on the host; what tf.distribute hands to its replicas cannot."""
     return isinstance(value, np.ndarray) or keras.ops.is_tensor(value) or hasattr(value, "__array__")
 
 
-def to_numpy(value) -> np.ndarray:
+def to_numpy(value: Any) -> np.ndarray:
     """A NumPy array from an array, a tensor of any backend's, or a list."""
     return value if isinstance(value, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(value))

@@ -63,7 +63,7 @@ def as_float32(value: Any) -> Any:
     return np.asarray(value, "float32") if isinstance(value, np.ndarray) else ops.cast(value, "float32")
 
 
-def standard_normal(shape: tuple, seed: Any, like: Any) -> Any:
+def standard_normal(shape: tuple[Any, ...], seed: Any, like: Any) -> Any:
     """Draws from N(0, I): NumPy's if `like` is a NumPy array, else the backend's."""
     if isinstance(like, np.ndarray):
         return np.random.default_rng(seed).standard_normal(shape, dtype="float32")

@@ -1,7 +1,7 @@
 """Mixtures of diagonal normals: priors whose KL has no closed form."""
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -116,11 +116,11 @@ class Mixture(Distribution):
         xp = namespace(self.logits)
         return xp.cumsum(xp.exp(self._log_weights(xp)))[:-1]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"components": self.components.get_config(), "logits": ops.convert_to_numpy(self.logits).tolist()}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(DiagonalNormal.from_config(config["components"]), np.asarray(config["logits"], "float32"))
 
 

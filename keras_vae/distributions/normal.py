@@ -5,7 +5,7 @@ standard normal prior is the case mean = 0, log_var = 0.
 """
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -155,12 +155,12 @@ class DiagonalNormal(Factorised):
         kl = 0.5 * (xp.multiply(squared_distance, precision) + xp.expm1(difference) - difference)
         return kl if per_dimension else xp.sum(kl, axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "mean": ops.convert_to_numpy(self.mean).tolist(),
             "log_var": ops.convert_to_numpy(self.log_var).tolist(),
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(np.asarray(config["mean"], "float32"), np.asarray(config["log_var"], "float32"))

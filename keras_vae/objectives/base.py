@@ -80,7 +80,7 @@ class Objective(Configured, Layer):
         super().__init__(dtype="float32")
         self.built = True
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if name in self._scheduled and value is not None:
             value = schedules.get(value)  # `objective.beta = 4.0`
             forget(self, name)
@@ -94,14 +94,14 @@ class Objective(Configured, Layer):
         """Raises a ValueError if the objective has no meaning for q(z|x) and p(z) of these classes; says why."""
 
 
-def one_of(name, value, values):
+def one_of(name: str, value: Any, values: tuple[str, ...]) -> Any:
     """`value`, if it is one of `values`; else a ValueError."""
     if value not in values:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, values))}; got {value!r}.")
     return value
 
 
-def diagonal(batch):
+def diagonal(batch: Any) -> Any:
     """The pairs of an example with itself: the diagonal of a square of the batch, bool."""
     index = ops.arange(batch)
     return index[:, None] == index[None, :]

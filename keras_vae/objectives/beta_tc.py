@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_vae import schedules, validation
-from keras_vae.distributions import Factorised
-from keras_vae.objectives.base import Objective, Terms, diagonal, one_of
+from keras_vae.distributions import Distribution, Factorised
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, diagonal, one_of
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -62,7 +62,7 @@ class BetaTC(Objective):
         self.estimator = one_of("estimator", estimator, ("weighted", "stratified"))
         self.num_samples = validation.whole_number("num_samples", num_samples)
 
-    def check(self, posterior, prior):
+    def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
         for distribution in (posterior, prior):
             if not issubclass(distribution, Factorised):
                 raise ValueError(
@@ -70,7 +70,7 @@ class BetaTC(Objective):
                     "depend on each other. Leave the prior at N(0, I)."
                 )
 
-    def __call__(self, batch):
+    def __call__(self, batch: LatentBatch) -> Terms:
         z, posterior = batch.z, batch.posterior
         log_prob = posterior.log_prob(z[:, :, None, :], per_dimension=True)  # (num_samples, z of, under, latent_dim)
         log_shares = self._log_shares(ops.shape(z)[1])
@@ -97,7 +97,7 @@ class BetaTC(Objective):
         share_of_others = math.log1p(-1.0 / self.dataset_size) - ops.log(others)
         return ops.where(own, -math.log(self.dataset_size), share_of_others)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "dataset_size": self.dataset_size,
             "alpha": self.alpha,

@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from keras_vae import distributions, schedules, validation
-from keras_vae.distributions import Factorised
-from keras_vae.objectives.base import Objective, Terms, one_of
+from keras_vae.distributions import Distribution, Factorised
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -94,7 +94,7 @@ class ELBO(Objective):
     def log_names(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return tuple(name for name in self._scheduled if schedules.varies(getattr(self, name)))
 
-    def check(self, posterior, prior):
+    def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
         if distributions.has_closed_form_kl(posterior, prior):
             if self.gradient == "stl" and self.kl == "auto":
                 raise ValueError(
@@ -109,7 +109,7 @@ class ELBO(Objective):
                 "hold the whole KL up with capacity=, or warm up with beta=schedules.Linear(...)."
             )
 
-    def __call__(self, batch):
+    def __call__(self, batch: LatentBatch) -> Terms:
         beta, capacity = (schedule and schedule(batch.step) for schedule in (self.beta, self.capacity))
         reconstruction = batch.reconstruction()
         kl = batch.kl()
@@ -142,7 +142,7 @@ class ELBO(Objective):
         counts = batch.batch_mean(kl) > self.free_bits
         return ops.sum(ops.where(counts, kl, self.free_bits), axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "beta": keras.saving.serialize_keras_object(self.beta),
             "num_samples": self.num_samples,

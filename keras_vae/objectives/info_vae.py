@@ -2,13 +2,14 @@
 
 import math
 from numbers import Real
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_vae import validation
-from keras_vae.distributions import DiagonalNormal
-from keras_vae.objectives.base import Objective, Terms, diagonal, one_of
+from keras_vae.distributions import DiagonalNormal, Distribution
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, diagonal, one_of
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -68,7 +69,7 @@ class InfoVAE(Objective):
         self.scale = None if scale is None else float(scale)
         self.num_samples = validation.whole_number("num_samples", num_samples)
 
-    def check(self, posterior, prior):
+    def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
         for distribution in (posterior, prior):
             if not issubclass(distribution, DiagonalNormal):
                 raise ValueError(
@@ -76,7 +77,7 @@ class InfoVAE(Objective):
                     f"{distribution.__name__} cannot be whitened. Leave the prior at N(0, I)."
                 )
 
-    def __call__(self, batch):
+    def __call__(self, batch: LatentBatch) -> Terms:
         reconstruction = batch.reconstruction()
         kl = batch.kl()
         prior = batch.prior
@@ -98,7 +99,7 @@ class InfoVAE(Objective):
         scale = 2.0 * a.shape[-1] if self.scale is None else self.scale
         return scale / (scale + squares) if self.kernel == "imq" else ops.exp(-squares / scale)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "alpha": self.alpha,
             "lambda_": self.lambda_,

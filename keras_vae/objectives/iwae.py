@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_vae import validation
-from keras_vae.objectives.base import Objective, Terms, one_of
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -40,7 +40,7 @@ class IWAE(Objective):
         self.num_samples = validation.whole_number("num_samples", num_samples)
         self.gradient = one_of("gradient", gradient, ("standard", "dreg"))
 
-    def __call__(self, batch):
+    def __call__(self, batch: LatentBatch) -> Terms:
         z, posterior, weight_probe, bound_probe = batch.z, batch.posterior, 0.0, 0.0
         if self.gradient == "dreg":
             z, weight_probe, bound_probe = _reweight_gradient(z)
@@ -50,7 +50,7 @@ class IWAE(Objective):
         bound = ops.logsumexp(log_weights, axis=0) - math.log(self.num_samples) + bound_probe
         return Terms(-bound, -ops.mean(log_likelihood, axis=0), batch.kl())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"num_samples": self.num_samples, "gradient": self.gradient}
 
 

@@ -1,5 +1,7 @@
 """q(z|x) with independent dimensions: the encoder returns a mean and a log variance."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -27,7 +29,7 @@ class Normal(Posterior):
     outputs = ("z_mean", "z_log_var")
     distribution_class = DiagonalNormal
 
-    def read(self, outputs):
+    def read(self, outputs: Any) -> tuple[Any, ...]:
         if isinstance(outputs, dict):  # by name, never by position: Keras sorts the keys
             for keys in _KEYS:
                 if set(outputs) == set(keys):
@@ -45,7 +47,7 @@ class Normal(Posterior):
             )
         return outputs[0], outputs[1]
 
-    def latent_shape(self, outputs):
+    def latent_shape(self, outputs: Any) -> tuple[int, ...]:
         mean, log_var = self.read(outputs)
         if tuple(mean.shape) != tuple(log_var.shape):
             raise ValueError(
@@ -59,7 +61,7 @@ class Normal(Posterior):
             )
         return tuple(mean.shape[1:])
 
-    def distribution(self, outputs, training=False):
+    def distribution(self, outputs: Any, training: bool = False) -> DiagonalNormal:
         mean, log_var = (ops.cast(output, "float32") for output in self.read(outputs))
         limit = (
             straight_through_clip if training else ops.clip

@@ -82,6 +82,6 @@ class StandardNormal(Prior):
 
     distribution_class = DiagonalNormal
 
-    def distribution(self, given=None, encode=None):
+    def distribution(self, given: Any = None, encode: Any = None) -> Distribution:
         (latent_dim,) = self.latent_shape or (0,)
         return DiagonalNormal.standard(latent_dim)

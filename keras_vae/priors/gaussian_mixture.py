@@ -1,12 +1,14 @@
 """A mixture of normals as the prior."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_vae import validation
 from keras_vae._numerics import straight_through_clip
-from keras_vae.distributions import DiagonalNormal, Mixture
-from keras_vae.priors.base import Prior
+from keras_vae.distributions import DiagonalNormal, Distribution, Mixture
+from keras_vae.priors.base import DataSpec, Prior
 
 # A component below this range is a point; a component above it is fitted to nothing.
 _LOG_VAR_RANGE = (-15.0, 15.0)
@@ -37,7 +39,7 @@ class GaussianMixture(Prior):
         self.components = validation.whole_number("components", components)
         self.seed = seed
 
-    def make_weights(self, latent_shape, data):
+    def make_weights(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
         def weight(name, shape, initializer="zeros"):
             return self.add_weight(name=name, shape=shape, initializer=initializer)
 
@@ -47,10 +49,10 @@ class GaussianMixture(Prior):
         self.mean = weight("mean", (self.components, *latent_shape), start)
         self.log_var = weight("log_var", (self.components, *latent_shape))
 
-    def distribution(self, given=None, encode=None):
+    def distribution(self, given: Any = None, encode: Any = None) -> Distribution:
         log_var = straight_through_clip(self.log_var, *_LOG_VAR_RANGE)
         components = DiagonalNormal(ops.convert_to_tensor(self.mean), log_var)
         return Mixture(components, ops.convert_to_tensor(self.logits))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"components": self.components, "seed": self.seed}

@@ -9,8 +9,8 @@ from keras import ops
 
 from keras_vae import validation
 from keras_vae._numerics import straight_through_clip
-from keras_vae.distributions import Mixture
-from keras_vae.priors.base import Prior
+from keras_vae.distributions import Distribution, Mixture
+from keras_vae.priors.base import DataSpec, Prior
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -47,7 +47,7 @@ class VampPrior(Prior):
         if self._start is not None and len(self._start) != self.components:
             raise ValueError(f"pseudo_inputs holds {len(self._start)} examples for {self.components} components.")
 
-    def make_weights(self, latent_shape, data):
+    def make_weights(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
         if data.condition_shape is not None or "int" in data.dtype:
             takes = "whole numbers" if data.condition_shape is None else "a condition with each example"
             raise ValueError(
@@ -72,9 +72,9 @@ class VampPrior(Prior):
         self.pseudo_inputs.assign(start)
         self._start, self.data_range = None, data.range
 
-    def distribution(self, given=None, encode=None):
+    def distribution(self, given: Any = None, encode: Any = None) -> Distribution:
         inputs = ops.convert_to_tensor(self.pseudo_inputs)
         return Mixture(encode(inputs if self.data_range is None else straight_through_clip(inputs, *self.data_range)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"components": self.components, "seed": self.seed}
