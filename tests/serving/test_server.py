@@ -875,6 +875,7 @@ def test_a_conditional_vae_takes_its_label_everywhere(exported):
         assert "for each of 3 examples, or one for all" in server.error(
             400, "sample", {"condition": label}, parameters={"n": 3}
         )
+        assert "one batch size; got x: 5, condition: 4" in server.error(400, "score", {**given, "condition": label[:4]})
         assert "labels from 0 to 4" in server.error(400, "sample", {"condition": np.array([5], "int32")})
         assert "has no shape" in server.error(400, "sample", {"condition": np.array(1, "int32")})
 
