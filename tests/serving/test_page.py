@@ -19,7 +19,6 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 import browser
-import families
 import keras_vae
 from keras_vae_serving import Pipeline
 
@@ -30,7 +29,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
+def bundles(conditional, exported, tmp_path_factory):
     """Three: digits that can be told apart, with a dead latent; twelve numbers, two latents; and one with labels."""
     keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
     folder = tmp_path_factory.mktemp("bundles")
@@ -49,9 +48,12 @@ def bundles(tmp_path_factory):
     (folder / "judged" / "manifest.json").write_text(json.dumps(fields))
     vectors = keras_vae.networks.mlp((12,), 2, hidden=(8,), activation="tanh", likelihood="mse")
     keras_vae_export.export(vectors, folder / "vectors")
-    keras_vae_export.export(families.make("conditional"), folder / "conditional")
-    keras_vae_export.export(families.make("conditional_vae"), folder / "labels")
-    keras_vae_export.export(families.make("mixture_prior"), folder / "mixture")
+    for made, name in (
+        (conditional, "conditional"),
+        (exported("conditional_vae"), "labels"),
+        (exported("mixture_prior"), "mixture"),
+    ):
+        shutil.copytree(made, folder / name)
     return folder
 
 

@@ -701,13 +701,12 @@ def test_what_is_not_done_when_the_shutdowns_time_is_up_is_sent_elsewhere(bundle
 
 
 @pytest.fixture(scope="module")
-def two_versions(tmp_path_factory):
+def two_versions(bundle, tmp_path_factory):
     """Two bundles which differ in what they decode."""
     folder = tmp_path_factory.mktemp("versions")
-    for seed in (1, 2):
-        keras_vae.networks.keras.utils.set_random_seed(seed)
-        vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 3, hidden=(16,)), seed=0)
-        keras_vae_export.export(vae, folder / str(seed))
+    shutil.copytree(bundle, folder / "1")
+    vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 3, hidden=(16,)), seed=0)
+    keras_vae_export.export(vae, folder / "2")
     return folder
 
 
@@ -876,6 +875,7 @@ def test_a_conditional_vae_takes_its_label_everywhere(exported):
         assert "for each of 3 examples, or one for all" in server.error(
             400, "sample", {"condition": label}, parameters={"n": 3}
         )
+        assert "one batch size; got x: 5, condition: 4" in server.error(400, "score", {**given, "condition": label[:4]})
         assert "labels from 0 to 4" in server.error(400, "sample", {"condition": np.array([5], "int32")})
         assert "has no shape" in server.error(400, "sample", {"condition": np.array(1, "int32")})
 
