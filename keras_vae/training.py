@@ -292,11 +292,13 @@ class StepFunction:
                 state = self._remake(state)
             traces = model._version.traces
             result = self.step(*state, batches)
+        except StopIteration:  # the data have ended
+            raise
         except Exception:
+            if state:
+                model._attach_state(*state)
             if not self._has_run:
                 self._version = None  # a function that failed in its first run may hold half of what it was making
-                if state:
-                    model._attach_state(*state)
             raise
         if model._version.traces != traces:
             model._version.accept()
