@@ -4,6 +4,10 @@ import gc
 import os
 import pathlib
 
+# The command line turns oneDNN off where nothing is said, and TensorFlow reads this once in a process: some families
+# have convolutions that its CPU has only with oneDNN.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 import keras
 import pytest
 
