@@ -200,7 +200,7 @@ def test_grey_values_under_bce_get_a_word(tmp_path, capsys):
     assert run("train", "--epochs", 1, *QUICK[2:], "--output", tmp_path / "grey") == 0
     out = capsys.readouterr().out
     assert out.count("Note: ") == 1
-    assert re.search("Note: .* of grey values the Bernoulli likelihood gives a cross-entropy, not a log-likeli", out)
+    assert re.search("Note: .* for grey values the Bernoulli likelihood gives a cross-entropy, not a log-likeli", out)
     assert run("train", "--epochs", 1, *QUICK[2:], "--binarize", "sample", "--output", tmp_path / "binary") == 0
     assert "Note:" not in capsys.readouterr().out
 
