@@ -143,7 +143,7 @@ def test_triton_reads_what_the_manifest_says(bundle):
 @needs_triton
 def test_triton_knows_every_data_type(tmp_path):
     tensors = tuple(serving.Tensor(f"of_{dtype}", dtype, ("batch", "length", 2)) for dtype in TRITON_TYPES)
-    graph = serving.Graph("types", "types/1/model.onnx", "float32", tensors, tensors[::-1], {})
+    graph = serving.GraphSpec("types", "types/1/model.onnx", "float32", tensors, tensors[::-1], {})
     path = tmp_path / "config.pbtxt"
     path.write_text(triton.config(graph, 8), encoding="utf-8")
     assert triton_reads(path) == [expected_config(graph, 8)]
