@@ -1,9 +1,9 @@
 """All checks in one environment: `nox`; some of the parts: `nox -- lint jax`.
 
     lint                      format, lint, types, import contracts
-    jax, tensorflow, torch    the tests that depend on the backend; on torch also those of the mathematics
-    once                      the tests that do not, and those that compare the backends
-    slow                      the examples, and the runtimes that have environments of their own
+    jax, tensorflow           the tests that depend on the backend
+    torch                     the same, and all that do not, on the backend that starts fastest
+    slow                      the examples, and the runtimes that have environments of their own; only by name
     mutation                  whether the tests of the mathematics notice small changes to it; hours, only by name
 
 One environment for everything, because installing three frameworks takes longer than testing on one, and because the
@@ -19,10 +19,9 @@ import nox
 
 # The marks are explained in pyproject.toml.
 TESTS = {
-    "jax": ("jax", "every_backend or not (math or once or slow)"),
-    "tensorflow": ("tensorflow", "every_backend or not (math or once or slow)"),
-    "torch": ("torch", "not (once or slow)"),
-    "once": ("jax", "once and not slow"),
+    "jax": ("jax", "every_backend or not (once or slow)"),
+    "tensorflow": ("tensorflow", "every_backend or not (once or slow)"),
+    "torch": ("torch", "not slow"),
     "slow": ("jax", "slow"),
 }
 
@@ -107,7 +106,7 @@ def _pytest(session, part):
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
         # Tests compile the same small models again and again; JAX finds them here, in this and the other processes.
-        "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(session.create_tmp()) / "jax_cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(session.create_tmp()).resolve() / "jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         # And most programs run a few times only: compiled without optimisation they cost a third less in all.

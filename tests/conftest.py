@@ -15,6 +15,9 @@ import families
 import gradients
 import keras_vae
 
+gc.collect()
+gc.freeze()  # what the imports have made stays: no later collection visits it
+
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():

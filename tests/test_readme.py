@@ -79,7 +79,9 @@ def wait_for(port):
     return pytest.fail("the server did not start")
 
 
-@pytest.mark.parametrize(("document", "at_least"), [("README.md", 2), ("docs/guide.md", 6)])
+@pytest.mark.parametrize(
+    ("document", "at_least"), [("README.md", 2), pytest.param("docs/guide.md", 6, marks=pytest.mark.once)]
+)
 def test_the_python_blocks_run_in_order(document, at_least, folder):
     found = blocks(document, "python")
     assert len(found) >= at_least

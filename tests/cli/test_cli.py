@@ -16,6 +16,8 @@ import pytest
 
 from keras_vae_cli import commands, progress
 
+pytestmark = pytest.mark.once
+
 FILES = ["history.csv", "model.keras", "reconstructions.png", "samples.png", "summary.json"]
 QUICK = ["--epochs", "2", "--latent-dim", "3", "--hidden", "12"]
 
@@ -41,6 +43,7 @@ def without_onnx(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find_spec(name))
 
 
+@pytest.mark.every_backend
 def test_train_writes_everything(trained):
     assert sorted(file.name for file in trained.iterdir()) == FILES
     summary = json.loads((trained / "summary.json").read_text())
@@ -54,6 +57,7 @@ def test_train_writes_everything(trained):
     assert float(rows[1]["val_negative_elbo"]) == pytest.approx(held_out["negative_elbo"], rel=0.05)
 
 
+@pytest.mark.every_backend
 def test_evaluate_repeats_the_figures_of_the_summary(trained, capsys):
     assert run("evaluate", trained, "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -79,7 +83,6 @@ def test_evaluate_says_what_the_latents_hold_and_estimates_log_p(trained, capsys
     assert "of 3 active" in out
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "likelihood"),
     [
@@ -113,7 +116,6 @@ def test_train_with_a_prior_that_learns(prior, kind, tmp_path, capsys):
     assert "has no meaning for the normal prior" in capsys.readouterr().err
 
 
-@pytest.mark.once
 def test_missing_values_are_taken_where_they_are_allowed(tmp_path, capsys):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 4))
@@ -126,7 +128,6 @@ def test_missing_values_are_taken_where_they_are_allowed(tmp_path, capsys):
     assert run("evaluate", tmp_path / "out", "--log-likelihood", 5) == 0
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -164,7 +165,6 @@ def test_quickstart_draws_the_manifold_and_says_the_bound(tmp_path, capsys):
     assert "bits per dimension" in out
 
 
-@pytest.mark.once
 @pytest.mark.usefixtures("without_onnx")
 def test_quickstart_without_the_exporter_says_what_is_missing(tmp_path, capsys):
     assert run("quickstart", "--epochs", 1, "--output", tmp_path / "q") == 0
@@ -174,7 +174,6 @@ def test_quickstart_without_the_exporter_says_what_is_missing(tmp_path, capsys):
     assert missing in capsys.readouterr().err
 
 
-@pytest.mark.once
 def test_a_full_disk_is_a_sentence(trained, tmp_path, capsys, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -195,7 +194,6 @@ def test_conv_and_mse_and_files(tmp_path):
     assert run("evaluate", tmp_path / "out") == 0  # the data get their channel axis here too
 
 
-@pytest.mark.once
 def test_grey_values_under_bce_get_a_word(tmp_path, capsys):
     assert run("train", "--epochs", 1, *QUICK[2:], "--output", tmp_path / "grey") == 0
     out = capsys.readouterr().out
@@ -212,7 +210,6 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     assert a == pytest.approx(b, rel=1e-5)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -247,7 +244,6 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, trained,
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.once
 def test_an_existing_folder_is_kept_unless_told(trained, tmp_path, capsys):
     assert run("train", *QUICK, "--output", trained) == 1
     assert "exists already" in capsys.readouterr().err
@@ -291,7 +287,6 @@ def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeyp
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -317,7 +312,6 @@ def command(*arguments, **environment):
     )
 
 
-@pytest.mark.once
 def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path):
     backend = keras.backend.backend()
     done = command(
@@ -328,7 +322,6 @@ def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.once
 def test_a_backend_other_than_the_running_one_is_refused(capsys):
     other = {"jax": "torch", "torch": "tensorflow", "tensorflow": "jax"}[keras.backend.backend()]
     with pytest.raises(SystemExit):
@@ -336,14 +329,12 @@ def test_a_backend_other_than_the_running_one_is_refused(capsys):
     assert f"set KERAS_BACKEND={other} before" in capsys.readouterr().err
 
 
-@pytest.mark.once
 def test_an_unknown_backend_is_a_sentence():
     done = command("quickstart", KERAS_BACKEND="theano")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no backend 'theano': choose one of jax, torch, tensorflow" in done.stderr
 
 
-@pytest.mark.once
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
 def test_tensorflow_may_be_there_for_the_exporter_only(tmp_path):
     """Who installs [jax,export] gets JAX, though TensorFlow comes along."""

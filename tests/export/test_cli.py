@@ -11,6 +11,8 @@ from keras_vae import datasets, evaluation
 from keras_vae_cli import commands
 from keras_vae_serving import Manifest
 
+pytestmark = pytest.mark.once
+
 
 def run(*arguments):
     return commands.main([str(argument) for argument in arguments])
@@ -32,7 +34,6 @@ def test_quickstart_ends_with_a_verified_bundle_and_says_so(tmp_path, capsys):
     assert Manifest.load(tmp_path / "q" / "bundle").latent_dim == 2
 
 
-@pytest.mark.once
 def test_export_and_check(trained, tmp_path, capsys):
     settings = ("--precision", "float32,int8", "--max-batch-size", 9, "--simplify")
     assert run("export", trained, tmp_path / "b", *settings) == 0
@@ -47,7 +48,6 @@ def test_export_and_check(trained, tmp_path, capsys):
     assert "where they may differ by 1e-30" in capsys.readouterr().err
 
 
-@pytest.mark.once
 def test_a_threshold_is_fitted_on_the_held_out_data(trained, tmp_path, capsys):
     assert run("export", trained, tmp_path / "b", "--threshold", 0.98, "--seed", 4) == 0
     vae = keras.saving.load_model(trained / "model.keras")
@@ -62,7 +62,6 @@ def test_a_threshold_is_fitted_on_the_held_out_data(trained, tmp_path, capsys):
     ) in capsys.readouterr().out
 
 
-@pytest.mark.once
 def test_a_threshold_needs_data(trained, tmp_path, capsys):
     shutil.copy(trained / "model.keras", tmp_path)
     command = ("export", tmp_path / "model.keras", tmp_path / "b", "--threshold", "0.98")
@@ -77,7 +76,6 @@ def test_a_threshold_needs_data(trained, tmp_path, capsys):
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.once
 def test_data_can_be_named(trained, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.ones((40, 8, 8), "float32"))
     shutil.copy(trained / "model.keras", tmp_path)
@@ -90,7 +88,6 @@ def test_data_can_be_named(trained, tmp_path, capsys):
     assert "on ordinary, extreme, held-out inputs." in capsys.readouterr().out
 
 
-@pytest.mark.once
 def test_data_that_have_moved_are_not_needed(trained, tmp_path, capsys):
     moved = shutil.copytree(trained, tmp_path / "run")
     summary = json.loads((moved / "summary.json").read_text())
@@ -102,7 +99,6 @@ def test_data_that_have_moved_are_not_needed(trained, tmp_path, capsys):
     assert "on ordinary, extreme inputs." in out
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 from keras_vae import VAE
 from keras_vae.evaluation import AggregatePosterior, fit_aggregate_posterior
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 MEANS = np.array([[-4.0, 2.0], [3.0, 0.0]])
 COVARIANCES = np.array([[[1.0, 0.6], [0.6, 0.5]], [[0.2, 0.0], [0.0, 2.0]]])

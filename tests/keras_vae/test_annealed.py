@@ -10,7 +10,7 @@ import oracles
 from keras_vae import VAE, DiagonalNormal, Gaussian, Mixture, evaluation, networks
 from keras_vae.evaluation import annealed_log_likelihood, log_likelihood
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 SCALE = 0.4
 WEIGHTS = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 2)))[0] * [1.5, 0.8]

@@ -7,6 +7,8 @@ import pytest
 import keras_vae
 from keras_vae.evaluation import Threshold, anomalies, fit_threshold
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def data():
@@ -57,7 +59,6 @@ def test_other_digits_are_normal_and_what_is_no_digit_is_not(vae, data):
         assert anomalies(vae, strange, threshold).mean() > 0.9, name
 
 
-@pytest.mark.once
 def test_the_error_of_the_share_is_that_of_a_quantile():
     """Whatever the distribution of the scores: here, 4000 times 500 of them, of which the true share is known."""
     scores = np.random.default_rng(0).exponential(size=(4000, 500))
@@ -67,13 +68,11 @@ def test_the_error_of_the_share_is_that_of_a_quantile():
     assert shares.std() == pytest.approx(threshold.standard_error, rel=0.05)
 
 
-@pytest.mark.once
 def test_a_score_at_the_threshold_is_normal_and_one_that_is_no_number_is_not():
     scores = np.array([-np.inf, 1.0, 2.0, 2.5, np.inf, np.nan], "float32")
     assert Threshold(2.0, 0.99, 1, 0, 100).is_anomaly(scores).tolist() == [False, False, False, True, True, True]
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -93,7 +92,6 @@ def test_what_gives_no_threshold_is_refused(make_vae, digits, arguments, message
         fit_threshold(vae, digits[:11], **{"quantile": 0.9, **arguments})
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(("quantile", "fewest"), [(0.9, 11), (0.5, 3), (0.7, 5), (0.99, 101)])
 def test_of_the_fewest_examples_that_are_allowed_one_lies_above(make_vae, digits, quantile, fewest):
     vae, x = make_vae(), np.tile(digits, (10, 1, 1, 1))[:fewest]
@@ -102,7 +100,6 @@ def test_of_the_fewest_examples_that_are_allowed_one_lies_above(make_vae, digits
         fit_threshold(vae, x[1:], quantile)
 
 
-@pytest.mark.once
 def test_scores_that_are_not_finite_give_no_threshold(make_vae, digits):
     vae = make_vae()
     vae.decoder.set_weights([np.full_like(weights, np.nan) for weights in vae.decoder.get_weights()])

@@ -15,6 +15,8 @@ from keras_vae import ELBO, VAE, Gaussian, callbacks, evaluation, networks, plot
 from keras_vae.callbacks import latent_monitor
 from keras_vae.objectives import Objective
 
+pytestmark = pytest.mark.once
+
 BATCH = 32
 COLLAPSED = "The posterior has collapsed"
 
@@ -65,6 +67,7 @@ def test_kl_per_unit_and_active_units(make_vae, digits):
         evaluation.kl_per_unit(vae, digits[:0])
 
 
+@pytest.mark.every_backend
 def test_the_monitor_sees_the_weights_of_each_epoch(make_vae, digits):
     """As three fits of an epoch, each followed by a look from outside, where nothing is held by Keras."""
     watched, plain = make_vae(), make_vae()
@@ -83,6 +86,7 @@ def test_the_monitor_sees_the_weights_of_each_epoch(make_vae, digits):
     np.testing.assert_array_equal(np.transpose([history[f"kl_unit_{i}"] for i in range(3)]), monitor.kl_per_unit)
 
 
+@pytest.mark.every_backend
 def test_every_log_has_a_value_for_every_epoch(make_vae, digits, tmp_path):
     monitor = callbacks.LatentMonitor(digits, threshold=0.0, every=2, log_units=True)
     vae = make_vae()
@@ -104,7 +108,6 @@ def test_every_log_has_a_value_for_every_epoch(make_vae, digits, tmp_path):
 # Words
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("kl_by_epoch", "times"),
     [
@@ -125,7 +128,6 @@ def test_collapse_is_said_once_when_it_sets_in(frozen, digits, monkeypatch, caps
     assert capsys.readouterr().out.count(COLLAPSED) == times
 
 
-@pytest.mark.once
 def test_no_active_unit_is_a_collapse_whatever_the_kl(frozen, digits, capsys):
     vae = frozen()
     vae.encoder.get_layer("z_mean").bias.assign(np.full(3, 5.0, "float32"))
@@ -133,7 +135,6 @@ def test_no_active_unit_is_a_collapse_whatever_the_kl(frozen, digits, capsys):
     assert "0 of 3 latents are active and the KL is 38 nats" in capsys.readouterr().out
 
 
-@pytest.mark.once
 def test_it_is_said_after_enough_batches_or_at_the_end(frozen, digits, monkeypatch, capsys):
     class Epochs(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -153,7 +154,6 @@ def test_it_is_said_after_enough_batches_or_at_the_end(frozen, digits, monkeypat
     assert when() == ("[2]", False)
 
 
-@pytest.mark.once
 def test_a_model_that_trains_well_is_left_alone(make_vae, digits, monkeypatch, capsys):
     monkeypatch.setattr(latent_monitor, "_MIN_STEPS_BEFORE_VERDICT", 0)
     adam = keras.optimizers.Adam(1e-2)
@@ -162,7 +162,6 @@ def test_a_model_that_trains_well_is_left_alone(make_vae, digits, monkeypatch, c
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("beta", "said"),
     [
@@ -184,7 +183,6 @@ class Other(Objective):
         return ELBO()(draws)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("settings", "named", "not_named"),
     [
@@ -211,7 +209,6 @@ def test_the_hints_fit_the_model(frozen, digits, capsys, settings, named, not_na
     assert [text for text in not_named if text in words] == []
 
 
-@pytest.mark.once
 def test_the_scale_is_compared_with_the_principal_deviation(capsys):
     """Data of standard deviation 2 along a diagonal and 0.5 across it, which no coordinate alone shows."""
     z = np.random.default_rng(0).standard_normal((800, 2)) * [2.0, 0.5]
@@ -226,7 +223,6 @@ def test_the_scale_is_compared_with_the_principal_deviation(capsys):
     assert "its standard deviation is 2" in words
 
 
-@pytest.mark.once
 def test_bad_arguments_of_the_monitor(make_vae, digits):
     for arguments, words in (
         ({"x": digits[:1]}, "x needs two examples"),
@@ -267,6 +263,7 @@ def test_a_picture_for_each_epoch_in_files_and_in_tensorboard(make_vae, digits, 
         assert (images[0].width, images[0].height) == image.size
 
 
+@pytest.mark.every_backend
 def test_pictures_and_looks_leave_training_as_it_was(make_vae, digits, tmp_path):
     plain, watched = make_vae(), make_vae()
     watched.set_weights(plain.get_weights())
@@ -277,7 +274,6 @@ def test_pictures_and_looks_leave_training_as_it_was(make_vae, digits, tmp_path)
     assert {name: history[name] for name in expected} == expected
 
 
-@pytest.mark.once
 def test_curves_where_data_are_no_images(tmp_path):
     vae = VAE(*networks.mlp((6,), 2, hidden=(3,)))
     vae.compile("adam")
@@ -286,7 +282,6 @@ def test_curves_where_data_are_no_images(tmp_path):
     assert (tmp_path / "epoch_0001.png").stat().st_size > 1000
 
 
-@pytest.mark.once
 def test_bad_arguments_of_the_grid(digits, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="folder=, for files, or log_dir="):
         callbacks.ReconstructionGrid(digits)
@@ -300,7 +295,6 @@ def test_bad_arguments_of_the_grid(digits, tmp_path, monkeypatch):
     callbacks.ReconstructionGrid(digits, tmp_path)  # files need none
 
 
-@pytest.mark.once
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
 def test_writing_events_imports_no_tensorflow(tmp_path):
     pytest.importorskip("tensorboard")

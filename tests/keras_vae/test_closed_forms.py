@@ -14,7 +14,7 @@ from keras import layers, ops
 import oracles
 from keras_vae import VAE, Bernoulli, Gaussian, networks
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,7 @@ def test_every_verb_takes_the_condition_and_uses_it(make, data):
     assert np.abs(found.log_likelihood - evaluation.log_likelihood(vae, other, 20).log_likelihood).max() > 1e-3
 
 
+@pytest.mark.once
 def test_numbers_are_those_of_the_same_networks_on_both_inputs(make, data):
     """Against the networks called by hand."""
     vae = make()
@@ -78,6 +79,7 @@ def test_numbers_are_those_of_the_same_networks_on_both_inputs(make, data):
     np.testing.assert_allclose(vae.elbo(data, 2, seed=3), terms.mean(axis=1) - kl, rtol=1e-4)
 
 
+@pytest.mark.once
 def test_evaluation_and_pictures_take_the_dict(make, data, capsys):
     vae = make()
     monitor = callbacks.LatentMonitor(data)
@@ -110,6 +112,7 @@ def test_weights_targets_and_splits_go_with_the_dict(make, data):
     assert np.isfinite(vae.train_on_batch(data, return_dict=True)["loss"])
 
 
+@pytest.mark.once
 def test_a_tensor_is_a_condition_too_and_images_have_their_network(data):
     for network in (
         networks.mlp((8, 8, 1), 3, hidden=(16,), condition=(4,)),
@@ -122,6 +125,7 @@ def test_a_tensor_is_a_condition_too_and_images_have_their_network(data):
         assert vae.sample(3, condition=np.eye(4)[0]).shape == (3, 8, 8, 1)
 
 
+@pytest.mark.once
 def test_only_the_decoder_may_take_it(data):
     encoder, _ = networks.mlp((8, 8, 1), 3, hidden=(8,))
     _, decoder = networks.mlp((8, 8, 1), 3, hidden=(8,), condition=4)
@@ -151,6 +155,7 @@ class Beside(keras.Model):
         return {"main": self.main, "units": self.units}
 
 
+@pytest.mark.once
 def test_networks_without_known_inputs_are_handed_the_dict(data, tmp_path):
     vae = VAE(Beside("x", 6), Beside("z", 64), seed=0)
     vae.compile("adam")
@@ -172,6 +177,7 @@ def test_a_conditional_model_is_saved_and_goes_on_as_if_never_stopped(make, data
     np.testing.assert_allclose(copy.elbo(data, seed=0), vae.elbo(data, seed=0), rtol=1e-5)
 
 
+@pytest.mark.once
 def test_half_precision_does_not_round_labels(digits):
     keras.config.set_dtype_policy("mixed_bfloat16")
     x, label = keras.Input((8, 8, 1), name="x"), keras.Input((), name="condition")  # floats, for which 16 bits are few
@@ -202,6 +208,7 @@ def test_a_label_that_is_none_is_found_wherever_it_is(make, data):
         vae.fit({**data, "condition": labels[:-1]}, verbose=0)
 
 
+@pytest.mark.once
 def test_arrays_in_files_are_read_batch_by_batch_with_their_labels(make, data, tmp_path, monkeypatch):
     monkeypatch.setattr(_mapped, "MIN_MAPPED_BYTES", 0)
     np.save(tmp_path / "x.npy", data["x"])
@@ -235,6 +242,7 @@ def test_a_mistake_with_the_condition_is_a_sentence(make, data, call, words):
         call(make(), data)
 
 
+@pytest.mark.once
 def test_a_condition_that_nobody_takes_is_refused(make_vae, make, data):
     for call in (
         lambda vae: vae.fit(data, verbose=0),

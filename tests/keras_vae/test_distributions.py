@@ -9,7 +9,7 @@ import oracles
 from keras_vae import DiagonalNormal, Mixture
 from keras_vae.distributions import kl_divergence
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 STANDARD = DiagonalNormal.standard(4)
 

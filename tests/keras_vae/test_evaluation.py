@@ -8,7 +8,7 @@ from keras import layers, ops
 import oracles
 from keras_vae import IWAE, VAE, Bernoulli, Gaussian, evaluation, networks
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 SIGMA2 = 0.3
 

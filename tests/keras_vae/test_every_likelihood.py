@@ -23,7 +23,7 @@ from keras_vae import (
 )
 from likelihood_cases import CASES
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(params=CASES)

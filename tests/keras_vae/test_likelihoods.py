@@ -22,7 +22,7 @@ from keras_vae import (
 )
 from keras_vae.likelihoods import discrete
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 
 def numpy(tensor):

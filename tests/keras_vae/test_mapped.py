@@ -6,6 +6,8 @@ import pytest
 
 from keras_vae import _mapped
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def mapped(tmp_path, digits, monkeypatch):
@@ -15,6 +17,7 @@ def mapped(tmp_path, digits, monkeypatch):
     return np.load(tmp_path / "digits.npy", mmap_mode="r")
 
 
+@pytest.mark.every_backend
 def test_the_history_is_that_of_the_array(make_vae, digits, mapped):
     histories = []
     for data in (digits, mapped):

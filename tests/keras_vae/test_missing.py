@@ -8,7 +8,7 @@ from keras import layers, ops
 import oracles
 from keras_vae import VAE, Categorical, Gaussian, Mixed, evaluation, networks
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture

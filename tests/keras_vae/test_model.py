@@ -27,6 +27,7 @@ def dense_decoder(units=64, shape=(8, 8, 1), activation=None):
 
 
 @pytest.mark.parametrize("as_what", ["pair", ("z_mean", "z_log_var"), ("mean", "log_var")])
+@pytest.mark.once
 def test_the_encoder_may_return_a_pair_or_a_dict_by_name(as_what, digits):
     encoder = dense_encoder(as_what)
     vae = VAE(encoder, dense_decoder())
@@ -80,6 +81,7 @@ def test_a_sigmoid_before_logits_is_refused_with_two_fixes(decoder):
     VAE(dense_encoder(), decoder(), likelihood="mse")
 
 
+@pytest.mark.once
 def test_a_plain_layer_as_decoder_is_checked_too():
     encoder = networks.mlp((12,), 3)[0]
     with pytest.raises(ValueError, match="ends in a sigmoid"):
@@ -131,6 +133,7 @@ def test_networks_without_a_known_input_shape_are_built_by_the_first_data(digits
     assert vae.latent_dim == 3
 
 
+@pytest.mark.once
 def test_a_prior_of_the_wrong_size_is_refused_and_another_normal_is_used(digits):
     with pytest.raises(ValueError, match=r"latent_dim = 3: .* must have shape \(3,\)"):
         VAE(dense_encoder(), dense_decoder(), prior=DiagonalNormal.standard(4))
@@ -524,6 +527,7 @@ def test_training_improves_the_bound(make_vae, digits):
     assert after < 0.65 * before
 
 
+@pytest.mark.once
 def test_mse_trains_on_real_values(make_vae, digits):
     vae = make_vae(likelihood=Gaussian(scale=0.3))
     history = vae.fit(3.0 * digits - 1.0, epochs=5, verbose=0).history["loss"]

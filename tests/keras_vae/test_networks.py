@@ -6,6 +6,8 @@ import pytest
 
 from keras_vae import VAE, Bernoulli, Gaussian, Mixed, likelihoods, networks
 
+pytestmark = pytest.mark.once
+
 
 class TwoParameters(likelihoods.Gaussian):
     num_parameters = 2
@@ -80,7 +82,6 @@ def test_mistakes_are_named():
         networks.mlp((), 2)
 
 
-@pytest.mark.once
 def test_a_file_of_an_older_version_finds_the_initializer_under_its_name_there():
     config = {
         "module": "keras_vae.networks",

@@ -12,7 +12,7 @@ import oracles
 from keras_vae import ELBO, IWAE, BetaTC, DiagonalNormal, InfoVAE, Mixture, objectives, priors, schedules
 from keras_vae.objectives import LatentBatch
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 
 def draws_of(posterior, z, log_likelihood, prior=None, step=0):

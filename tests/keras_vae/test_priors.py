@@ -6,7 +6,7 @@ import pytest
 
 from keras_vae import VAE, BetaTC, DiagonalNormal, Mixture, evaluation, networks, priors
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 
 def made(digits, kind):

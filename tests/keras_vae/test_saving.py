@@ -77,6 +77,7 @@ def test_a_subclass_adds_and_saves_weights_of_its_own(digits, tmp_path):
     assert int(copy.training_step.value) == 8
 
 
+@pytest.mark.once
 def test_the_config_holds_everything(make_vae):
     vae = make_vae(**EVERYTHING)
     copy = type(vae).from_config(vae.get_config())
@@ -94,6 +95,7 @@ def test_weights_go_through_a_weights_file(make_vae, digits, tmp_path):
     np.testing.assert_array_equal(other.reconstruct(digits[:5]), vae.reconstruct(digits[:5]))
 
 
+@pytest.mark.once
 def test_a_convolutional_pair_with_a_data_mean_is_saved(digits, make_vae, tmp_path):
     pair = networks.conv((8, 8, 1), 2, filters=(3,), hidden=(4,), data_mean=digits.mean(axis=0))
     vae = make_vae(network=pair)
@@ -102,6 +104,7 @@ def test_a_convolutional_pair_with_a_data_mean_is_saved(digits, make_vae, tmp_pa
     np.testing.assert_array_equal(copy.reconstruct(digits[:5]), vae.reconstruct(digits[:5]))
 
 
+@pytest.mark.once
 def test_the_file_holds_no_code(make_vae, tmp_path):
     make_vae(**EVERYTHING).save(tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as archive:

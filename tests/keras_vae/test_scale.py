@@ -8,7 +8,7 @@ from keras import layers, ops
 import oracles
 from keras_vae import VAE, Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Mixed, evaluation, networks
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 
 def linear_vae(dimensions, k, likelihood):

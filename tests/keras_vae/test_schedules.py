@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_vae import schedules
 
-pytestmark = pytest.mark.math
+pytestmark = pytest.mark.once
 
 
 def values(schedule, steps):
