@@ -51,7 +51,8 @@ def checks(session):
             _pytest(session, part)
         elif part == "mutation":
             session.install("-q", MUTMUT)
-            session.run("mutmut", "run", "--max-children", "2", env={"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"})
+            environment = {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "PYTHONPATH": "tests"}
+            session.run("mutmut", "run", "--max-children", "2", env=environment)
             session.run("mutmut", "results")
         else:
             session.error(f"there is no part {part!r}: choose from lint, {', '.join(TESTS)}, mutation")

@@ -267,12 +267,13 @@ def test_bad_data_are_named_before_they_are_looked_up(make_vae, digits):
         vae.fit(np.zeros((40, 9, 8, 1), "float32"), verbose=0)
 
 
-def test_where_data_go_is_saved_with_the_model(make_vae, digits, tmp_path):
+def test_what_compile_was_told_is_saved_with_the_model(make_vae, digits, tmp_path):
     vae = make_vae(compile={"steps_per_execution": 3, "data_on_device": False})
     vae.fit(digits, verbose=0)
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
     assert loaded.data_on_device is False
+    assert loaded.get_compile_config()["jit_compile"] == "auto"  # and not what it means on this backend
     assert loaded.steps_per_execution == 3
     with pytest.raises(ValueError, match='data_on_device must be "auto", True or False; got 7'):
         make_vae(compile={"data_on_device": 7})

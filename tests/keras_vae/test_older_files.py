@@ -25,4 +25,5 @@ def test_a_model_of_the_first_schema_gives_its_numbers(name):
         for key, value in found.items():
             np.testing.assert_allclose(value, expected[key], rtol=1e-4, atol=1e-5, err_msg=key)
     assert int(vae.training_step.value) == 4
+    vae.jit_compile = keras.backend.backend() == "jax"  # they were saved on PyTorch, and hold what "auto" means there
     assert np.isfinite(vae.fit(x, verbose=0).history["loss"]).all()
