@@ -238,7 +238,9 @@ class Trainer(ManySteps, Steps):
             self._trackers.has_warned = True
 
     def _check_optimizer(self):
-        """Raises a ValueError if the optimizer has no state for what is trainable now."""
+        """Raises a ValueError if the optimizer has no state for what is trainable now; gives it one if it has none."""
+        if not self.optimizer.built:  # on TensorFlow, where a step that makes variables is traced twice
+            self.optimizer.build(self.trainable_variables)
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         known = {id(variable) for variable in getattr(optimizer, "_trainable_variables", ())}
         now = {id(variable) for variable in self.trainable_variables}
