@@ -38,7 +38,7 @@ nox.options.reuse_existing_virtualenvs = True
 def checks(session):
     """Format, lint, types and import contracts; the tests on each backend; the tests that compare backends."""
     session.install("-q", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,export,serving,evaluation,dev]")
-    parts = session.posargs or ("lint", *TESTS)
+    parts = session.posargs or ("lint", "jax", "tensorflow", "torch")
     for part in parts:
         if part == "lint":
             session.run("ruff", "format", "--check")
@@ -105,7 +105,7 @@ def _pytest(session, part):
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
+        **dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"),
         # Tests compile the same small models again and again; JAX finds them here, in this and the other processes.
         "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(session.create_tmp()).resolve() / "jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -116,4 +116,5 @@ def _pytest(session, part):
     session.log(f"{part}: pytest on {backend}")
     # Two processes: tracing and compiling, most of the time, use one core each, and more threads would wait for each
     # other. A file's tests stay together, so that what they share is made once.
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", marks, env=environment)
+    parallel = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+    session.run("pytest", "-q", *parallel, "-m", marks, env=environment)

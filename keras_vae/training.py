@@ -106,7 +106,8 @@ class Trainer(ManySteps, Steps):
             optimizer = _backend.FusedAdam()
         self._refresh()
         super().compile(optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
-        self.data_on_device, self._asked = data_on_device, asked
+        self._asked = asked
+        self.data_on_device = data_on_device
         self._has_compiled_metrics = bool(metrics or weighted_metrics)
 
     def get_compile_config(self) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
 """Runs in a process of its own on one backend: the same weights, noise and data for all of them.
 
-python backend_worker.py write FOLDER          one step of each model below; results and saved models into FOLDER
+python backend_worker.py write FOLDER          one step of each model below; results and saved models into FOLDER, and
+                                               values and gradients of what formulas.py names
 python backend_worker.py read FOLDER NAME...   loads what `write` saved into each FOLDER/NAME; results beside them
-python backend_worker.py table FILE            values and gradients of what formulas.py names
 """
 
 import pathlib
@@ -43,19 +43,26 @@ def fixed(vae, seed):
 
 
 def describe(vae, x):
-    """What must be equal on every backend, apart from training."""
+    """What must be equal on every backend, and in a model that was saved on another."""
     x, condition = data_of(vae, x), None if vae.condition_shape is None else 1
     posterior = vae.encode(x)
     return {
         "mean": posterior.mean,
         "log_var": posterior.log_var,
-        "posterior_sample": posterior.sample(seed=3),
-        "reconstruction": vae.reconstruct(x),
         "sample": vae.sample(4, seed=3, condition=condition),
         "elbo": vae.elbo(x, num_samples=3, seed=3),
+        "step": np.asarray(int(vae.training_step.value)),
+    }
+
+
+def describe_further(vae, x):
+    """What must be equal on every backend."""
+    x, condition = data_of(vae, x), None if vae.condition_shape is None else 1
+    return {
+        "posterior_sample": vae.encode(x).sample(seed=3),
+        "reconstruction": vae.reconstruct(x),
         "log_likelihood": evaluation.log_likelihood(vae, x, num_samples=20, seed=3).log_likelihood,
         "draw": vae.sample(4, seed=3, draw=True, condition=condition),
-        "step": np.asarray(int(vae.training_step.value)),
     }
 
 
@@ -72,8 +79,9 @@ def write(folder):
         annealed = evaluation.annealed_log_likelihood(vae, data_of(vae, x), chains=2, steps=4, leapfrog=2, seed=3)
         logs["annealed"] = annealed.log_likelihood
         np.savez(folder / f"{name}-step.npz", **{k: np.asarray(v) for k, v in logs.items()}, **gradients)
-        np.savez(folder / f"{name}.npz", x=x, **describe(vae, x))
+        np.savez(folder / f"{name}.npz", x=x, **describe(vae, x), **describe_further(vae, x))
         vae.save(folder / f"{name}.keras")
+    np.savez(folder / "mathematics.npz", **formulas.table())
 
 
 def read(folder, *writers):
@@ -86,9 +94,5 @@ def read(folder, *writers):
             np.savez(folder / f"{name}-{writer}-read-by-{reader}.npz", **describe(vae, x))
 
 
-def table(file):
-    np.savez(file, **formulas.table())
-
-
 if __name__ == "__main__":
-    {"write": write, "read": read, "table": table}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])
+    {"write": write, "read": read}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])

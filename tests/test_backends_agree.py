@@ -4,6 +4,7 @@ The mathematics is tested on one backend only; here its values and gradients are
 """
 
 import importlib.util
+import itertools
 import os
 import pathlib
 import subprocess
@@ -27,23 +28,21 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The folder in which each backend has written, and then read what each has written."""
+    """The folder in which each backend has written, and then read what the others have written."""
     folder = tmp_path_factory.mktemp("backends")
     for backend in INSTALLED:
         run(backend, "write", folder / backend)
     for backend in INSTALLED:
-        run(backend, "read", folder, *INSTALLED)
+        run(backend, "read", folder, *(name for name in INSTALLED if name != backend))
     return folder
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory):
+def tables(results):
     """Each backend's values and gradients, by name."""
-    folder = tmp_path_factory.mktemp("tables")
     found = {}
     for backend in INSTALLED:
-        run(backend, "table", folder / f"{backend}.npz")
-        with np.load(folder / f"{backend}.npz") as file:
+        with np.load(results / backend / "mathematics.npz") as file:
             found[backend] = dict(file)
     return found
 
@@ -52,9 +51,9 @@ def run(backend, *arguments):
     subprocess.run([sys.executable, WORKER, *arguments], check=True, env={**os.environ, "KERAS_BACKEND": backend})
 
 
-def assert_close(path, reference, rtol, atol):
+def assert_close(path, reference, rtol, atol, names=None):
     with np.load(path) as found, np.load(reference) as expected:
-        for name in expected.files:
+        for name in names or expected.files:
             if name != "x":
                 np.testing.assert_allclose(
                     found[name], expected[name], rtol=rtol, atol=atol, err_msg=f"{name}: {path.name} and {reference}"
@@ -101,7 +100,7 @@ def test_inference_and_seeded_samples_agree(results, model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("reader", INSTALLED)
-@pytest.mark.parametrize("writer", INSTALLED)
+@pytest.mark.parametrize(("writer", "reader"), itertools.permutations(INSTALLED, 2))
 def test_a_model_saved_on_one_backend_is_the_same_on_another(results, model, writer, reader):
-    assert_close(results / f"{model}-{writer}-read-by-{reader}.npz", results / writer / f"{model}.npz", 1e-4, 1e-5)
+    read = results / f"{model}-{writer}-read-by-{reader}.npz"
+    assert_close(read, results / writer / f"{model}.npz", 1e-4, 1e-5, ["mean", "log_var", "sample", "elbo", "step"])

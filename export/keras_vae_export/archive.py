@@ -27,6 +27,7 @@ _SETTINGS = ("floatx", "image_data_format", "epsilon")
 def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     """Writes a `VAE` or a `Pair` into a folder that `load` reads in any process, on any backend."""
     folder, networks = pathlib.Path(folder), _networks(model)
+    _refuse_quantised_layers(networks)
     if isinstance(model, VAE):
         _refuse_shared_layers(model)
     for name, network in networks.items():
@@ -83,6 +84,13 @@ def _layers(network):
     return network._flatten_layers()  # Keras has no public way to the layers inside a layer
 
 
+def _refuse_quantised_layers(networks):
+    """Refuses weights that are rounded already: no engine has a formula for them."""
+    for layer in (layer for network in networks.values() for layer in _layers(network)):
+        if getattr(layer, "quantization_mode", None):
+            raise ExportError(f"The layer {layer.name} is quantised; export the model before quantising it.")
+
+
 def _refuse_shared_layers(vae):
     """Refuses what Keras cannot load: it saves a layer that two networks share once."""
     inside = {id(layer) for layer in _layers(vae.encoder)}
@@ -97,8 +105,6 @@ def _refuse_shared_layers(vae):
 
 def _to_float32(network):
     for layer in _layers(network):
-        if getattr(layer, "quantization_mode", None):
-            raise ExportError(f"The layer {layer.name} is quantised; export the model before quantising it.")
         if layer.dtype_policy.compute_dtype.endswith("float16"):
             layer.dtype_policy = "float32"
 

@@ -314,9 +314,7 @@ def command(*arguments, **environment):
 
 def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path):
     backend = keras.backend.backend()
-    done = command(
-        "quickstart", "--backend", backend, "--epochs", "1", "--output", str(tmp_path / "q"), KERAS_BACKEND="theano"
-    )
+    done = command("train", "--backend", backend, *QUICK, "--output", str(tmp_path / "out"), KERAS_BACKEND="theano")
     assert done.returncode == 0, done.stderr
     assert f"on {backend}." in done.stdout
     assert "Traceback" not in done.stderr

@@ -23,7 +23,7 @@ def run(folder, graph, **inputs):
 
 
 # Converting is the same on each backend: what differs is the archive that it begins with.
-EVERYWHERE = ("gaussian_predicted", "mixture_prior", "conditional_vae")
+EVERYWHERE = ("mixture_prior", "conditional_vae")
 
 
 @pytest.mark.parametrize(

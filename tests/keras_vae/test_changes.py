@@ -103,7 +103,7 @@ def trained(vae):
 
 @pytest.fixture(scope="module")
 def changing():
-    """One model, to which the changes are made one after the other: what it has compiled is always of the one before."""
+    """One model, changed again and again: what it has compiled is always of the model before the change."""
     return used(make())
 
 

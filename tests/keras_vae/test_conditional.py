@@ -30,11 +30,11 @@ def one_hot(data):
     return {"x": data["x"], "condition": np.eye(4, dtype="float32")[data["condition"]]}
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_a_label_is_learned_from(make, data, steps):
-    vae = make(compile={"optimizer": keras.optimizers.Adam(0.01), "steps_per_execution": steps})
-    history = vae.fit(data, epochs=60, batch_size=64, validation_data=(data,), verbose=0)
-    assert history.history["val_loss"][-1] < 0.8 * history.history["val_loss"][0]
+def test_a_label_is_learned_from(make, data):
+    vae = make(compile={"optimizer": keras.optimizers.Adam(0.01), "steps_per_execution": 4})
+    before = vae.evaluate(data, verbose=0)[0]
+    vae.fit(data, epochs=60, batch_size=64, verbose=0)
+    assert vae.evaluate(data, verbose=0)[0] < 0.8 * before
     for label in range(4):  # the rows that are blank under this label
         drawn = vae.sample(20, seed=0, condition=label)
         blank = drawn[:, 2 * label : 2 * label + 2].mean()

@@ -150,18 +150,16 @@ def test_layers_with_a_state_keep_it(make_vae, digits):
 @pytest.mark.parametrize(
     "optimizer",
     [
-        lambda adam: adam(1e-2, beta_1=0.8, beta_2=0.95, epsilon=1e-3),
-        lambda adam: adam(1e-2, global_clipnorm=0.5, weight_decay=0.1),
+        lambda adam: adam(1e-2, beta_1=0.8, beta_2=0.95, epsilon=1e-3, global_clipnorm=0.5, weight_decay=0.1),
         lambda adam: adam(keras.optimizers.schedules.ExponentialDecay(1e-2, 3, 0.5), use_ema=True),
-        lambda adam: adam(1e-2, gradient_accumulation_steps=2),
-        lambda adam: adam(1e-2, loss_scale_factor=8.0),
+        lambda adam: adam(1e-2, gradient_accumulation_steps=2, loss_scale_factor=8.0),
         lambda adam: adam(1e-2, amsgrad=True),
         lambda adam: keras.optimizers.LossScaleOptimizer(adam(1e-2), initial_scale=4.0),
     ],
 )
 def test_the_fused_update_is_that_of_keras(make_vae, digits, optimizer):
-    fused = fitted(make_vae, {"optimizer": optimizer(keras_vae.FusedAdam)}, digits[:EXAMPLES])
-    plain = fitted(make_vae, {"optimizer": optimizer(keras.optimizers.Adam)}, digits[:EXAMPLES])
+    fused = fitted(make_vae, {"optimizer": optimizer(keras_vae.FusedAdam)}, digits[:200])
+    plain = fitted(make_vae, {"optimizer": optimizer(keras.optimizers.Adam)}, digits[:200])
     assert_same(fused, plain, rtol=1e-3)  # Keras's float32 has 1 - 0.999**t to five digits only
     if not getattr(optimizer(keras.optimizers.Adam), "amsgrad", False):
         assert any(not np.array_equal(a, b) for a, b in zip(fused[0], plain[0], strict=True))  # another kernel ran
@@ -200,7 +198,8 @@ def test_a_step_is_traced_once_for_each_shape(make_vae, digits):
 
     vae = Counting(*keras_vae.networks.mlp((8, 8, 1), 2))
     vae.compile("adam", steps_per_execution=5)
-    vae.fit(digits[:EXAMPLES], batch_size=20, epochs=12, verbose=0)
+    # On PyTorch a shape is traced when it has been seen eight times.
+    vae.fit(digits[:EXAMPLES], batch_size=20, epochs=12 if BACKEND == "torch" else 2, verbose=0)
     traced = len(calls)
     for examples in (EXAMPLES, 163):  # of which the last batch has three, too
         vae.fit(digits[:examples], batch_size=20, epochs=3, verbose=0)
@@ -274,8 +273,8 @@ def test_bad_data_are_named_before_they_are_looked_up(make_vae, digits):
 
 
 def test_what_compile_was_told_is_saved_with_the_model(make_vae, digits, tmp_path):
-    vae = make_vae(compile={"steps_per_execution": 3, "data_on_device": False})
-    vae.fit(digits, verbose=0)
+    vae = make_vae(compile={"steps_per_execution": 3, "data_on_device": False, "jit_compile": "auto"})
+    vae.fit(digits[:96], verbose=0)
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
     assert loaded.data_on_device is False

@@ -17,7 +17,6 @@ def mapped(tmp_path, digits, monkeypatch):
     return np.load(tmp_path / "digits.npy", mmap_mode="r")
 
 
-@pytest.mark.every_backend
 def test_the_history_is_that_of_the_array(make_vae, digits, mapped):
     histories = []
     for data in (digits, mapped):

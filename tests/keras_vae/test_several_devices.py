@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 WORKER = pathlib.Path(__file__).parents[1] / "several_devices.py"
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.slow
 
 
 def run(backend, devices, file, *noise):

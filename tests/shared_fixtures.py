@@ -1,0 +1,108 @@
+"""Fixtures shared by all tests. Every test runs on the backend of KERAS_BACKEND; `nox` runs them on each."""
+
+import gc
+import os
+import pathlib
+
+# The command line turns oneDNN off where nothing is said, and TensorFlow reads this once in a process: some families
+# have convolutions that its CPU has only with oneDNN.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+import keras
+import pytest
+
+import families
+import gradients
+import keras_vae
+
+gc.collect()
+gc.freeze()  # what the imports have made stays: no later collection visits it
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    """Same weights whatever ran before, and no global policy left over."""
+    keras.utils.set_random_seed(7)
+    yield
+    keras.config.set_dtype_policy("float32")
+    # Without a collection, which visits every object of the framework and takes longer than most tests.
+    keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_garbage():
+    """Models hold themselves in cycles: without a collection now and then they fill the memory."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def digits():
+    """256 real digits, 8x8, binary."""
+    return keras_vae.datasets.load("digits", binarize="threshold").train[:256]
+
+
+@pytest.fixture
+def make_vae():
+    """A small compiled model over 8x8x1 images; keyword arguments go to `VAE`, those of compile in `compile`."""
+
+    def make(latent_dim=3, hidden=(16,), compile=None, network=None, likelihood="bce", seed=5, **kwargs):
+        network = network or keras_vae.networks.mlp((8, 8, 1), latent_dim, hidden=hidden, likelihood=likelihood)
+        vae = keras_vae.VAE(*network, likelihood=likelihood, seed=seed, **kwargs)
+        vae.compile(**({"optimizer": "adam"} | (compile or {})))
+        return vae
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """A bundle, to read only: a small convolutional model of the digits, one epoch old, and its int8 variant."""
+    keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
+    keras.utils.set_random_seed(3)
+    data = keras_vae.datasets.load("digits", binarize="threshold")
+    vae = keras_vae.VAE(*keras_vae.networks.conv((8, 8, 1), 3, filters=(4,), hidden=(16,), activation="gelu"), seed=0)
+    vae.compile("adam")
+    vae.fit(data.train, batch_size=128, verbose=0)
+    folder = tmp_path_factory.mktemp("bundles") / "digits"
+    keras_vae_export.export(vae, folder, data=data.test, precision="int8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def conditional(tmp_path_factory):
+    """A bundle, to read only: a pair of networks with an image and a label, and so without ELBO and prior."""
+    keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
+    folder = tmp_path_factory.mktemp("bundles") / "conditional"
+    keras_vae_export.export(families.make("conditional"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """Bundles, to read only, of the models in `families.py`, by their names."""
+    keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
+    made = {}
+
+    def of(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("bundles") / name
+            keras_vae_export.export(families.make(name), made[name])
+        return made[name]
+
+    return of
+
+
+@pytest.fixture
+def real_data():
+    """The folder of real data sets, for tests that want more than the embedded digits."""
+    folder = pathlib.Path(os.environ.get("KERAS_VAE_DATA", ""))
+    if not os.environ.get("KERAS_VAE_DATA") or not folder.is_dir():
+        pytest.skip("KERAS_VAE_DATA does not name a folder with mnist/, binarized_mnist/ and frey_face/")
+    return folder
+
+
+@pytest.fixture
+def gradient():
+    """The gradient of a scalar function of one array, by the backend, as NumPy."""
+    return gradients.of
