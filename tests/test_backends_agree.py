@@ -100,7 +100,7 @@ def test_inference_and_seeded_samples_agree(results, model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("writer", "reader"), itertools.permutations(INSTALLED, 2))
+@pytest.mark.parametrize(("writer", "reader"), list(itertools.permutations(INSTALLED, 2)))
 def test_a_model_saved_on_one_backend_is_the_same_on_another(results, model, writer, reader):
     read = results / f"{model}-{writer}-read-by-{reader}.npz"
     assert_close(read, results / writer / f"{model}.npz", 1e-4, 1e-5, ["mean", "log_var", "sample", "elbo", "step"])

@@ -184,8 +184,8 @@ class Inputs:
 
 def all_finite(array: np.ndarray) -> bool:
     """Whether there is neither a NaN nor an infinity; one pass in the usual case, and no temporary array."""
-    return (
-        array.dtype.kind != "f"
-        or math.isfinite(array.sum(dtype="float64"))  # of float64, finite values may add up to infinity
-        or bool(np.isfinite(array).all())
-    )
+    if array.dtype.kind != "f":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):  # of float64, finite values may add up to infinity
+        total = array.sum(dtype="float64")
+    return math.isfinite(total) or bool(np.isfinite(array).all())

@@ -277,7 +277,7 @@ def test_pictures_and_looks_leave_training_as_it_was(make_vae, digits, tmp_path)
 def test_curves_where_data_are_no_images(tmp_path):
     vae = VAE(*networks.mlp((6,), 2, hidden=(3,)))
     vae.compile("adam")
-    x = np.random.default_rng(0).random((5, 6)).astype("float32")
+    x = np.random.default_rng(0).integers(0, 2, (5, 6)).astype("float32")
     vae.fit(x, verbose=0, callbacks=[callbacks.ReconstructionGrid(x, tmp_path)])
     assert (tmp_path / "epoch_0001.png").stat().st_size > 1000
 
