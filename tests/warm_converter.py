@@ -42,6 +42,7 @@ def use():
         for process in processes.values():
             process.stdin.close()
             process.wait()
+            process.stdout.close()
 
 
 def _start_server(engine):
