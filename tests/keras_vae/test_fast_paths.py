@@ -137,7 +137,7 @@ def test_layers_with_a_state_keep_it(make_vae, digits):
     """Batch normalisation, whose averages are updated at each step, and dropout, whose seed is."""
 
     def make(compile):
-        # Without a bias, which the normalisation subtracts again: Adam would make steps of the rounding of its gradient.
+        # Without a bias, which the normalisation subtracts: Adam would make steps of the rounding of its gradient.
         dense = layers.Dense(8, use_bias=False)
         network = _network(dense, layers.BatchNormalization(momentum=0.9), layers.Dropout(0.3, seed=4))
         return make_vae(network=network, compile=compile)
