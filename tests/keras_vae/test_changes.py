@@ -12,8 +12,9 @@ import keras_vae
 from keras_vae import ELBO, IWAE, VAE, DiagonalNormal, Gaussian, _backend, schedules
 
 BACKEND = keras.backend.backend()
-X = np.random.default_rng(0).normal(size=(44, 4)).astype("float32")
-BATCH = 4  # eleven batches: PyTorch traces a step when it has seen its shapes eight times
+BATCH = 4
+BATCHES = 11 if BACKEND == "torch" else 3  # PyTorch traces a step when it has seen its shapes eight times
+X = np.random.default_rng(0).normal(size=(BATCH * BATCHES, 4)).astype("float32")
 
 
 @keras.saving.register_keras_serializable(package="tests")
