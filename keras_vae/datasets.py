@@ -131,10 +131,10 @@ def _from_idx_folder(path, train, test):
 
 def _from_numpy(path, test_fraction):
     try:
-        array = np.load(path, allow_pickle=False)
-        if isinstance(array, np.ndarray):
-            return _split(array, test_fraction)
-        with array:
+        with open(path, "rb") as file:
+            array = np.load(file, allow_pickle=False)
+            if isinstance(array, np.ndarray):
+                return _split(array, test_fraction)
             arrays = dict(array)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as NumPy data ({error}).") from None

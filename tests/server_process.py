@@ -117,3 +117,4 @@ def running(*arguments, python=sys.executable, environment=None):
         process.kill()
         process.wait()
         reader.join()
+        process.stdout.close()

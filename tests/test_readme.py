@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch):
     ("document", "written"),
     [
         ("README.md", ("quickstart/manifold.png", "quickstart/bundle/manifest.json")),
-        ("docs/guide.md", ("samples.png", "digits-onnx/manifest.json")),
+        pytest.param("docs/guide.md", ("samples.png", "digits-onnx/manifest.json"), marks=pytest.mark.slow),
     ],
 )
 def test_the_commands_run_in_order(document, written, folder):

@@ -74,7 +74,6 @@ def test_away_from_the_optimum_the_elbo_is_below_the_log_likelihood(linear_gauss
     assert elbo.mean() < exact.mean() - 0.05
 
 
-@pytest.mark.every_backend
 def test_a_trained_linear_vae_reaches_the_closed_form(linear_gaussian_data):
     elbo, best = trained_and_best(linear_gaussian_data)
     assert elbo <= best + 1e-4

@@ -18,6 +18,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.once
 def test_a_saved_model_predicts_the_same_in_a_clean_process(make_vae, digits, tmp_path):
     vae = make_vae(**EVERYTHING)
     vae.fit(digits, verbose=0)
