@@ -32,7 +32,7 @@ _NOT_READ = frozenset(
         "training",  # of torch modules: Keras passes `training` as an argument
     )
 )
-_SCALARS = (bool, int, float, str, bytes, type(None), tuple, frozenset)
+_SCALARS = (bool, int, float, str, bytes, type(None), frozenset)
 
 
 class Version:
@@ -96,7 +96,12 @@ def _snapshot(model):
 def _same(before, after):
     if len(before) != len(after):
         return False
-    if all(map(operator.is_, before, after)):
+    return all(map(operator.is_, before, after)) or all(map(_equal, before, after))
+
+
+def _equal(one, other):
+    if one is other:
         return True
-    pairs = zip(before, after, strict=True)
-    return all(a is b or (type(a) is type(b) and isinstance(a, _SCALARS) and a == b) for a, b in pairs)
+    if type(one) is not type(other):
+        return False
+    return _same(one, other) if isinstance(one, tuple) else isinstance(one, _SCALARS) and one == other

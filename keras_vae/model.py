@@ -148,11 +148,16 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         if condition_shape is not None:
             condition_shape = tuple(condition_shape[1:])
             condition = keras.KerasTensor((None, *condition_shape), dtype=self.condition_dtype)
+        if not issubclass(self.posterior_family.distribution_class, DiagonalNormal):
+            raise ValueError(
+                f"{self.posterior_family!r} gives a {self.posterior_family.distribution_class.__name__}; a VAE takes "
+                "posteriors that give a DiagonalNormal."
+            )
         latent_shape = self.posterior_family.latent_shape(run(self.encoder, "x", x, condition))
         z = keras.KerasTensor((None, *latent_shape), dtype=self.compute_dtype)
         validation.check_decoder(run(self.decoder, "z", z, condition), data_shape, self.likelihood)
         validation.check_last_activation(self.decoder, self.likelihood)
-        if self.prior is self._standard_prior:
+        if self.prior is None or self.prior is self._standard_prior:
             self.prior = self._standard_prior = DiagonalNormal.standard(*latent_shape)
         priors.check(self.prior)
         if isinstance(self.prior, priors.Prior):
@@ -176,9 +181,9 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
 
     def _refresh(self):
         """Checks anew that the parts fit together if one of them has changed; returns the model's version."""
+        self._sync_variables()
         version = self._version.current()
         if version != self._version.checked:
-            self._sync_variables()
             if self.built:
                 shape, condition_shape, _ = self._shapes
                 known = known_input_shape(self.encoder, self.decoder)
@@ -311,11 +316,13 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         return self.likelihood.log_prob(x, parameters, observed, fitted)
 
     def get_config(self) -> dict[str, Any]:
+        if self.built:
+            self._refresh()  # what was assigned a moment ago has its weights now, which are saved next
         parts = zip(_PARTS, (getattr(self, attribute) for attribute in _ATTRIBUTES), strict=True)
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            **{name: None if part is None else serialize(part) for name, part in parts},
+            **{name: serialize(part) for name, part in parts if part is not self._standard_prior},
             "seed": self.seed,
             "allow_missing": self.allow_missing,
         }

@@ -176,10 +176,11 @@ class Trainer(ManySteps, Steps):
     @with_arguments_of(Model.predict)
     def predict(self, x, *args, **kwargs):
         """The reconstruction through the posterior mean; as `keras.Model.predict`."""
+        call = inspect.signature(super().predict).bind(unwrap_single_input(x), *args, **kwargs)
         self._refresh()
         self._check_conditions(x)
-        with suppress_out_of_data_warning(self, kwargs.get("steps")):
-            return super().predict(unwrap_single_input(x), *args, **kwargs)
+        with suppress_out_of_data_warning(self, call.arguments.get("steps")):
+            return super().predict(*call.args, **call.kwargs)
 
     @with_arguments_of(Model.train_on_batch)
     def train_on_batch(self, *args, **kwargs):
@@ -326,6 +327,11 @@ class StepFunction:
         version = model._refresh()
         if self.name == "train_function":
             model._check_optimizer()
+        if model._device_data.arrays is not None and not model._accepts_indices():
+            raise ValueError(
+                "The data of this fit are on the device, where only compiled steps find them: compile with "
+                "data_on_device=False before run_eagerly or jit_compile changes inside fit."
+            )
         if state:
             state = [model._detach_state()]
         self.step = model._make_step(self.name.replace("function", "step"))

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests. Every test runs on the backend of KERAS_BACKEND; `nox` runs them on each."""
+"""Fixtures shared by all tests, which run on the backend of KERAS_BACKEND."""
 
 import gc
 import os

@@ -73,7 +73,7 @@ def test_the_mathematics_agrees(tables):
 
 
 def test_every_part_that_can_be_saved_is_compared():
-    modules = ("likelihoods", "distributions", "objectives", "priors", "schedules")
+    modules = ("likelihoods", "distributions", "objectives", "posteriors", "priors", "schedules")
     registered = {
         part
         for name, part in keras.saving.get_custom_objects().items()

@@ -81,6 +81,7 @@ def from_model(model: VAE | Pair) -> tuple[GraphFunction, ...]:
 
 
 def _from_vae(vae):
+    prior = vae.numpy_prior()  # of constants, so that the graphs hold its weights and not the network that made them
     latents = Tensor("z", "float32", (BATCH, vae.latent_dim))
     epsilon = Tensor("epsilon", "float32", (BATCH, "num_samples", vae.latent_dim))
     x = Tensor("x", _standard_dtype(input_dtype(vae.encoder, "x")), _shape((None, *vae.data_shape), "x"))
@@ -94,7 +95,6 @@ def _from_vae(vae):
         labels = {name: (0, count - 1) for name, count in counts.items()}
     ranges = _ranges(vae.encoder, (x,)) | _data_ranges(vae.likelihood, x_mean) | labels
     missing = "x" if vae.allow_missing else None
-    prior = vae.numpy_prior()  # of constants, so that the graphs hold its weights and not the network that made them
 
     def encoder(x, *condition):
         posterior = vae.posterior(x, False, *condition)

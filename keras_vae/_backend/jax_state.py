@@ -22,9 +22,6 @@ class KerasState:
         if getattr(self, "_jax_state", None) and not self._jax_state_synced:
             self._attach_state(self._jax_state.values())
 
-    def _sync_variables(self):
-        self.jax_state_sync()
-
     def _attach_state(self, state):
         """Returns the values to the variables: Keras takes them out when `fit` starts, to donate them."""
         for variables, values in zip(self._version.owners.values(), state, strict=True):

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import distributed
 
+from keras_vae.data import count
+
 
 def is_active():
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
@@ -21,16 +23,16 @@ def start(model, x):
     model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     if hasattr(x, "__len__"):
-        _check_equal_shares(len(x), variables[0].value.device)
+        _check_equal_shares(count(x), variables[0].value.device)
     with torch.no_grad():
         for variable in variables:
             distributed.broadcast(variable.value, src=0)
 
 
-def _check_equal_shares(count, device):
+def _check_equal_shares(share, device):
     """One process that waits for another which has no batch left would wait for ever."""
     counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, torch.tensor(count, device=device))
+    distributed.all_gather(counts, torch.tensor(share, device=device))
     counts = [int(one) for one in counts]
     if len(set(counts)) > 1:
         raise ValueError(

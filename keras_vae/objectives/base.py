@@ -81,8 +81,8 @@ class Objective(Configured, Layer):
         self.built = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._scheduled and value is not None:
-            value = schedules.get(value)  # `objective.beta = 4.0`
+        if name in self._scheduled:
+            value = None if value is None else schedules.get(value)  # `objective.beta = 4.0`
             forget(self, name)
         super().__setattr__(name, value)
 

@@ -13,8 +13,8 @@ class Posterior(Configured, Layer):
     A Keras layer without a call: what a posterior learns beside the encoder is a weight of the model like any other.
     """
 
-    outputs: tuple[str, ...]  # Names of what the encoder returns; those in ONNX too.
-    distribution_class: type[Distribution]  # of what `distribution` returns
+    outputs: tuple[str, ...]  # Names of what the encoder returns.
+    distribution_class: type[Distribution]  # of what `distribution` returns: a `DiagonalNormal`, for now
 
     def __init__(self):
         super().__init__(dtype="float32")

@@ -78,7 +78,7 @@ class Prior(Configured, Layer):
 
 @keras.saving.register_keras_serializable(package="keras_vae")
 class StandardNormal(Prior):
-    """N(0, I), the prior of a model where none is given."""
+    """N(0, I) as a prior by name; it is what a model without a prior has too."""
 
     distribution_class = DiagonalNormal
 

@@ -43,11 +43,12 @@ class VampPrior(Prior):
         super().__init__()
         self.components = validation.whole_number("components", components)
         self.seed = seed
+        self.pseudo_inputs: Any = None  # a weight, once the model knows its shapes
         self._start = None if pseudo_inputs is None else np.asarray(validation.to_numpy(pseudo_inputs), "float32")
         if self._start is not None and len(self._start) != self.components:
             raise ValueError(f"pseudo_inputs holds {len(self._start)} examples for {self.components} components.")
 
-    def make_weights(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
+    def bind(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
         if data.condition_shape is not None or "int" in data.dtype:
             takes = "whole numbers" if data.condition_shape is None else "a condition with each example"
             raise ValueError(
@@ -56,6 +57,15 @@ class VampPrior(Prior):
             )
         if None in data.shape:
             raise ValueError(f"A VampPrior needs data of one shape; a size in {data.shape} is free.")
+        if self.pseudo_inputs is not None and tuple(self.pseudo_inputs.shape[1:]) != tuple(data.shape):
+            raise ValueError(
+                f"The pseudo-inputs of this prior have shape {tuple(self.pseudo_inputs.shape[1:])}, and the encoder "
+                f"takes {data.shape}: make a new prior."
+            )
+        super().bind(latent_shape, data)
+        self.data_range = data.range  # of the likelihood that the model has now
+
+    def make_weights(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
         start = self._start
         if start is None:
             low, high = data.range or (-1.0, 1.0)
@@ -70,7 +80,7 @@ class VampPrior(Prior):
             raise ValueError("pseudo_inputs hold NaN or infinite values: take examples without.")
         self.pseudo_inputs = self.add_weight(name="pseudo_inputs", shape=start.shape, initializer="zeros")
         self.pseudo_inputs.assign(start)
-        self._start, self.data_range = None, data.range
+        self._start = None
 
     def distribution(self, given: Any = None, encode: Any = None) -> Distribution:
         inputs = ops.convert_to_tensor(self.pseudo_inputs)

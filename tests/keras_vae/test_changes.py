@@ -194,8 +194,71 @@ def test_replaced_parts_leave_nothing_behind():
     assert vae.latent_dim == 3
     assert vae.sample(2).shape == (2, 4)
     assert vae.count_params() == 2 * (4 * 3 + 3) + 3 * 4 + 4 + 1  # and the step counter
+    vae.objective.capacity = Held()
+    vae.objective.capacity = None
+    assert vae.count_params() == 2 * (4 * 3 + 3) + 3 * 4 + 4 + 1
     vae.objective = ELBO()
     assert set(vae.fit(X, verbose=0).history) == {"loss", "reconstruction", "kl", "negative_elbo"}
+
+
+def saved(vae, tmp_path):
+    vae.save(tmp_path / "saved.keras")
+    return keras.saving.load_model(tmp_path / "saved.keras")
+
+
+def test_what_was_assigned_a_moment_ago_is_saved(tmp_path):
+    vae = make()
+    vae.prior = keras_vae.priors.GaussianMixture(2, seed=0)
+    np.testing.assert_array_equal(saved(vae, tmp_path).numpy_prior().components.mean, vae.numpy_prior().components.mean)
+    x, z = keras.Input((4,)), keras.Input((3,))
+    vae = make()
+    vae.encoder, vae.decoder = keras.Model(x, [layers.Dense(3)(x)] * 2), keras.Model(z, layers.Dense(4)(z))
+    assert saved(vae, tmp_path).latent_dim == 3
+
+
+def test_the_standard_prior_can_be_had_back_and_is_saved_as_none(tmp_path):
+    vae = used(make())
+    before = vae.elbo(X, seed=0)
+    vae.prior = DiagonalNormal(np.full(2, 2.0, "float32"), np.ones(2, "float32"))
+    assert not np.allclose(vae.elbo(X, seed=0), before)
+    vae.prior = None
+    np.testing.assert_allclose(vae.elbo(X, seed=0), before, rtol=1e-6)
+    assert "prior" not in vae.get_config()
+
+
+def test_pseudo_inputs_lie_in_the_range_of_the_likelihood_that_there_is_now(tmp_path):
+    vae = make(likelihood="bce", prior=keras_vae.priors.VampPrior(3, seed=0))
+    vae.prior.pseudo_inputs.assign(np.full((3, 4), 5.0))
+    clipped = vae.numpy_prior()
+    vae.likelihood = Gaussian(1.0)
+    assert not np.allclose(vae.numpy_prior().components.mean, clipped.components.mean)
+    np.testing.assert_allclose(saved(vae, tmp_path).numpy_prior().components.mean, vae.numpy_prior().components.mean, rtol=1e-6)
+
+
+def test_a_callback_that_holds_the_model_itself_sees_the_weights_of_the_last_step():
+    vae, seen = make(prior=keras_vae.priors.GaussianMixture(2, seed=0)), []
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(vae.numpy_prior().components.mean))
+    vae.fit(X, batch_size=BATCH, verbose=0, callbacks=[look])
+    np.testing.assert_array_equal(seen[-1], vae.numpy_prior().components.mean)
+    assert not np.array_equal(seen[0], seen[-1])
+
+
+def test_an_attribute_may_be_a_tuple_of_arrays():
+    vae = used(make())
+    vae.encoder.get_layer("hidden").bounds = (np.zeros(3), np.ones(3))
+    before = vae._version.current()
+    vae.encoder.get_layer("hidden").bounds = (np.zeros(3), np.ones(3))
+    assert vae._version.current() == before + 1
+    assert vae._version.current() == before + 1
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="Keras reads run_eagerly before the first step only")
+def test_data_on_the_device_need_compiled_steps():
+    vae = make()
+    vae.compile(keras.optimizers.SGD(1e-2), steps_per_execution=3)
+    change = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(vae, "run_eagerly", True))
+    with pytest.raises(ValueError, match="compile with data_on_device=False"):
+        vae.fit(X, batch_size=BATCH, epochs=2, verbose=0, callbacks=[change])
 
 
 @pytest.mark.parametrize("name", ["latent_dim", "data_shape", "condition_shape", "seed"])

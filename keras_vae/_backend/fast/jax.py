@@ -9,6 +9,9 @@ from keras_vae._backend.fast import many_steps
 
 
 class ManySteps(many_steps.ManySteps):
+    def _sync_variables(self):
+        self.jax_state_sync()
+
     def _is_fused(self, name):
         return (
             self.steps_per_execution > 1
