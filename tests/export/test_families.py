@@ -24,11 +24,18 @@ def run(folder, graph, **inputs):
 
 # Converting is the same on each backend: what differs is the archive that it begins with.
 EVERYWHERE = ("mixture_prior", "conditional_vae")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.every_backend] * (name in EVERYWHERE)) for name in families.FAMILIES]
+# Of several families of a kind one is converted each time, and the others where the part `slow` runs.
+SLOW = (
+    *("conv_valid", "conv_dilation", "conv_output_padding", "upsampling", "separable", "conv_3d", "other_norms"),
+    *("gru", "mixed_float16", "residual"),
 )
+
+
+def marks(name):
+    return [pytest.mark.every_backend] * (name in EVERYWHERE) + [pytest.mark.slow] * (name in SLOW)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in families.FAMILIES])
 def test_the_files_compute_what_the_model_computes(name, exported):
     model, folder = families.make(name), exported(name)
     manifest = Manifest.load(folder)

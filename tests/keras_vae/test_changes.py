@@ -232,12 +232,16 @@ def test_pseudo_inputs_lie_in_the_range_of_the_likelihood_that_there_is_now(tmp_
     clipped = vae.numpy_prior()
     vae.likelihood = Gaussian(1.0)
     assert not np.allclose(vae.numpy_prior().components.mean, clipped.components.mean)
-    np.testing.assert_allclose(saved(vae, tmp_path).numpy_prior().components.mean, vae.numpy_prior().components.mean, rtol=1e-6)
+    np.testing.assert_allclose(
+        saved(vae, tmp_path).numpy_prior().components.mean, vae.numpy_prior().components.mean, rtol=1e-6
+    )
 
 
 def test_a_callback_that_holds_the_model_itself_sees_the_weights_of_the_last_step():
     vae, seen = make(prior=keras_vae.priors.GaussianMixture(2, seed=0)), []
-    look = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(vae.numpy_prior().components.mean))
+    look = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(vae.numpy_prior().components.mean)
+    )
     vae.fit(X, batch_size=BATCH, verbose=0, callbacks=[look])
     np.testing.assert_array_equal(seen[-1], vae.numpy_prior().components.mean)
     assert not np.array_equal(seen[0], seen[-1])

@@ -155,7 +155,7 @@ def test_layers_with_a_state_keep_it(make_vae, digits):
         lambda adam: adam(1e-2, beta_1=0.8, beta_2=0.95, epsilon=1e-3, global_clipnorm=0.5, weight_decay=0.1),
         lambda adam: adam(keras.optimizers.schedules.ExponentialDecay(1e-2, 3, 0.5), use_ema=True),
         lambda adam: adam(1e-2, gradient_accumulation_steps=2, loss_scale_factor=8.0),
-        lambda adam: adam(1e-2, amsgrad=True),
+        pytest.param(lambda adam: adam(1e-2, amsgrad=True), marks=pytest.mark.once),
         lambda adam: keras.optimizers.LossScaleOptimizer(adam(1e-2), initial_scale=4.0),
     ],
 )
