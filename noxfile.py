@@ -37,10 +37,7 @@ nox.options.reuse_existing_virtualenvs = True
 @nox.session
 def checks(session):
     """Format, lint, types and import contracts; the tests on each backend; the tests that compare backends."""
-    # Not compiled: an import compiles what it needs, which is a small part.
-    session.install(
-        "-q", "--no-compile", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,export,serving,evaluation,dev]"
-    )
+    session.install("-q", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,export,serving,evaluation,dev]")
     parts = session.posargs or ("lint", "jax", "tensorflow", "torch")
     for part in parts:
         if part == "lint":

@@ -148,11 +148,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         if condition_shape is not None:
             condition_shape = tuple(condition_shape[1:])
             condition = keras.KerasTensor((None, *condition_shape), dtype=self.condition_dtype)
-        if not issubclass(self.posterior_family.distribution_class, DiagonalNormal):
-            raise ValueError(
-                f"{self.posterior_family!r} gives a {self.posterior_family.distribution_class.__name__}; a VAE takes "
-                "posteriors that give a DiagonalNormal."
-            )
+        posteriors.check(self.posterior_family)
         latent_shape = self.posterior_family.latent_shape(run(self.encoder, "x", x, condition))
         z = keras.KerasTensor((None, *latent_shape), dtype=self.compute_dtype)
         validation.check_decoder(run(self.decoder, "z", z, condition), data_shape, self.likelihood)
@@ -317,15 +313,11 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
 
     def get_config(self) -> dict[str, Any]:
         if self.built:
-            self._refresh()  # what was assigned a moment ago has its weights now, which are saved next
+            self._refresh()  # what was assigned a moment ago has its weights now, to be saved next
         parts = zip(_PARTS, (getattr(self, attribute) for attribute in _ATTRIBUTES), strict=True)
         serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            **{name: serialize(part) for name, part in parts if part is not self._standard_prior},
-            "seed": self.seed,
-            "allow_missing": self.allow_missing,
-        }
+        config = {name: serialize(part) for name, part in parts if part is not self._standard_prior}
+        return super().get_config() | config | {"seed": self.seed, "allow_missing": self.allow_missing}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:

@@ -1,7 +1,19 @@
 """How tests are shared out among processes, with `pytest -n 2`. What they share is in shared_fixtures.py."""
 
 # The files that take longest come first, so that no process works on one of them while the other has ended.
-LONGEST = ("backends_agree", "converters", "readme", "changes", "fast_paths", "families", "training", "server", "model")
+LONGEST = (
+    "backends_agree",
+    "converters",
+    "readme",
+    "changes",
+    "fast_paths",
+    "families",
+    "architecture",
+    "training",
+    "server",
+    "cli",
+    "model",
+)
 
 
 def pytest_configure(config):

@@ -22,6 +22,7 @@ from keras_vae import (
     Mixed,
     Mixture,
     likelihoods,
+    posteriors,
     priors,
     schedules,
 )
@@ -73,9 +74,11 @@ PRIORS = {
     "gaussian_mixture": lambda: priors.GaussianMixture(4, seed=0),
     "vamp": lambda: priors.VampPrior(4, pseudo_inputs=np.abs(normal(4, 6)) % 1.0),
 }
+POSTERIOR = posteriors.Normal()
 PARTS = [
     *(part for group in (LIKELIHOODS, SCHEDULES, OBJECTIVES, DISTRIBUTIONS) for part in group.values()),
     *(make() for make in PRIORS.values()),
+    POSTERIOR,
     MIXED,
 ]
 
@@ -83,7 +86,8 @@ PARTS = [
 def table():
     """`name/value` and `name/gradient` of every function below, NumPy."""
     found = {}
-    for name, (function, point) in {**of_likelihoods(), **of_distributions(), **of_models()}.items():
+    functions = {**of_likelihoods(), **of_distributions(), **of_posteriors(), **of_models()}
+    for name, (function, point) in functions.items():
 
         def total_and_values(x, function=function):
             values = function(x)
@@ -176,6 +180,16 @@ def model(**kwargs):
         network.set_weights([normal(*w.shape, seed=i, scale=0.7) for i, w in enumerate(network.get_weights())])
     vae.training_step.assign(5)
     return vae
+
+
+def of_posteriors():
+    """The log variance is limited: in training its gradient is not."""
+
+    def log_var(training):
+        return lambda x: POSTERIOR.distribution((x, x), training).log_var
+
+    x = np.array([[-1e4, -3.0, 0.5], [2.0, 15.0, 1e4]], "float32")
+    return {f"posterior, training={training}": (log_var(training), x) for training in (False, True)}
 
 
 def of_models():

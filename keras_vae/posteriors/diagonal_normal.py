@@ -63,7 +63,6 @@ class Normal(Posterior):
 
     def distribution(self, outputs: Any, training: bool = False) -> DiagonalNormal:
         mean, log_var = (ops.cast(output, "float32") for output in self.read(outputs))
-        limit = (
-            straight_through_clip if training else ops.clip
-        )  # a clip would strand what wandered out: it has no gradient
+        # In training not a clip, which has no gradient and would strand what wandered out.
+        limit = straight_through_clip if training else ops.clip
         return DiagonalNormal(mean, limit(log_var, *LOG_VAR_RANGE))
