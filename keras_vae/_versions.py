@@ -5,7 +5,7 @@ A function is traced once and run many times, and Python attributes (a layer's `
 its optimizer have a version. Whoever holds a compiled function holds the version that it was made for, and makes it
 again when the version has moved on. Values of variables are no part of this: every compiled function reads them anew.
 
-A snapshot compares by identity, which costs about 40 microseconds for a small model; it sees into public lists and
+A snapshot compares by identity, which costs 0.3 ms at each step of a model of ten layers; it sees into public lists and
 dicts, but not into other objects that a layer holds: assign a new one instead of changing it.
 """
 
