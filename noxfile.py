@@ -110,7 +110,7 @@ def _pytest(session, part):
         "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(session.create_tmp()).resolve() / "jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-        # And most programs run a few times only: compiled without optimisation they cost a half less in all.
+        # And most programs run a few times only: compiled without optimisation they cost half as much.
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         " --xla_cpu_use_fusion_emitters=false",
     }

@@ -99,21 +99,25 @@ class Trainer(ManySteps, Steps):
                 f"A VAE takes no loss in compile() (got {loss!r}): the loss is -ELBO. Choose its reconstruction term "
                 'with VAE(..., likelihood="bce" or "mse"), and the weight of its KL term with objective=ELBO(beta=...).'
             )
-        asked = {"data_on_device": data_on_device, "jit_compile": kwargs.get("jit_compile", "auto")}
-        if asked["jit_compile"] == "auto" and not kwargs.get("run_eagerly"):
+        jit_compile = kwargs.get("jit_compile", "auto")
+        if jit_compile == "auto" and not kwargs.get("run_eagerly"):
             kwargs["jit_compile"] = self._auto_jit(kwargs.get("steps_per_execution", 1))
         if isinstance(optimizer, str) and optimizer.lower() == "adam":
             optimizer = _backend.FusedAdam()
         self._refresh()
         super().compile(optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
-        self._asked = asked
+        self._told_jit_compile = jit_compile
         self.data_on_device = data_on_device
         self._has_compiled_metrics = bool(metrics or weighted_metrics)
 
     def get_compile_config(self) -> dict[str, Any] | None:
-        # What "auto" means on this backend is not what it means on the next.
+        # "auto" stays "auto": what it means on this backend is not what it means on the next.
         config = super().get_compile_config()
-        return config and {**config, **self._asked}
+        return config and {
+            **config,
+            "data_on_device": self.data_on_device,
+            "jit_compile": self._told_jit_compile,
+        }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(_without_backend(config)))

@@ -57,10 +57,11 @@ class VampPrior(Prior):
             )
         if None in data.shape:
             raise ValueError(f"A VampPrior needs data of one shape; a size in {data.shape} is free.")
-        if self.pseudo_inputs is not None and tuple(self.pseudo_inputs.shape[1:]) != tuple(data.shape):
+        held = self._start if self.pseudo_inputs is None else self.pseudo_inputs
+        if held is not None and tuple(held.shape[1:]) != tuple(data.shape):
             raise ValueError(
-                f"The pseudo-inputs of this prior have shape {tuple(self.pseudo_inputs.shape[1:])}, and the encoder "
-                f"takes {data.shape}: make a new prior."
+                f"pseudo_inputs must hold examples of shape {data.shape}; they have {tuple(held.shape[1:])}: make a "
+                "prior with others."
             )
         super().bind(latent_shape, data)
         self.data_range = data.range  # of the likelihood that the model has now
@@ -74,8 +75,6 @@ class VampPrior(Prior):
             shape: Any = (self.components, *data.shape)
             noise = np.random.default_rng(self.seed).standard_normal(shape)
             start = 0.5 * (low + high) + 0.1 * (high - low) * noise
-        elif start.shape[1:] != tuple(data.shape):
-            raise ValueError(f"pseudo_inputs must hold examples of shape {data.shape}; they have {start.shape[1:]}.")
         elif not np.isfinite(start).all():
             raise ValueError("pseudo_inputs hold NaN or infinite values: take examples without.")
         self.pseudo_inputs = self.add_weight(name="pseudo_inputs", shape=start.shape, initializer="zeros")

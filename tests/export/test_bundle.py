@@ -237,6 +237,13 @@ def test_a_model_that_changed_since_it_was_compiled_is_exported_as_it_is_now(cha
     np.testing.assert_allclose(found, fresh.elbo(x, 3, seed=4), rtol=1e-5, atol=1e-4)
 
 
+def test_networks_that_were_assigned_a_moment_ago_are_exported_in_their_shape():
+    vae = keras_vae.VAE(*keras_vae.networks.mlp((4,), 2, hidden=()))
+    vae.encoder, vae.decoder = keras_vae.networks.mlp((4,), 3, hidden=())
+    for graph in graphs.from_model(vae):
+        assert {tensor.shape[-1] for tensor in (*graph.inputs, *graph.outputs) if tensor.name[0] in "ze"} <= {3}
+
+
 def test_a_quantised_model_is_refused(trained, tmp_path):
     model, _ = trained
     model.quantize("int8")

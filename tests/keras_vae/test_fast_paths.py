@@ -209,6 +209,21 @@ def test_a_step_is_traced_once_for_each_shape(make_vae, digits):
     assert traced < 40
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere Keras makes the optimizer's variables before the step")
+def test_the_first_step_is_traced_once(digits):
+    calls = []
+
+    class Counting(keras_vae.VAE):
+        def step_loss(self, batch, noise, training):
+            calls.append(training)
+            return super().step_loss(batch, noise, training)
+
+    vae = Counting(*keras_vae.networks.mlp((8, 8, 1), 2))
+    vae.compile("adam")
+    vae.fit(digits[:40], batch_size=20, verbose=0)
+    assert calls == [True]
+
+
 def test_data_come_in_every_form(make_vae, digits):
     class Batches(keras.utils.PyDataset):
         def __len__(self):
@@ -280,6 +295,8 @@ def test_what_compile_was_told_is_saved_with_the_model(make_vae, digits, tmp_pat
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
     assert loaded.data_on_device is False
+    loaded.data_on_device = True
+    assert loaded.get_compile_config()["data_on_device"] is True
     assert loaded.get_compile_config()["jit_compile"] == "auto"  # and not what it means on this backend
     assert loaded.steps_per_execution == 3
     with pytest.raises(ValueError, match='data_on_device must be "auto", True or False; got 7'):

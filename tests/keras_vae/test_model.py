@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import oracles
-from keras_vae import ELBO, VAE, Bernoulli, DiagonalNormal, Gaussian, networks, schedules
+from keras_vae import ELBO, VAE, Bernoulli, DiagonalNormal, Gaussian, Mixture, networks, posteriors, schedules
 
 
 def dense_encoder(as_what="pair", units=(3, 3), rank=2):
@@ -89,6 +89,16 @@ def test_a_plain_layer_as_decoder_is_checked_too():
     with pytest.raises(ValueError, match="ends in a relu, but logits must be able to take any value"):
         VAE(encoder, layers.Dense(12, activation="relu"))
     assert VAE(encoder, layers.Dense(12)).decode(np.zeros((2, 3))).shape == (2, 12)
+
+
+def test_a_posterior_that_gives_no_diagonal_normal_is_refused():
+    class Other(posteriors.Normal):
+        distribution_class = Mixture
+
+    with pytest.raises(
+        ValueError, match=r"Other\(\) gives a Mixture; a VAE takes posteriors that give a DiagonalNormal"
+    ):
+        VAE(*networks.mlp((4,), 2), posterior=Other())
 
 
 def test_an_encoder_with_two_inputs_is_refused():
