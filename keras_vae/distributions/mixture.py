@@ -89,7 +89,9 @@ class Mixture(Distribution):
         log_prob = self.components.log_prob(z[..., None, :]) + self._log_weights(xp)
         share = xp.exp(log_prob - xp.expand_dims(_log_sum_exp(xp, log_prob, axis=-1), -1))  # p(component|z)
         precision = xp.exp(xp.negative(self.components.log_var))
-        return xp.matmul(share, xp.multiply(self.components.mean, precision)) - z * xp.matmul(share, precision)
+        return xp.matmul(share, xp.multiply(self.components.mean, precision)) - xp.multiply(
+            z, xp.matmul(share, precision)
+        )
 
     def moment_matched(self) -> DiagonalNormal:
         """The `DiagonalNormal` with the same means and variances."""

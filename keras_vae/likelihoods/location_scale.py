@@ -354,7 +354,7 @@ class DiscretizedLogistic(LocationScale):
         elif -1.0 <= low < 0.0 and high <= 1.0:
             fix = f"map {name} from [-1, 1] to [0, 1] with ({name} + 1) / 2"
         elif low >= 0.0 and high <= 1.0:
-            found = next((n for n in range(2, 257) if np.abs(x * (n - 1) - np.round(x * (n - 1))).max() < 1e-3), None)
+            found = next((n for n in range(3, 257) if np.abs(x * (n - 1) - np.round(x * (n - 1))).max() < 1e-3), None)
             fix = f"pass levels={found}" if found else "its values are none of them, so round them first"
         else:
             fix = f"scale the levels to [0, 1], and set levels= to how many there are (now {self.levels})"

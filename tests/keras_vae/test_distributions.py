@@ -93,6 +93,10 @@ def test_numpy_samples_repeat_for_a_seed_and_have_the_right_moments():
     samples = posterior.sample(20_000, seed=0)
     assert isinstance(samples, np.ndarray)
     assert samples.shape == (20_000, 1, 2)
+    assert samples.dtype == np.float32
+    # As many variates as float32 takes from the generator: seeds mean the same from release to release.
+    expected = np.random.default_rng(0).standard_normal((20_000, 1, 2), dtype="float32")
+    np.testing.assert_allclose((samples - posterior.mean) / [[2.0, 0.5]], expected, atol=1e-5)
     np.testing.assert_array_equal(samples, posterior.sample(20_000, seed=0))
     assert not np.array_equal(samples, posterior.sample(20_000, seed=1))
     np.testing.assert_allclose(samples.mean(axis=0), posterior.mean, atol=0.05)
@@ -103,7 +107,10 @@ def test_tensor_samples_take_a_seed_generator_and_change_with_it():
     distribution, generator = normal(np.zeros((2, 4)), np.zeros((2, 4))), keras.random.SeedGenerator(0)
     first, second = (ops.convert_to_numpy(distribution.sample(3, seed=generator)) for _ in range(2))
     assert first.shape == (3, 2, 4)
+    assert first.dtype == np.float32
     assert not np.array_equal(first, second)
+    again = ops.convert_to_numpy(distribution.sample(3, seed=keras.random.SeedGenerator(0)))
+    np.testing.assert_array_equal(again, first)
 
 
 def test_unequal_shapes_are_refused():
@@ -116,6 +123,21 @@ def test_config_round_trip():
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(prior))
     np.testing.assert_array_equal(copy.mean, prior.mean)
     np.testing.assert_array_equal(copy.log_var, prior.log_var)
+
+
+@pytest.mark.parametrize("make", [lambda: DiagonalNormal(np.ones(2), np.full(2, 0.7)), lambda: mixture(components=4)])
+def test_the_gradient_of_the_log_density_is_that_of_autodiff(gradient, make):
+    distribution, z = make(), np.random.default_rng(6).normal(size=(5, 2)).astype("float32")
+    tensors = as_tensors(distribution) if isinstance(distribution, Mixture) else normal(np.ones(2), np.full(2, 0.7))
+    expected = gradient(lambda z: ops.sum(tensors.log_prob(z)), z)
+    np.testing.assert_allclose(distribution.grad_log_prob(z), expected, rtol=1e-5, atol=1e-5)
+    found = ops.convert_to_numpy(tensors.grad_log_prob(ops.convert_to_tensor(z)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    copy = tensors.to_numpy()
+    assert isinstance(copy.log_prob(z), np.ndarray)
+    np.testing.assert_allclose(copy.log_prob(z), distribution.log_prob(z), rtol=1e-6)
+    # What the posterior of a batch and NumPy's z make together is a tensor.
+    np.testing.assert_allclose(ops.convert_to_numpy(tensors.grad_log_prob(z)), expected, rtol=1e-5, atol=1e-5)
 
 
 # Mixtures
@@ -198,6 +220,8 @@ def test_the_kl_to_a_mixture_of_equal_components_is_that_to_one():
 def test_what_is_no_mixture_is_refused_and_one_survives_its_config():
     with pytest.raises(ValueError, match=r"must have shape \(components, latent_dim\)"):
         Mixture(DiagonalNormal.standard(2))
+    with pytest.raises(ValueError, match=r"must have shape \(components, latent_dim\)"):
+        Mixture(DiagonalNormal(np.zeros((0, 2)), np.zeros((0, 2))))
     with pytest.raises(ValueError, match="one per component"):
         Mixture(DiagonalNormal(np.zeros((3, 2)), np.zeros((3, 2))), np.zeros(2))
     prior = mixture()

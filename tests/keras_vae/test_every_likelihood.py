@@ -178,15 +178,48 @@ def test_config_round_trip(case):
     assert repr(copy) == repr(likelihood)
     assert copy.get_config() == likelihood.get_config()
     assert copy.data_channels(copy.parameter_channels(6)) == 6
+    assert isinstance(copy.data_channels(6), int)
     assert copy.parameter_channels(6) == 6 * (1 if parameters.shape[1] in (1, 3) else 2)
 
 
 def test_parameters_at_mean_have_that_mean(case):
     likelihood, *_ = case
-    mean = np.array([[0.1, 0.3, 0.6]])  # in the support, and a distribution over three categories
+    # In the support, and distributions over three categories.
+    mean = np.array([[[0.1, 0.3, 0.6], [0.5, 0.4, 0.1]]])
     parameters = likelihood.parameters_at_mean(mean)
-    assert parameters.shape == (1, likelihood.parameter_channels(3))
+    assert parameters.shape == (1, 2, likelihood.parameter_channels(3))
     np.testing.assert_allclose(numpy(likelihood.mean(tensor(parameters))), mean, rtol=1e-3)
+    assert likelihood.sample(parameters, seed=0).shape == mean.shape
+
+
+def test_parameters_at_a_mean_on_the_edge_of_the_support_are_finite(case):
+    likelihood, *_ = case
+    mean = np.array([[0.0, 0.0, 1.0]])
+    parameters = likelihood.parameters_at_mean(mean)
+    assert np.isfinite(parameters).all()
+    np.testing.assert_allclose(numpy(likelihood.mean(tensor(parameters))), mean, atol=0.03)
+
+
+@pytest.mark.parametrize("floatx", ["float16", "float64"])
+def test_everything_is_float32_whatever_keras_computes_in(case, floatx):
+    likelihood, support, parameters, _ = case
+    config = keras.saving.serialize_keras_object(likelihood)
+    x, point = support[:1], parameters[:1]
+    observed = ops.convert_to_tensor(np.ones(x.shape, bool))
+    keras.config.set_floatx(floatx)
+    try:
+        likelihood = likelihoods.get(config)
+        fitted = likelihood.update(x, point, observed, ops.ones((1,), "float32"))
+        for found in (
+            likelihood.log_prob(x, point, observed, fitted),
+            likelihood.log_prob(x, point),
+            likelihood.mean(tensor(point)),
+            *likelihood.weights,
+            *([] if fitted is None else [fitted]),
+        ):
+            assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    finally:
+        keras.config.set_floatx("float32")
 
 
 def test_the_range_of_the_data_is_that_of_the_support(case):

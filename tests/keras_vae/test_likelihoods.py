@@ -15,6 +15,7 @@ from keras_vae import (
     ContinuousBernoulli,
     DiscretizedLogistic,
     Gaussian,
+    Laplace,
     Mixed,
     NegativeBinomial,
     Poisson,
@@ -131,6 +132,9 @@ def test_parameters_at_mean_reproduce_the_mean(likelihood):
         ([0.0, 255.0], r"x ranges from 0 to 255: divide x by 255"),
         ([0.0, 16.0], "divide x by 16"),
         ([-1.0, 1.0], r"map x from \[-1, 1\] to \[0, 1\]"),
+        ([-3.0, 1.0], "scale x to"),
+        ([-1.0, 3.0], "scale x to"),
+        ([0.0, 2.0], r'The Bernoulli \("bce"\) likelihood needs'),
         ([-3.0, 7.0], r'scale x to \[0, 1\], or use likelihood="mse"'),
         ([0.0, np.nan], "x contains NaN, first at index"),
         ([np.inf, 0.0], "x contains infinite values"),
@@ -147,12 +151,15 @@ def test_bernoulli_says_what_is_wrong_with_data(data, words):
         (ContinuousBernoulli(), [[0.0, 255.0]], "continuous Bernoulli likelihood needs .* divide x by 255"),
         (DiscretizedLogistic(), [[0.0, 255.0]], "one of 256 evenly spaced levels from 0 to 1, .*: divide x by 255"),
         (DiscretizedLogistic(), [[0.0, 1.0 / 16.0]], "pass levels=17"),
+        (DiscretizedLogistic(levels=4), [[0.0, 0.5]], "pass levels=3"),
         (DiscretizedLogistic(), [[-1.0, 1.0]], r"map x from \[-1, 1\]"),
         (DiscretizedLogistic(), [[0.123, 0.71341]], "its values are none of them"),
         (DiscretizedLogistic(), [[0.0, 700.0]], "scale the levels to .* set levels="),
         (Mixed([("mse", 1), ("poisson", 1)]), [[0.5, 0.5]], "column 1 of x holds 0.5"),
         (Categorical(), [[0.0, 2.0]], r"needs one-hot vectors .* At index \(0,\) it holds \[0. 2.\]. Encode labels"),
         (Categorical(), [[0.0, 1.0], [1.0, 1.0]], r"At index \(1,\)"),
+        (Categorical(), [[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]], r"At index \(1, 1\)"),
+        (Categorical(), [[np.nan, np.nan]], "contains NaN"),
         (Poisson(), [[1.0, 2.5]], r"needs counts, .* x holds 2.5 at index \(0, 1\)"),
         (NegativeBinomial(), [[-1.0]], "NegativeBinomial likelihood needs counts"),
         (Mixed([("mse", 1), ("poisson", 2)]), [[0.5, 1.0, 0.5]], "columns 1 to 2 of x holds 0.5"),
@@ -164,19 +171,38 @@ def test_others_say_what_is_wrong_with_data(likelihood, data, words):
         likelihood.validate(np.array(data))
 
 
-@pytest.mark.parametrize("likelihood", [ContinuousBernoulli(), Categorical(), Poisson(), NegativeBinomial()])
-def test_an_activation_that_bounds_what_must_be_free_is_refused(likelihood):
-    for activation in ("tanh", "softplus"):
-        with pytest.raises(ValueError, match=f"ends in a {activation}, but .* Remove the last activation"):
+BOUNDED = ("relu", "tanh", "softplus", "softmax")
+UNBOUNDED = ("linear", "relu", "tanh", "softplus", "elu", "gelu", "leaky_relu")
+COUNTS_REFUSE = ("sigmoid", "exponential", *BOUNDED)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "refused", "words"),
+    [
+        (Bernoulli(), ("sigmoid", "hard_sigmoid"), r"would apply another.*Bernoulli\(from_logits=False\)"),
+        (Bernoulli(), BOUNDED, r"but logits must be able.* Remove the last activation"),
+        (Bernoulli(from_logits=False), UNBOUNDED, r"leaves \[0, 1\].*end the decoder in a sigmoid"),
+        (ContinuousBernoulli(), ("sigmoid", "hard_sigmoid", *BOUNDED), "but the continuous Bernoulli expects logits"),
+        (Gaussian("predicted"), ("sigmoid", *BOUNDED), "but its output is a location and a log scale"),
+        (Gaussian(), (), ""),
+        (Categorical(), ("sigmoid", *BOUNDED), "but the categorical likelihood expects logits"),
+        (Poisson(), COUNTS_REFUSE, "but the Poisson likelihood expects the logarithm of the mean"),
+        (NegativeBinomial(), COUNTS_REFUSE, "but the NegativeBinomial likelihood expects the logarithm"),
+        (Mixed([("mse", 1), ("poisson", 1)]), COUNTS_REFUSE, "but the Poisson likelihood"),
+    ],
+)
+def test_an_activation_that_contradicts_a_likelihood_is_refused_and_no_other(likelihood, refused, words):
+    for activation in refused:
+        with pytest.raises(ValueError, match=f"ends in a {activation}.*{words}"):
             likelihood.validate_activation(activation)
-    likelihood.validate_activation("linear")
     likelihood.validate_activation(None)
+    likelihood.validate_activation("sigmoid" if "linear" in refused else "linear")
 
 
 def test_grey_values_are_no_bernoulli_and_fit_says_so_once(digits, make_vae):
     grey = 0.5 * digits
     vae = make_vae()
-    with pytest.warns(UserWarning, match='not a log-likelihood.*likelihood="continuous_bernoulli"'):
+    with pytest.warns(UserWarning, match='not a log-likelihood.*"continuous_bernoulli".* make the data binary\\.$'):
         vae.fit(grey, verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -226,6 +252,41 @@ def test_a_negative_binomial_of_large_inverse_dispersion_is_a_poisson():
         numpy(Poisson().log_prob(tensor(x), tensor(log_mean))),
         1e-3,
     )
+
+
+def test_the_mean_of_a_continuous_bernoulli_is_that_of_float64():
+    logits = np.concatenate([np.linspace(-1.2, 1.2, 49), [-30.0, -5.0, 5.0, 30.0]])
+    logits[logits == 0.0] = 1e-4
+    expected = 0.5 + 0.5 / np.tanh(0.5 * logits) - 1.0 / logits
+    np.testing.assert_allclose(numpy(ContinuousBernoulli().mean(tensor(logits))), expected, atol=8e-7)
+
+
+@pytest.mark.parametrize("parts", [("mse", "laplace"), ("bce", "continuous_bernoulli"), ("bce", "poisson")])
+def test_mixed_is_what_its_parts_are(parts):
+    parts = [likelihoods.get(part) for part in parts]
+    mixed = Mixed([(part, 1) for part in parts])
+    assert repr(mixed) == f"Mixed([({parts[0]!r}, 1), ({parts[1]!r}, 1)])"
+    assert mixed.is_discrete == all(part.is_discrete for part in parts)
+    mean = np.array([[0.2, 0.7], [0.5, 0.6]])
+    parameters = mixed.parameters_at_mean(mean)
+    np.testing.assert_allclose(numpy(mixed.mean(tensor(parameters))), mean, rtol=1e-4)
+    whole = [
+        part.log_prob(tensor(mean[:, i : i + 1]), tensor(parameters[:, i : i + 1])) for i, part in enumerate(parts)
+    ]
+    found = numpy(mixed.log_prob_per_dimension(tensor(mean), tensor(parameters)))
+    np.testing.assert_allclose(found, np.stack([numpy(part) for part in whole], axis=1), rtol=1e-6)
+    low, high = mixed.ranges(2)
+    expected = None if np.isinf(low).all() and np.isinf(high).all() else (low.min(), high.max())
+    assert mixed.data_range == expected
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "names", "trainable"),
+    [(Gaussian("learned"), ["raw_log_scale"], 1), (Laplace("optimal"), ["error", "batches"], 0), (Gaussian(), [], 0)],
+)
+def test_what_a_scale_learns_is_a_weight_and_what_it_measures_is_not_trained(likelihood, names, trainable):
+    assert [weight.name for weight in likelihood.weights] == names
+    assert len(likelihood.trainable_weights) == trainable
 
 
 @pytest.mark.parametrize("groups", [[], [("mse",)], [("mse", 0)], "mse", ("mse", 3), ["mse", "bce"]])

@@ -438,7 +438,11 @@ def test_what_cannot_be_is_refused(arguments, words):
         (lambda: InfoVAE(0.0, 0.5), "would reward codes that are unlike the prior"),
         (lambda: InfoVAE("0", 1.0), "finite numbers"),
         (lambda: InfoVAE(scale=0.0), "positive number"),
-        (lambda: InfoVAE(kernel="gaussian"), "'imq', 'rbf'"),
+        (lambda: InfoVAE(kernel="gaussian"), "^kernel .*'imq', 'rbf'"),
+        (lambda: InfoVAE(num_samples=0), "^num_samples must be"),
+        (lambda: IWAE(0), "^num_samples must be"),
+        (lambda: ELBO(num_samples=0), "^num_samples must be"),
+        (lambda: ELBO(free_bits=1.0, groups=0), "^groups must be"),
     ],
 )
 def test_what_cannot_be_of_the_others_is_refused(make, words):

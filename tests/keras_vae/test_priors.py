@@ -180,6 +180,49 @@ def test_pseudo_inputs_begin_finite_where_the_data_have_no_bound(likelihood):
     assert np.isfinite(vae.elbo(np.ones((3, 6), "float32"))).all()
 
 
+@pytest.mark.parametrize(
+    ("data_range", "low", "high"),
+    [
+        (None, -1.0, 1.0),
+        ((0.0, 1.0), 0.0, 1.0),
+        ((0.0, np.inf), 0.0, 2.0),
+        ((-np.inf, 0.5), -1.5, 0.5),
+        ((-np.inf, np.inf), -1.0, 1.0),
+    ],
+)
+def test_pseudo_inputs_begin_as_noise_around_the_middle_of_the_range(data_range, low, high):
+    prior, again, other = (priors.VampPrior(200, seed=seed) for seed in (0, 0, 1))
+    for one in (prior, again, other):
+        one.bind((2,), priors.DataSpec((30,), range=data_range))
+    start = prior.get_weights()[0]
+    assert start.mean() == pytest.approx(0.5 * (low + high), abs=0.01 * (high - low))
+    assert start.std() == pytest.approx(0.1 * (high - low), rel=0.05)
+    np.testing.assert_array_equal(again.get_weights()[0], start)
+    assert not np.array_equal(other.get_weights()[0], start)
+
+
+def test_pseudo_inputs_start_at_what_is_given_and_not_as_whole_numbers():
+    prior = priors.VampPrior(2, pseudo_inputs=np.array([[0, 1], [1, 0]]))
+    prior.bind((3,), priors.DataSpec((2,), range=(0.0, 1.0)))
+    np.testing.assert_array_equal(prior.get_weights()[0], [[0.0, 1.0], [1.0, 0.0]])
+    with pytest.raises(ValueError, match="^components must be a whole number"):
+        priors.VampPrior(0)
+
+
+def test_the_components_of_a_mixture_begin_apart_and_repeat_for_a_seed():
+    means = []
+    for components, seed in ((1, 0), (2, 0), (2, 0), (2, 1)):
+        prior = priors.GaussianMixture(components, seed=seed)
+        prior.bind((3,), priors.DataSpec((4,)))
+        means.append(prior.get_weights()[1])
+    assert not means[0].any()
+    assert not np.array_equal(means[1][0], means[1][1])
+    np.testing.assert_array_equal(means[1], means[2])
+    assert not np.array_equal(means[1], means[3])
+    with pytest.raises(ValueError, match="^components must be a whole number"):
+        priors.GaussianMixture(0)
+
+
 def test_samples_can_be_drawn_from_another_distribution(make_vae):
     vae = make_vae()
     far = DiagonalNormal(np.full(3, 4.0, "float32"), np.full(3, -20.0, "float32"))
