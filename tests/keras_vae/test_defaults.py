@@ -10,16 +10,16 @@ pytestmark = pytest.mark.once
 
 SCALE = {"initial_scale": 1.0, "min_scale": math.exp(-6.0)}
 DEFAULTS = [
-    (likelihoods.Bernoulli(), {"from_logits": True}),
-    (likelihoods.Gaussian(), {"scale": 1.0}),
-    (likelihoods.Gaussian("learned"), {"scale": "learned", **SCALE}),
-    (likelihoods.Laplace("optimal"), {"scale": "optimal", **SCALE}),
+    (lambda: likelihoods.Bernoulli(), {"from_logits": True}),
+    (lambda: likelihoods.Gaussian(), {"scale": 1.0}),
+    (lambda: likelihoods.Gaussian("learned"), {"scale": "learned", **SCALE}),
+    (lambda: likelihoods.Laplace("optimal"), {"scale": "optimal", **SCALE}),
     (
-        likelihoods.DiscretizedLogistic(),
+        lambda: likelihoods.DiscretizedLogistic(),
         {"scale": "predicted", "initial_scale": 0.1, "min_scale": 1e-4, "levels": 256},
     ),
     (
-        objectives.ELBO(),
+        lambda: objectives.ELBO(),
         {
             "beta": 1.0,
             "num_samples": 1,
@@ -30,25 +30,26 @@ DEFAULTS = [
             "gradient": "standard",
         },
     ),
-    (objectives.IWAE(), {"num_samples": 5, "gradient": "standard"}),
+    (lambda: objectives.IWAE(), {"num_samples": 5, "gradient": "standard"}),
     (
-        objectives.BetaTC(100),
+        lambda: objectives.BetaTC(100),
         {"dataset_size": 100, "alpha": 1.0, "beta": 6.0, "gamma": 1.0, "estimator": "stratified", "num_samples": 1},
     ),
     (
-        objectives.InfoVAE(),
+        lambda: objectives.InfoVAE(),
         {"alpha": 0.0, "lambda_": 1000.0, "kernel": "imq", "scale": None, "num_samples": 1},
     ),
-    (priors.GaussianMixture(), {"components": 10, "seed": None}),
-    (priors.VampPrior(), {"components": 500, "seed": None}),
-    (schedules.Constant(), {"value": 1.0}),
-    (schedules.Linear(7), {"steps": 7, "start": 0.0, "end": 1.0}),
-    (schedules.Cyclical(9), {"period": 9, "ramp": 0.5, "cycles": None, "start": 0.0, "end": 1.0}),
+    (lambda: priors.GaussianMixture(), {"components": 10, "seed": None}),
+    (lambda: priors.VampPrior(), {"components": 500, "seed": None}),
+    (lambda: schedules.Constant(), {"value": 1.0}),
+    (lambda: schedules.Linear(7), {"steps": 7, "start": 0.0, "end": 1.0}),
+    (lambda: schedules.Cyclical(9), {"period": 9, "ramp": 0.5, "cycles": None, "start": 0.0, "end": 1.0}),
 ]
 
 
-@pytest.mark.parametrize(("made", "config"), DEFAULTS, ids=[repr(made) for made, _ in DEFAULTS])
-def test_defaults(made, config):
+@pytest.mark.parametrize(("make", "config"), DEFAULTS)
+def test_defaults(make, config):
+    made = make()
     found = made.get_config()
     if "beta" in found:
         found["beta"] = made.beta.value

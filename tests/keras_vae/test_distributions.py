@@ -127,7 +127,7 @@ def test_config_round_trip():
 
 @pytest.mark.parametrize("make", [lambda: DiagonalNormal(np.ones(2), np.full(2, 0.7)), lambda: mixture(components=4)])
 def test_the_gradient_of_the_log_density_is_that_of_autodiff(gradient, make):
-    distribution, z = make(), np.random.default_rng(6).normal(size=(5, 2)).astype("float32")
+    distribution, z = make(), np.random.default_rng(6).normal(size=(3, 5, 2)).astype("float32")
     tensors = as_tensors(distribution) if isinstance(distribution, Mixture) else normal(np.ones(2), np.full(2, 0.7))
     expected = gradient(lambda z: ops.sum(tensors.log_prob(z)), z)
     np.testing.assert_allclose(distribution.grad_log_prob(z), expected, rtol=1e-5, atol=1e-5)
@@ -136,8 +136,9 @@ def test_the_gradient_of_the_log_density_is_that_of_autodiff(gradient, make):
     copy = tensors.to_numpy()
     assert isinstance(copy.log_prob(z), np.ndarray)
     np.testing.assert_allclose(copy.log_prob(z), distribution.log_prob(z), rtol=1e-6)
-    # What the posterior of a batch and NumPy's z make together is a tensor.
-    np.testing.assert_allclose(ops.convert_to_numpy(tensors.grad_log_prob(z)), expected, rtol=1e-5, atol=1e-5)
+    # What arrays and tensors make together is a tensor.
+    for mixed in (tensors.grad_log_prob(z), distribution.grad_log_prob(ops.convert_to_tensor(z))):
+        np.testing.assert_allclose(ops.convert_to_numpy(mixed), expected, rtol=1e-5, atol=1e-5)
 
 
 # Mixtures
@@ -199,6 +200,8 @@ def test_noise_gives_the_same_draws_in_numpy_and_in_tensors():
     found = ops.convert_to_numpy(as_tensors(prior).from_noise(ops.convert_to_tensor(noise)))
     np.testing.assert_allclose(found, prior.from_noise(noise), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(prior.sample(500, seed=3), prior.sample(500, seed=3))
+    stacked = noise[:6].reshape(2, 3, *prior.noise_shape)
+    np.testing.assert_array_equal(prior.from_noise(stacked).reshape(6, -1), prior.from_noise(noise[:6]))
     tensors = as_tensors(prior)
     seed = keras.random.SeedGenerator(1)
     assert tuple(tensors.sample(4, seed=seed).shape) == (4, 2)
@@ -215,6 +218,8 @@ def test_the_kl_to_a_mixture_of_equal_components_is_that_to_one():
     np.testing.assert_array_equal(kl_divergence(posterior, one, z), posterior.kl_divergence(one))
     with pytest.raises(TypeError, match="has no closed form"):
         posterior.kl_divergence(same)
+    with pytest.raises(TypeError, match="has no closed form"):
+        kl_divergence(same, one)
 
 
 def test_what_is_no_mixture_is_refused_and_one_survives_its_config():

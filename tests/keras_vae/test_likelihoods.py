@@ -152,6 +152,9 @@ def test_bernoulli_says_what_is_wrong_with_data(data, words):
         (DiscretizedLogistic(), [[0.0, 255.0]], "one of 256 evenly spaced levels from 0 to 1, .*: divide x by 255"),
         (DiscretizedLogistic(), [[0.0, 1.0 / 16.0]], "pass levels=17"),
         (DiscretizedLogistic(levels=4), [[0.0, 0.5]], "pass levels=3"),
+        (DiscretizedLogistic(levels=4), [[0.0, 2.0]], "divide x by 3"),
+        (DiscretizedLogistic(levels=4), [[0.0, 3.0]], "divide x by 3"),
+        (DiscretizedLogistic(levels=4), [[0.0, 4.0]], "scale the levels to"),
         (DiscretizedLogistic(), [[-1.0, 1.0]], r"map x from \[-1, 1\]"),
         (DiscretizedLogistic(), [[0.123, 0.71341]], "its values are none of them"),
         (DiscretizedLogistic(), [[0.0, 700.0]], "scale the levels to .* set levels="),
@@ -254,6 +257,16 @@ def test_a_negative_binomial_of_large_inverse_dispersion_is_a_poisson():
     )
 
 
+def test_what_is_missing_is_not_judged():
+    Poisson().validate(np.array([[np.nan, 2.0]]), missing=True)
+    Poisson().validate(np.array([[1, 2]]), missing=True)
+    Categorical().validate(np.array([[[np.nan, np.nan], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]]), missing=True)
+    with pytest.raises(ValueError, match=r"^x has a category .* at index \(0, 1\)"):
+        Categorical().validate(np.array([[[0.0, 1.0, 0.0], [np.nan, 0.0, 1.0]]]), missing=True)
+    with pytest.raises(ValueError, match="^column 0 of x contains NaN"):
+        Mixed([("mse", 1), ("bce", 1)]).validate(np.array([[np.nan, 1.0]]))
+
+
 def test_the_mean_of_a_continuous_bernoulli_is_that_of_float64():
     logits = np.concatenate([np.linspace(-1.2, 1.2, 49), [-30.0, -5.0, 5.0, 30.0]])
     logits[logits == 0.0] = 1e-4
@@ -281,10 +294,11 @@ def test_mixed_is_what_its_parts_are(parts):
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "names", "trainable"),
-    [(Gaussian("learned"), ["raw_log_scale"], 1), (Laplace("optimal"), ["error", "batches"], 0), (Gaussian(), [], 0)],
+    ("scale", "names", "trainable"),
+    [("learned", ["raw_log_scale"], 1), ("optimal", ["error", "batches"], 0), (1.0, [], 0)],
 )
-def test_what_a_scale_learns_is_a_weight_and_what_it_measures_is_not_trained(likelihood, names, trainable):
+def test_what_a_scale_learns_is_a_weight_and_what_it_measures_is_not_trained(scale, names, trainable):
+    likelihood = Laplace(scale)
     assert [weight.name for weight in likelihood.weights] == names
     assert len(likelihood.trainable_weights) == trainable
 
@@ -304,6 +318,15 @@ def test_validate_accepts_what_is_right_and_gaussian_takes_any_finite_number():
     Gaussian().validate(np.array([[-300.0, 300.0]]))
     with pytest.raises(ValueError, match="NaN"):
         Gaussian().validate(np.array([[np.nan]]))
+
+
+def test_arguments_out_of_their_range_are_named():
+    with pytest.raises(ValueError, match="^levels must be a whole number of at least 2"):
+        DiscretizedLogistic(levels=1)
+    with pytest.raises(ValueError, match="^Gaussian initial_scale must be above min_scale"):
+        Gaussian("learned", initial_scale=0.1, min_scale=0.1)
+    with pytest.raises(ValueError, match='or use likelihood="mse" for real-valued data'):
+        ContinuousBernoulli().validate(np.array([[-7.0, 300.0]]))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), "big"])

@@ -419,7 +419,7 @@ def test_the_gradient_of_a_mixture_is_that_of_its_log_prob(of, gradient):
         ({"capacity": 5.0, "free_bits": 0.1}, "choose one"),
         ({"capacity": -1.0}, "zero or more"),
         ({"gradient": "stl", "kl": "analytic"}, 'say kl="monte_carlo"'),
-        ({"gradient": "dreg"}, "must be one of 'standard', 'stl'"),
+        ({"gradient": "dreg"}, "^gradient must be one of 'standard', 'stl'"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, words):
@@ -430,7 +430,8 @@ def test_what_cannot_be_is_refused(arguments, words):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: IWAE(gradient="stl"), "must be one of 'standard', 'dreg'"),
+        (lambda: BetaTC(10, num_samples=0), "^num_samples must be"),
+        (lambda: IWAE(gradient="stl"), "^gradient must be one of 'standard', 'dreg'"),
         (lambda: BetaTC(1), "dataset_size must be a whole number of at least 2"),
         (lambda: BetaTC(10, alpha=-1.0), "alpha must be a finite number, zero or more"),
         (lambda: BetaTC(10, estimator="minibatch"), "'weighted', 'stratified'"),
@@ -479,6 +480,8 @@ def test_sample_weights_weigh_the_mean_that_a_capacity_and_free_bits_look_at(bou
     loss, reconstruction, _ = numpy(ELBO(free_bits=0.6)(weighted))
     expected = np.maximum(0.6, np.average(per_dimension(bound), axis=0, weights=weight)).sum()
     assert np.average(loss - reconstruction, weights=weight) == pytest.approx(expected, rel=1e-5)
+    smaller = dataclasses.replace(bound, weight=ops.convert_to_tensor(0.01 * weight))
+    np.testing.assert_allclose(numpy(ELBO(free_bits=0.6)(smaller))[0], loss, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -511,6 +514,8 @@ def test_config_round_trip_and_get():
         copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(objective))
         assert repr(copy) == repr(objective)
         assert objectives.get(objective) is objective
+        assert repr(objectives.get(keras.saving.serialize_keras_object(objective))) == repr(objective)
+    assert repr(ELBO()) == "ELBO(beta=Constant(value=1.0), num_samples=1, kl='auto')"
     assert isinstance(objectives.get("elbo"), ELBO)
     assert isinstance(objectives.get("iwae"), IWAE)
     with pytest.raises(ValueError, match='must be "elbo", "iwae" or an Objective'):
