@@ -17,6 +17,9 @@ from keras_vae_cli import serve
 # In order of preference. TensorFlow is last, as it may be installed for the exporter only.
 BACKENDS = ("jax", "torch", "tensorflow")
 
+# What Keras writes into its configuration file when it is imported for the first time: nobody's choice.
+UNTOUCHED = {"floatx": "float32", "epsilon": 1e-07, "backend": "tensorflow", "image_data_format": "channels_last"}
+
 
 def main() -> int:
     """Runs the command line of this process and returns its exit code."""
@@ -52,9 +55,10 @@ def _configured(installed):
     """The backend in Keras's own configuration file, if it names one that is installed."""
     home = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
     try:
-        backend = json.loads((home / "keras.json").read_text()).get("backend")
+        settings = json.loads((home / "keras.json").read_text())
     except (OSError, ValueError):
         return None
+    backend = settings.get("backend") if isinstance(settings, dict) and settings != UNTOUCHED else None
     return backend if backend in installed else None
 
 

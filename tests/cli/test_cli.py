@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae_cli import commands, progress
+from keras_vae_cli import __main__, commands, progress
 
 pytestmark = pytest.mark.once
 
@@ -331,6 +331,32 @@ def test_an_unknown_backend_is_a_sentence():
     done = command("quickstart", KERAS_BACKEND="theano")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no backend 'theano': choose one of jax, torch, tensorflow" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend"),
+    [
+        (None, "jax"),
+        ("{", "jax"),
+        ("[]", "jax"),
+        ('{"backend": "torch"}', "torch"),
+        ('{"backend": "tensorflow", "floatx": "float16"}', "tensorflow"),
+        ('{"backend": "theano"}', "jax"),
+    ],
+)
+def test_the_backend_of_keras_settings_is_taken_where_somebody_chose_it(monkeypatch, tmp_path, settings, backend):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    if settings is not None:
+        (tmp_path / "keras.json").write_text(settings)
+    assert __main__._backend([]) == backend
+
+
+def test_the_settings_that_keras_writes_by_itself_are_nobodys_choice(tmp_path):
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "import keras"], env=environment, check=True)
+    assert json.loads((tmp_path / "keras.json").read_text()) == __main__.UNTOUCHED
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
