@@ -9,6 +9,7 @@ A snapshot compares by identity, which costs 0.1 ms at each step of a model of t
 dicts, but not into other objects that a layer holds: assign a new one instead of changing it.
 """
 
+import functools
 import operator
 from collections.abc import Collection
 from itertools import chain, compress
@@ -64,6 +65,7 @@ class Version:
     def counted(self, function: Any) -> Any:
         """`function`, with its Python runs counted in `traces`."""
 
+        @functools.wraps(function)  # TensorFlow counts tracings, before it warns of them, by what is wrapped
         def run(*arguments):
             self.traces += 1
             return function(*arguments)

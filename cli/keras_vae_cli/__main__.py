@@ -4,12 +4,14 @@ Keras reads KERAS_BACKEND when it is imported, so this file imports neither Kera
 """
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
 import os
 import pathlib
 import sys
+import tempfile
 from typing import NoReturn
 
 from keras_vae_cli import serve
@@ -31,7 +33,37 @@ def main() -> int:
     if arguments[:1] != ["export"]:
         # Hides one more. But without oneDNN TensorFlow lacks some convolutions on the CPU that export may need.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    return importlib.import_module("keras_vae_cli.commands").main(arguments)
+    try:
+        with _without_native_log():
+            commands = importlib.import_module("keras_vae_cli.commands")
+            if {"train", "quickstart"}.intersection(arguments[:1]) and importlib.util.find_spec("tensorflow"):
+                importlib.import_module("tensorflow")  # as `keras.utils.set_random_seed` does on every backend
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+    return commands.main(arguments)
+
+
+@contextlib.contextmanager
+def _without_native_log():
+    """Keeps back what libraries write to stderr while they are imported, past Python; shows it if the import fails."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(terminal, log.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _backend(arguments):
