@@ -202,6 +202,12 @@ def test_noise_gives_the_same_draws_in_numpy_and_in_tensors():
     np.testing.assert_array_equal(prior.sample(500, seed=3), prior.sample(500, seed=3))
     stacked = noise[:6].reshape(2, 3, *prior.noise_shape)
     np.testing.assert_array_equal(prior.from_noise(stacked).reshape(6, -1), prior.from_noise(noise[:6]))
+    one = mixture(components=1)
+    expected = one.components.mean + np.exp(0.5 * one.components.log_var) * noise[:, 1:]
+    np.testing.assert_allclose(one.from_noise(noise), expected, rtol=1e-6)
+    rising = np.linspace(-3.0, 3.0, 50)[:, None] * [[1.0, 0.0, 0.0]]  # the first variate picks the component, in order
+    apart = Mixture(DiagonalNormal(np.array([[0.0, 0.0], [9.0, 0.0]]), np.zeros((2, 2))), [0.0, 0.0])
+    assert np.all(np.diff(apart.from_noise(rising)[:, 0]) >= 0.0)
     tensors = as_tensors(prior)
     seed = keras.random.SeedGenerator(1)
     assert tuple(tensors.sample(4, seed=seed).shape) == (4, 2)

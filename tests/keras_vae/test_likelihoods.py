@@ -205,7 +205,10 @@ def test_an_activation_that_contradicts_a_likelihood_is_refused_and_no_other(lik
 def test_grey_values_are_no_bernoulli_and_fit_says_so_once(digits, make_vae):
     grey = 0.5 * digits
     vae = make_vae()
-    with pytest.warns(UserWarning, match='not a log-likelihood.*"continuous_bernoulli".* make the data binary\\.$'):
+    with pytest.warns(
+        UserWarning,
+        match='^[0-9]{2} % of these data.*not a log-likelihood.*"continuous_bernoulli".* make the data binary\\.$',
+    ):
         vae.fit(grey, verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -288,6 +291,9 @@ def test_mixed_is_what_its_parts_are(parts):
     ]
     found = numpy(mixed.log_prob_per_dimension(tensor(mean), tensor(parameters)))
     np.testing.assert_allclose(found, np.stack([numpy(part) for part in whole], axis=1), rtol=1e-6)
+    if mixed.has_stddev:
+        stddevs = [numpy(part.stddev(tensor(parameters[:, i : i + 1]))) for i, part in enumerate(parts)]
+        np.testing.assert_allclose(numpy(mixed.stddev(tensor(parameters))), np.concatenate(stddevs, axis=1))
     low, high = mixed.ranges(2)
     expected = None if np.isinf(low).all() and np.isinf(high).all() else (low.min(), high.max())
     assert mixed.data_range == expected

@@ -219,6 +219,9 @@ def test_the_components_of_a_mixture_begin_apart_and_repeat_for_a_seed():
     assert not np.array_equal(means[1][0], means[1][1])
     np.testing.assert_array_equal(means[1], means[2])
     assert not np.array_equal(means[1], means[3])
+    many = priors.GaussianMixture(500, seed=0)
+    many.bind((4,), priors.DataSpec((4,)))
+    assert many.get_weights()[1].std() == pytest.approx(1.0, rel=0.05)
     with pytest.raises(ValueError, match="^components must be a whole number"):
         priors.GaussianMixture(0)
 
