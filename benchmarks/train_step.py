@@ -47,7 +47,12 @@ HAND_WRITTEN = (
 )
 KERAS_EXAMPLE = tuple(on_cpu(backend, "Keras example", "keras_loops.example") for backend in BACKENDS)
 OURS = (
-    *(on_cpu(backend, "keras_vae", "keras_loops.ours") for backend in BACKENDS),
+    # A fit of several epochs, as one alone would be too short for many steps to be one program.
+    *(on_cpu(backend, "keras_vae, nothing said", "keras_loops.ours", {"epochs": 6}) for backend in BACKENDS),
+    *(
+        on_cpu(backend, "keras_vae, step by step", "keras_loops.ours", {"steps_per_execution": 1})
+        for backend in BACKENDS
+    ),
     *(
         on_cpu(
             backend,
@@ -57,7 +62,12 @@ OURS = (
         )
         for backend in BACKENDS
     ),
-    on_cpu("torch", "keras_vae, jit_compile=True", "keras_loops.ours", {"jit_compile": True}),
+    on_cpu(
+        "torch",
+        "keras_vae, jit_compile=True, step by step",
+        "keras_loops.ours",
+        {"jit_compile": True, "steps_per_execution": 1},
+    ),
     on_cpu(
         "torch",
         f"keras_vae, jit_compile=True, steps_per_execution={EXECUTION}",

@@ -285,7 +285,6 @@ class CompileOptions(TypedDict, total=False):
 
     loss_weights: Any
     run_eagerly: bool
-    steps_per_execution: int
     jit_compile: bool | str
     auto_scale_loss: bool
 

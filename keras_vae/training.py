@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_vae import _backend, _mapped, likelihoods, validation
-from keras_vae._backend import is_index_batch, suppress_out_of_data_warning
+from keras_vae._backend import automatic, is_index_batch, suppress_out_of_data_warning
 from keras_vae._typing import CompileOptions, Model, with_arguments_of
 from keras_vae.data import Batch, several_inputs, split_condition, unwrap_single_input
 
@@ -75,13 +75,13 @@ class Trainer(ManySteps, Steps):
         metrics: Any = None,
         weighted_metrics: Any = None,
         data_on_device: str | bool = "auto",
+        steps_per_execution: int | str = "auto",
         **kwargs: Unpack[CompileOptions],
     ) -> None:
         """Configures training. As `keras.Model.compile`, but there is no `loss` to choose.
 
-        For speed, pass `steps_per_execution=N`: on JAX and TensorFlow the N steps are then one compiled program,
-        callbacks hear of every N-th, and Keras rounds `steps_per_epoch` up to a multiple of N. On TensorFlow on a CPU
-        that program is XLA's, unless `jit_compile=False`; it draws other noise than the plain graph.
+        Many steps are one compiled program, with the numbers of single steps, where that pays: see
+        `steps_per_execution`. On TensorFlow on a CPU that program is XLA's, unless `jit_compile=False`.
 
         Args:
             optimizer: Name or instance. "adam" is `keras_vae.FusedAdam()`.
@@ -90,34 +90,38 @@ class Trainer(ManySteps, Steps):
             data_on_device: Whether `fit` copies arrays to the device once and gathers batches there, which needs
                 `steps_per_execution` above 1, and no condition beside x. "auto" is up to 1 GiB; True is any size; False
                 is never. Changes made to the arrays while `fit` runs are then not seen.
-            **kwargs: `run_eagerly`, `jit_compile`, `steps_per_execution`, `auto_scale_loss`.
+            steps_per_execution: Number of steps in one program. Callbacks hear of every so many batches, and Keras
+                rounds `steps_per_epoch` up to a multiple. "auto" is 20 where that pays and nobody notices, in a `fit`
+                of 1,000 steps or more, and else 1: convolutions gain nothing, and a callback may listen to batches (or
+                say `needs_each_batch = False`).
+            **kwargs: `run_eagerly`, `jit_compile`, `auto_scale_loss`.
         """
         if data_on_device not in ("auto", True, False):
             raise ValueError(f'data_on_device must be "auto", True or False; got {data_on_device!r}.')
+        if isinstance(steps_per_execution, str) and steps_per_execution != "auto":
+            raise ValueError(f'steps_per_execution must be a whole number or "auto"; got {steps_per_execution!r}.')
         if loss is not None or kwargs.pop("loss_weights", None) is not None:
             raise ValueError(
                 f"A VAE takes no loss in compile() (got {loss!r}): the loss is -ELBO. Choose its reconstruction term "
                 'with VAE(..., likelihood="bce" or "mse"), and the weight of its KL term with objective=ELBO(beta=...).'
             )
-        jit_compile = kwargs.get("jit_compile", "auto")
-        if jit_compile == "auto" and not kwargs.get("run_eagerly"):
-            kwargs["jit_compile"] = self._auto_jit(kwargs.get("steps_per_execution", 1))
+        told = {"steps_per_execution": steps_per_execution, "jit_compile": kwargs.get("jit_compile", "auto")}
+        steps = 1 if isinstance(steps_per_execution, str) else steps_per_execution
+        if told["jit_compile"] == "auto" and not kwargs.get("run_eagerly"):
+            kwargs["jit_compile"] = self._auto_jit(steps)
         if isinstance(optimizer, str) and optimizer.lower() == "adam":
             optimizer = _backend.FusedAdam()
         self._refresh()
-        super().compile(optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
-        self._told_jit_compile = jit_compile
+        named = {"optimizer": optimizer, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        super().compile(**named, steps_per_execution=steps, **kwargs)
+        self._told, self._chosen_steps, self._keras_jit_compile = told, self.steps_per_execution, self.jit_compile
         self.data_on_device = data_on_device
         self._has_compiled_metrics = bool(metrics or weighted_metrics)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         # "auto" stays "auto": what it means on this backend is not what it means on the next.
         config = super().get_compile_config()
-        return config and {
-            **config,
-            "data_on_device": self.data_on_device,
-            "jit_compile": self._told_jit_compile,
-        }
+        return config and {**config, "data_on_device": self.data_on_device, **self._told}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(_without_backend(config)))
@@ -144,6 +148,7 @@ class Trainer(ManySteps, Steps):
                 call.arguments["validation_data"] = _mapped.MappedBatches((x, y, weight), size, shuffle=False)
                 call.arguments["validation_batch_size"] = None
         _mapped.replace(call.arguments, shuffle=call.arguments.get("shuffle", True))
+        self._choose_steps(lambda: automatic.number_of_steps(call.arguments))
         outer = self._device_data.arrays  # of a fit that a callback of another calls
         self._device_data.arrays = None
         try:
@@ -171,7 +176,8 @@ class Trainer(ManySteps, Steps):
         state = validation.to_numpy(self.seed_generator.state.value)
         self.seed_generator.state.assign(np.asarray([state[0], _EVALUATION_COUNTER], state.dtype))
         try:
-            with suppress_out_of_data_warning(self, call.arguments.get("steps")):
+            steps = call.arguments.get("steps")
+            with self._steps_for(steps), suppress_out_of_data_warning(self, steps):
                 self._check_next_batch("test_function")
                 return super().evaluate(*call.args, **call.kwargs)
         finally:
@@ -183,7 +189,8 @@ class Trainer(ManySteps, Steps):
         call = inspect.signature(super().predict).bind(unwrap_single_input(x), *args, **kwargs)
         self._refresh()
         self._check_conditions(x)
-        with suppress_out_of_data_warning(self, call.arguments.get("steps")):
+        steps = call.arguments.get("steps")
+        with self._steps_for(steps), suppress_out_of_data_warning(self, steps):
             return super().predict(*call.args, **call.kwargs)
 
     @with_arguments_of(Model.train_on_batch)

@@ -29,6 +29,8 @@ def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: 
 class _Progress(keras.callbacks.Callback):
     """Prints a line for each epoch, with a bar in it on a terminal: the four numbers that matter, in nats."""
 
+    needs_each_batch = False
+
     def __init__(self, epochs, batches):
         super().__init__()
         self.epochs, self.batches = epochs, batches

@@ -15,6 +15,7 @@ in the place of single steps. A backend is imported only if Keras runs on it: th
 
 import keras
 
+from keras_vae._backend.fast import automatic as automatic
 from keras_vae._backend.fast.adam import FusedAdam as FusedAdam
 from keras_vae._backend.fast.device_data import DeviceData as DeviceData
 from keras_vae._backend.fast.device_data import is_index_batch as is_index_batch

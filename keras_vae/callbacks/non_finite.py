@@ -11,7 +11,8 @@ from keras_vae import validation
 class NonFiniteGuard(keras.callbacks.Callback):
     """Stops at the first batch whose loss is NaN or infinite, and says what it was and what usually causes it.
 
-    Keras goes on training: every weight is NaN one step later, and so is the saved model.
+    Keras goes on training: every weight is NaN one step later, and so is the saved model. Where many steps are one
+    program, the batch that is named is the last of them.
 
     Args:
         action: What to do: "raise" a FloatingPointError, or "stop" training and print the same words.
@@ -20,6 +21,8 @@ class NonFiniteGuard(keras.callbacks.Callback):
 
     >>> vae.fit(x, callbacks=[keras_vae.callbacks.NonFiniteGuard()])
     """
+
+    needs_each_batch: bool = False  # the logs stay NaN from the first bad batch on
 
     def __init__(self, action: str = "raise") -> None:
         super().__init__()

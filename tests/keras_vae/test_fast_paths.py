@@ -10,9 +10,11 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from scipy import stats
 
 import keras_vae
-from keras_vae._backend.fast import device_data
+from keras_vae import _backend
+from keras_vae._backend.fast import automatic, device_data
 
 BACKEND = keras.backend.backend()
 PLAIN = {"run_eagerly": True} if BACKEND == "torch" else {}
@@ -112,9 +114,80 @@ def test_every_fast_path_gives_the_numbers_of_the_plain_one(make_vae, digits, ca
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="PyTorch has no XLA, and JAX nothing else")
 def test_many_steps_under_xla_give_the_numbers_of_one(make_vae, digits):
-    """One step is under XLA too, as it draws other noise than the plain graph."""
-    expected = fitted(make_vae, {"jit_compile": True}, digits[:200])
+    expected = fitted(make_vae, PLAIN, digits[:200])
     assert_same(fitted(make_vae, {"jit_compile": "auto", "steps_per_execution": 5}, digits[:200]), expected)
+    assert make_vae(network=_network(), compile={"jit_compile": "auto", "steps_per_execution": 5}).jit_compile
+    dropout = _network(layers.Dropout(0.1))  # other numbers under XLA
+    assert not make_vae(network=dropout, compile={"jit_compile": "auto", "steps_per_execution": 5}).jit_compile
+
+
+def test_with_nothing_said_many_steps_are_one_program_with_the_numbers_of_single_steps(make_vae, digits, monkeypatch):
+    monkeypatch.setattr(automatic, "LEAST_IN_ALL", 24)
+    expected = fitted(make_vae, PLAIN | {"steps_per_execution": 1}, digits[:EXAMPLES], validation_data=(digits[:70],))
+    made = []
+    way = {"data_on_device": BACKEND != "jax"}
+    found = fitted(
+        lambda compile: made.append(make_vae(compile=compile)) or made[0],
+        way,
+        digits[:EXAMPLES],
+        validation_data=(digits[:70],),
+        callbacks=[keras.callbacks.EarlyStopping(patience=9)],
+    )
+    assert_same(found, expected)
+    (vae,) = made
+    assert vae.steps_per_execution == automatic.MOST
+    assert vae.get_compile_config()["steps_per_execution"] == "auto"
+    # Three steps, and not twenty: Keras would round up.
+    plain = make_vae(compile=PLAIN | {"steps_per_execution": 1})
+    plain.set_weights(vae.get_weights())
+    expected = plain.evaluate(digits, batch_size=10, steps=3, verbose=0, return_dict=True)
+    found = vae.evaluate(digits, batch_size=10, steps=3, verbose=0, return_dict=True)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert vae.predict(digits, batch_size=10, steps=3, verbose=0).shape == (30, 8, 8, 1)
+    assert vae.steps_per_execution == automatic.MOST
+    vae.fit(digits[:20], batch_size=20, verbose=0)  # too short
+    assert vae.steps_per_execution == 1
+    vae.steps_per_execution = 2  # as Keras's users may
+    vae.fit(digits[:EXAMPLES], batch_size=20, epochs=2, verbose=0)
+    assert vae.steps_per_execution == 2
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 1000
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        ({"x": np.zeros((3200, 2))}, 1),
+        ({"x": np.zeros((3200, 2)), "epochs": 10}, 20),
+        ({"x": np.zeros((3200, 2)), "epochs": 10, "initial_epoch": 5}, 1),
+        ({"x": np.zeros((3200, 2)), "epochs": 9, "batch_size": 10}, 20),
+        ({"x": np.zeros((3200, 2)), "epochs": 10, "validation_split": 0.1}, 1),
+        ({"x": {"x": np.zeros((3200, 2)), "condition": np.zeros((3200, 2))}, "epochs": 10}, 20),
+        ({"x": Batches(), "epochs": 1}, 20),
+        ({"x": iter([]), "epochs": 100}, 1),
+        ({"x": iter([]), "epochs": 100, "steps_per_epoch": 36}, 18),
+        ({"x": iter([]), "epochs": 100, "steps_per_epoch": 36, "validation_steps": 10}, 2),
+        ({"x": iter([]), "epochs": 100, "steps_per_epoch": 37}, 1),
+        (
+            {
+                "x": Batches(),
+                "callbacks": [keras.callbacks.EarlyStopping(), keras.callbacks.ModelCheckpoint("a.keras")],
+            },
+            20,
+        ),
+        ({"x": Batches(), "callbacks": [keras.callbacks.ModelCheckpoint("a.keras", save_freq=7)]}, 1),
+        ({"x": Batches(), "callbacks": keras.callbacks.CallbackList([keras.callbacks.TerminateOnNaN()])}, 1),
+        ({"x": Batches(), "callbacks": [keras_vae.callbacks.NonFiniteGuard()]}, 20),
+        ({"x": Batches(), "callbacks": [keras.callbacks.LambdaCallback(on_train_batch_end=print)]}, 1),
+        ({"x": Batches(), "callbacks": [keras.callbacks.LambdaCallback(on_epoch_end=print)]}, 20),
+    ],
+)
+def test_how_many_steps_are_one_program(arguments, steps):
+    assert automatic.number_of_steps(arguments) == steps
 
 
 class Doubled(keras.layers.Layer):
@@ -412,3 +485,10 @@ class TestTracedSteps:
         vae = make_vae(network=_network(layers.Dropout(0.5)), compile={"jit_compile": True})
         with pytest.warns(UserWarning, match="runs eagerly in spite of jit_compile=True"):
             vae.fit(digits, batch_size=16, verbose=0)
+
+
+def test_noise_is_standard_normal_and_new_at_each_draw():
+    seed = keras.random.SeedGenerator(3)
+    first, second = (ops.convert_to_numpy(_backend.random_normal((2, 20_000, 3), seed)) for _ in range(2))
+    assert stats.kstest(first.ravel(), "norm").pvalue > 0.001
+    assert np.abs(np.corrcoef([*first.reshape(6, 20_000), second.ravel()[:20_000]]) - np.eye(7)).max() < 0.03

@@ -12,6 +12,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_vae._backend.fast import automatic
 from keras_vae._backend.fast.device_data import are_arrays, fits_on_device
 
 
@@ -48,6 +49,33 @@ class ManySteps:
     def _auto_jit(self, steps_per_execution) -> bool | str:
         """What jit_compile="auto" means to Keras."""
         return "auto"
+
+    def _choose_steps(self, number):
+        """Sets `steps_per_execution`, where neither `compile` nor an assignment did, and what follows from it.
+
+        Args:
+            number: A function without arguments that gives it; asked where many steps can be one program.
+        """
+        is_chosen = self.steps_per_execution == self._chosen_steps
+        if self._told["steps_per_execution"] != "auto" or not is_chosen or self.run_eagerly:
+            return
+        self.steps_per_execution = automatic.MOST  # as what is asked next takes for granted
+        can = self._is_fused("train_step") and self._is_fused("test_step") and not has_convolutions(self)
+        self.steps_per_execution = self._chosen_steps = number() if can else 1
+        if self._told["jit_compile"] == "auto":
+            jit_compile = self._auto_jit(self.steps_per_execution)
+            self.jit_compile = self._keras_jit_compile if jit_compile == "auto" else jit_compile
+
+    @contextlib.contextmanager
+    def _steps_for(self, count):
+        """`steps_per_execution` as `fit` chose it, but for a number of steps that it does not divide."""
+        before = self.steps_per_execution, self._chosen_steps, self.jit_compile
+        if count is not None and count % self.steps_per_execution:
+            self._choose_steps(lambda: automatic.common_steps(count))
+        try:
+            yield
+        finally:
+            self.steps_per_execution, self._chosen_steps, self.jit_compile = before
 
     def _put_on_device(self, arguments, when):
         """Puts data that should live on the device there, and index batches in their place in `fit`'s arguments.

@@ -39,9 +39,18 @@ class ManySteps(many_steps.ManySteps):
         return function
 
     def _auto_jit(self, steps_per_execution) -> bool | str:
-        """Keras's "auto" does without XLA on a CPU, where XLA is best at a loop of dense layers."""
-        can_jit = all(layer.supports_jit for layer in self._flatten_layers()) and not many_steps.has_convolutions(self)
+        """Keras's "auto" does without XLA on a CPU, where XLA is best at a loop of dense layers.
+
+        Under XLA, layers that draw noise, such as dropout, draw other numbers: then one step would not be one of many.
+        """
+        layers = self._flatten_layers(include_self=False)
+        can_jit = all(layer.supports_jit and not _draws(layer) for layer in layers)
+        can_jit = can_jit and not many_steps.has_convolutions(self)
         return True if steps_per_execution > 1 and can_jit and not tf.distribute.has_strategy() else "auto"
+
+
+def _draws(layer):
+    return any(isinstance(value, keras.random.SeedGenerator) for value in vars(layer).values())
 
 
 def _tensor(part):
