@@ -152,6 +152,13 @@ def test_with_nothing_said_many_steps_are_one_program_with_the_numbers_of_single
     assert vae.steps_per_execution == 2
 
 
+def test_a_model_that_is_not_compiled_predicts_and_says_what_it_needs_to_train(digits):
+    vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 2))
+    assert vae.predict(digits, batch_size=10, steps=3, verbose=0).shape == (30, 8, 8, 1)
+    with pytest.raises(ValueError, match=r"compile\(\)"):
+        vae.fit(digits, verbose=0)
+
+
 class Batches(keras.utils.PyDataset):
     def __len__(self):
         return 1000

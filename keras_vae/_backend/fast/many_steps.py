@@ -8,6 +8,9 @@ hand-written loop (784-500-z20, batch 100, two cores, benchmarks/train_step.py),
 import contextlib
 import itertools
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,6 +25,11 @@ class ManySteps:
     _is_fused(name)     whether the step of that name, "train_step" or "test_step", is run many at a time
     _fused(step)        what Keras calls in its place (but on PyTorch, whose loop is its own)
     """
+
+    # What `compile` was told, what the last `fit` chose, and what "auto" is to Keras; these are before any `compile`.
+    _told: Mapping[str, Any] = MappingProxyType({"steps_per_execution": 1, "jit_compile": "auto"})
+    _chosen_steps = 1
+    _keras_jit_compile = False
 
     def _make_step(self, name):
         """What Keras calls for one execution of "train_step", "test_step" or "predict_step"."""
@@ -69,9 +77,11 @@ class ManySteps:
     @contextlib.contextmanager
     def _steps_for(self, count):
         """`steps_per_execution` as `fit` chose it, but for a number of steps that it does not divide."""
+        if count is None or count % self.steps_per_execution == 0:
+            yield
+            return
         before = self.steps_per_execution, self._chosen_steps, self.jit_compile
-        if count is not None and count % self.steps_per_execution:
-            self._choose_steps(lambda: automatic.common_steps(count))
+        self._choose_steps(lambda: automatic.common_steps(count))
         try:
             yield
         finally:
