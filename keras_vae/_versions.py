@@ -53,7 +53,7 @@ class Version:
         """The version of the model as it is now."""
         if self._seen is None or not self._seen.is_current():
             now = _Snapshot(self._model)
-            if self._seen is None or not _same(self._seen.values, now.values):
+            if self._seen is None or not self._seen.is_same_as(now):
                 self.number += 1
             self._seen = now
         return self.number
@@ -81,6 +81,7 @@ class _Snapshot:
         self._views: list[Collection] = []
         self._counted: list[bool] = []  # for each item of the views in turn
         self._variables: list = []
+        self._forms: list = []  # of public containers: the keys of a dict, the length of a list
         optimizer = getattr(model, "optimizer", None)
         for part in (
             model,
@@ -92,6 +93,10 @@ class _Snapshot:
         self._names = self._names_now()
         self._sizes = self._sizes_now()
         self.values = list(self._values_now())
+
+    def is_same_as(self, other: "_Snapshot") -> bool:
+        """Whether each attribute that counts is the same object or an equal value, in containers of equal form."""
+        return self._forms == other._forms and _same(self.values, other.values)
 
     def is_current(self) -> bool:
         """Whether each attribute is still the same object."""
@@ -113,8 +118,10 @@ class _Snapshot:
                 continue
             if isinstance(value, dict):
                 self._watch_dict(value)
+                self._forms.append(list(value))
             elif isinstance(value, list):
                 self._watch(value)
+                self._forms.append(len(value))
 
     def _watch_dict(self, items, counted=None):
         self._dicts.append(items)

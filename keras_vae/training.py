@@ -114,7 +114,8 @@ class Trainer(ManySteps, Steps):
         self._refresh()
         named = {"optimizer": optimizer, "metrics": metrics, "weighted_metrics": weighted_metrics}
         super().compile(**named, steps_per_execution=steps, **kwargs)
-        self._told, self._chosen_steps, self._keras_jit_compile = told, self.steps_per_execution, self.jit_compile
+        self._told, self._keras_jit_compile = told, self.jit_compile
+        self._chosen = self.steps_per_execution, self.jit_compile
         self.data_on_device = data_on_device
         self._has_compiled_metrics = bool(metrics or weighted_metrics)
 
@@ -148,19 +149,20 @@ class Trainer(ManySteps, Steps):
                 call.arguments["validation_data"] = _mapped.MappedBatches((x, y, weight), size, shuffle=False)
                 call.arguments["validation_batch_size"] = None
         _mapped.replace(call.arguments, shuffle=call.arguments.get("shuffle", True))
-        self._choose_steps(lambda: automatic.number_of_steps(call.arguments))
-        outer = self._device_data.arrays  # of a fit that a callback of another calls
-        self._device_data.arrays = None
+        callbacks, is_inner = call.arguments.get("callbacks"), self._device_data.fits > 0
+        self._device_data.fits += 1
         try:
-            self._put_on_device(call.arguments, self.data_on_device)
             with (
+                self._steps(lambda: automatic.number_of_steps(call.arguments), keep=not is_inner),
                 suppress_out_of_data_warning(self, call.arguments.get("steps_per_epoch")),
-                _minimising(call.arguments.get("callbacks"), self._trackers.names),
+                _minimising(callbacks, self._trackers.names),
             ):
+                self._device_data.arrays = None
+                self._put_on_device(call.arguments, self.data_on_device)
                 self._check_next_batch("train_function")
                 return super().fit(*call.args, **call.kwargs)
         finally:
-            self._device_data.arrays = outer
+            self._device_data.fits -= 1
 
     @with_arguments_of(Model.evaluate)
     def evaluate(self, *args, **kwargs):
@@ -176,8 +178,7 @@ class Trainer(ManySteps, Steps):
         state = validation.to_numpy(self.seed_generator.state.value)
         self.seed_generator.state.assign(np.asarray([state[0], _EVALUATION_COUNTER], state.dtype))
         try:
-            steps = call.arguments.get("steps")
-            with self._steps_for(steps), suppress_out_of_data_warning(self, steps):
+            with self._steps_for(call.arguments), suppress_out_of_data_warning(self, call.arguments.get("steps")):
                 self._check_next_batch("test_function")
                 return super().evaluate(*call.args, **call.kwargs)
         finally:
@@ -189,8 +190,7 @@ class Trainer(ManySteps, Steps):
         call = inspect.signature(super().predict).bind(unwrap_single_input(x), *args, **kwargs)
         self._refresh()
         self._check_conditions(x)
-        steps = call.arguments.get("steps")
-        with self._steps_for(steps), suppress_out_of_data_warning(self, steps):
+        with self._steps_for(call.arguments), suppress_out_of_data_warning(self, call.arguments.get("steps")):
             return super().predict(*call.args, **call.kwargs)
 
     @with_arguments_of(Model.train_on_batch)

@@ -36,8 +36,9 @@ def main() -> int:
     try:
         with _without_native_log():
             commands = importlib.import_module("keras_vae_cli.commands")
-            if {"train", "quickstart"}.intersection(arguments[:1]) and importlib.util.find_spec("tensorflow"):
-                importlib.import_module("tensorflow")  # as `keras.utils.set_random_seed` does on every backend
+            if {"train", "quickstart"}.intersection(arguments[:1]):
+                with contextlib.suppress(ImportError):
+                    importlib.import_module("tensorflow")  # as `keras.utils.set_random_seed` does on every backend
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
@@ -47,23 +48,25 @@ def main() -> int:
 @contextlib.contextmanager
 def _without_native_log():
     """Keeps back what libraries write to stderr while they are imported, past Python; shows it if the import fails."""
-    try:
-        terminal = os.dup(2)
-    except OSError:  # stderr is closed
-        yield
-        return
-    with tempfile.TemporaryFile() as log:
+    with contextlib.ExitStack() as stack:
+        try:
+            log = stack.enter_context(tempfile.TemporaryFile())
+            terminal = os.dup(2)
+        except OSError:  # stderr is closed, or there is no place for the file
+            yield
+            return
+        stack.callback(os.close, terminal)
         os.dup2(log.fileno(), 2)
         try:
             yield
         except BaseException:
+            sys.stderr.flush()
             log.seek(0)
             os.write(terminal, log.read())
             raise
         finally:
             sys.stderr.flush()
             os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 def _backend(arguments):

@@ -14,7 +14,7 @@ from keras_vae import VAE, callbacks
 
 
 def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: int) -> list[dict[str, float]]:
-    """Trains and returns the logs of each epoch; the first Ctrl-C ends training after the current batch."""
+    """Trains and returns the logs of each epoch; the first Ctrl-C ends training after the current program."""
     progress = _Progress(epochs, math.ceil(len(train) / batch_size))
     previous = signal.signal(signal.SIGINT, lambda *_: progress.stop())
     watch = [callbacks.NonFiniteGuard(), progress]
@@ -51,7 +51,7 @@ class _Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self.on_terminal and time.monotonic() - self.drawn > 0.1:
             self.drawn = time.monotonic()
-            filled = round(20 * (batch + 1) / self.batches)
+            filled = min(20, round(20 * (batch + 1) / self.batches))  # `batch` ends a group of steps
             bar = "#" * filled + "." * (20 - filled)
             print(f"\repoch {len(self.history) + 1}/{self.epochs} [{bar}]", end="", flush=True)
 

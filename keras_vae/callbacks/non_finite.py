@@ -12,7 +12,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
     """Stops at the first batch whose loss is NaN or infinite, and says what it was and what usually causes it.
 
     Keras goes on training: every weight is NaN one step later, and so is the saved model. Where many steps are one
-    program, the batch that is named is the last of them.
+    program, the batch that is named is the last of theirs.
 
     Args:
         action: What to do: "raise" a FloatingPointError, or "stop" training and print the same words.
@@ -56,6 +56,8 @@ class NonFiniteGuard(keras.callbacks.Callback):
         weights = self._non_finite_weights()
         where = f" Weights that are no longer finite: {', '.join(weights)}." if weights else ""
         what = " and ".join(bad) + (" are" if len(bad) > 1 else " is") if bad else "a regularisation loss is"
+        steps = (self.params or {}).get("steps")
+        batch = batch if steps is None else min(batch, steps - 1)  # the last group of steps may be a short one
         return (
             f"The loss is {values['loss']} after batch {batch} of epoch {self.epoch} (counting from 0): {what} not "
             f"finite. Most likely {cause}.{where} Try a smaller learning rate, or clip gradients with "

@@ -256,6 +256,20 @@ def test_an_attribute_may_be_a_tuple_of_arrays():
     assert vae._version.current() == before + 1
 
 
+def test_public_containers_are_looked_into():
+    vae = used(make())
+    layer = vae.encoder.get_layer("hidden")
+    layer.table, layer.first, layer.second = {"a": 1.5}, [1.5, 2.5], [3.5]
+    versions = [vae._version.current()]
+    layer.table["b"] = layer.table.pop("a")
+    versions.append(vae._version.current())
+    layer.second.insert(0, layer.first.pop())
+    versions.append(vae._version.current())
+    layer.second[0] = 4.5
+    versions.append(vae._version.current())
+    assert len(set(versions)) == 4
+
+
 @pytest.mark.skipif(BACKEND == "jax", reason="Keras reads run_eagerly before the first step only")
 def test_data_on_the_device_need_compiled_steps():
     vae = make()

@@ -152,6 +152,51 @@ def test_with_nothing_said_many_steps_are_one_program_with_the_numbers_of_single
     assert vae.steps_per_execution == 2
 
 
+class AtTheEnd(keras.callbacks.Callback):
+    """Calls another verb of the model in the middle of a `fit`, between epochs."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call, self.results = call, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.results.append(self.call(self.model))
+
+
+def test_another_verb_in_a_callback_leaves_a_fit_as_it_was(make_vae, digits, monkeypatch):
+    monkeypatch.setattr(automatic, "LEAST_IN_ALL", 24)
+    vae = make_vae(compile={"data_on_device": BACKEND != "jax"})
+    calls = AtTheEnd(
+        lambda model: (
+            model.evaluate(digits[:60], batch_size=20, steps=1, verbose=0, return_dict=True)["loss"],
+            model.fit(digits[:20], batch_size=20, verbose=0),
+        )
+    )
+    vae.fit(digits[:EXAMPLES], **FIT, callbacks=[calls])
+    assert vae.steps_per_execution == automatic.MOST
+    assert int(ops.convert_to_numpy(vae.training_step.value)) == 2 * (12 + 1)
+    assert len(calls.results) == 2
+
+
+def test_an_assigned_jit_compile_stays(make_vae, digits, monkeypatch):
+    monkeypatch.setattr(automatic, "LEAST_IN_ALL", 2)
+    vae = make_vae(compile={"jit_compile": "auto"})
+    other = not vae.jit_compile
+    vae.jit_compile = other
+    for _ in range(2):
+        vae.fit(digits[:40], batch_size=20, verbose=0)
+        assert vae.jit_compile == other
+
+
+def test_who_listens_to_batches_of_validation_hears_of_each(make_vae, digits):
+    vae, heard = make_vae(), []
+    vae.steps_per_execution, vae._chosen = automatic.MOST, (automatic.MOST, vae.jit_compile)  # as after a long fit
+    callback = keras.callbacks.LambdaCallback()
+    callback.on_test_batch_end = lambda batch, logs=None: heard.append(batch)
+    vae.evaluate(digits[:60], batch_size=20, verbose=0, callbacks=[callback])
+    assert heard == [0, 1, 2]
+
+
 def test_a_model_that_is_not_compiled_predicts_and_says_what_it_needs_to_train(digits):
     vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 2))
     assert vae.predict(digits, batch_size=10, steps=3, verbose=0).shape == (30, 8, 8, 1)

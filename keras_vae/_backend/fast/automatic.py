@@ -4,7 +4,8 @@ Gain: what `steps_per_execution=20` gains (many_steps.py), with nothing said.
 
 The numbers are those of single steps, the progress bar moves twenty steps at a time, and callbacks hear of every
 twentieth batch; so a fit with a callback that listens to batches runs them one by one. So does a short fit, for which
-the larger program would take longer to compile than it saves, and one with convolutions, which gain nothing on a CPU.
+the larger program would take longer to compile than it saves, and one with convolutions, which gain nothing on a CPU;
+on a GPU, where they may gain, nothing has been measured.
 """
 
 import math
@@ -18,23 +19,32 @@ MOST = 20  # steps of one program
 # may the one for validation, and it saves 4.8 ms a step (784-500-z20, batch 100, two cores).
 LEAST_IN_ALL = 1000
 
-_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+_HOOKS = [f"on_{verb}batch_{when}" for verb in ("", "train_", "test_", "predict_") for when in ("begin", "end")]
 
 
 def number_of_steps(arguments):
     """Steps of one program for a fit with these arguments, by name; 1 where single steps are better."""
-    if any(listens(callback) for callback in _flat(arguments.get("callbacks"))):
+    try:
+        in_all = _steps_of_an_epoch(arguments) * (arguments.get("epochs", 1) - arguments.get("initial_epoch", 0))
+    except TypeError:  # unknown, or no numbers: Keras says what is wrong
         return 1
-    a_epoch = _steps_of_an_epoch(arguments)
-    epochs = arguments.get("epochs", 1) - arguments.get("initial_epoch", 0)
-    if a_epoch is None or a_epoch * epochs < LEAST_IN_ALL:
+    if in_all < LEAST_IN_ALL:
         return 1
-    return common_steps(arguments.get("steps_per_epoch"), arguments.get("validation_steps"))
+    return common_steps(arguments.get("callbacks"), arguments.get("steps_per_epoch"), arguments.get("validation_steps"))
 
 
-def common_steps(*counts):
-    """The most steps of one program that divides each count that is given: Keras would round the count up to it."""
-    return next(n for n in range(MOST, 0, -1) if not any(count % n for count in counts if count is not None))
+def common_steps(callbacks, *counts):
+    """The most steps of one program that suit."""
+    return next(n for n in range(MOST, 0, -1) if suits(n, callbacks, *counts))
+
+
+def suits(steps, callbacks, *counts):
+    """Whether nobody notices: no callback listens, and Keras need not round up a count that is given."""
+    if steps == 1:
+        return True
+    if any(count is not None and count % steps for count in counts):
+        return False
+    return not any(map(listens, keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])))
 
 
 def listens(callback):
@@ -50,19 +60,12 @@ def listens(callback):
     return any(name in vars(callback) or getattr(type(callback), name) is not getattr(base, name) for name in _HOOKS)
 
 
-def _flat(callbacks):
-    return keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
-
-
 def _steps_of_an_epoch(arguments):
-    """None if it is unknown."""
+    """Raises a TypeError if it is unknown."""
     x, steps = arguments.get("x"), arguments.get("steps_per_epoch")
     if steps is not None or x is None:
         return steps
     if isinstance(x, dict) or hasattr(x, "shape"):
         share = 1.0 - (arguments.get("validation_split") or 0.0)
         return math.ceil(data.count(x) * share / (arguments.get("batch_size") or 32))
-    try:
-        return len(x)
-    except TypeError:  # a generator, or tf.data of unknown length
-        return None
+    return len(x)  # batches; a generator, and tf.data of unknown length, have none

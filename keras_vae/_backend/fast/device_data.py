@@ -28,6 +28,7 @@ class DeviceData:
 
     def __init__(self):
         self.arrays: Any = None  # x, y, sample_weight
+        self.fits = 0  # that are running: a callback of one may call another
 
     def put(self, x, y, sample_weight):
         """Holds the data, and returns what stands for them in `fit`."""

@@ -26,10 +26,10 @@ class ManySteps:
     _fused(step)        what Keras calls in its place (but on PyTorch, whose loop is its own)
     """
 
-    # What `compile` was told, what the last `fit` chose, and what "auto" is to Keras; these are before any `compile`.
+    # What `compile` was told, and (`steps_per_execution`, `jit_compile`) as last set by us; these are before `compile`.
     _told: Mapping[str, Any] = MappingProxyType({"steps_per_execution": 1, "jit_compile": "auto"})
-    _chosen_steps = 1
-    _keras_jit_compile = False
+    _chosen: tuple[int, Any] = (1, None)
+    _keras_jit_compile: Any = None  # what "auto" is to Keras
 
     def _make_step(self, name):
         """What Keras calls for one execution of "train_step", "test_step" or "predict_step"."""
@@ -58,34 +58,48 @@ class ManySteps:
         """What jit_compile="auto" means to Keras."""
         return "auto"
 
-    def _choose_steps(self, number):
+    @contextlib.contextmanager
+    def _steps(self, number, keep):
         """Sets `steps_per_execution`, where neither `compile` nor an assignment did, and what follows from it.
 
         Args:
             number: A function without arguments that gives it; asked where many steps can be one program.
+            keep: Whether it stays so afterwards, which spares the next `fit` a compilation.
         """
-        is_chosen = self.steps_per_execution == self._chosen_steps
-        if self._told["steps_per_execution"] != "auto" or not is_chosen or self.run_eagerly:
-            return
-        self.steps_per_execution = automatic.MOST  # as what is asked next takes for granted
-        can = self._is_fused("train_step") and self._is_fused("test_step") and not has_convolutions(self)
-        self.steps_per_execution = self._chosen_steps = number() if can else 1
-        if self._told["jit_compile"] == "auto":
-            jit_compile = self._auto_jit(self.steps_per_execution)
-            self.jit_compile = self._keras_jit_compile if jit_compile == "auto" else jit_compile
-
-    @contextlib.contextmanager
-    def _steps_for(self, count):
-        """`steps_per_execution` as `fit` chose it, but for a number of steps that it does not divide."""
-        if count is None or count % self.steps_per_execution == 0:
-            yield
-            return
-        before = self.steps_per_execution, self._chosen_steps, self.jit_compile
-        self._choose_steps(lambda: automatic.common_steps(count))
+        before = self.steps_per_execution, self.jit_compile, self._chosen, self._device_data.arrays
         try:
+            if self._told["steps_per_execution"] == "auto" and self.steps_per_execution == self._chosen[0]:
+                self._set_steps(self._possible_steps(number))
+            if self.steps_per_execution != before[0]:
+                self._device_data.arrays = None  # of a `fit` that waits meanwhile
             yield
         finally:
-            self.steps_per_execution, self._chosen_steps, self.jit_compile = before
+            if not keep and self.steps_per_execution != before[0]:
+                self.steps_per_execution, self.jit_compile, self._chosen = before[:3]
+            self._device_data.arrays = before[3]
+
+    def _possible_steps(self, number):
+        """`number()` if many steps can be one program, else 1."""
+        steps = self.steps_per_execution
+        try:
+            self.steps_per_execution = automatic.MOST  # as what is asked next takes for granted
+            can = self._is_fused("train_step") and self._is_fused("test_step") and not has_convolutions(self)
+        finally:
+            self.steps_per_execution = steps
+        return number() if can and not self.run_eagerly else 1
+
+    def _set_steps(self, steps):
+        jit_compile = self._chosen[1]
+        if self._told["jit_compile"] == "auto" and self.jit_compile == jit_compile:
+            auto = self._auto_jit(steps)
+            self.jit_compile = jit_compile = self._keras_jit_compile if auto == "auto" else auto
+        self.steps_per_execution = steps
+        self._chosen = steps, jit_compile
+
+    def _steps_for(self, arguments):
+        """Keeps `steps_per_execution` as `fit` chose it, if it suits these arguments of `evaluate` or `predict`."""
+        now, given = self.steps_per_execution, (arguments.get("callbacks"), arguments.get("steps"))
+        return self._steps(lambda: now if automatic.suits(now, *given) else automatic.common_steps(*given), keep=False)
 
     def _put_on_device(self, arguments, when):
         """Puts data that should live on the device there, and index batches in their place in `fit`'s arguments.
