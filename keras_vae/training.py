@@ -112,8 +112,9 @@ class Trainer(ManySteps, Steps):
         if isinstance(optimizer, str) and optimizer.lower() == "adam":
             optimizer = _backend.FusedAdam()
         self._refresh()
-        named = {"optimizer": optimizer, "metrics": metrics, "weighted_metrics": weighted_metrics}
-        super().compile(**named, steps_per_execution=steps, **kwargs)
+        super().compile(
+            optimizer=optimizer, metrics=metrics, weighted_metrics=weighted_metrics, steps_per_execution=steps, **kwargs
+        )
         self._told, self._keras_jit_compile = told, self.jit_compile
         self._chosen = self.steps_per_execution, self.jit_compile
         self.data_on_device = data_on_device

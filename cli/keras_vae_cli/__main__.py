@@ -4,17 +4,16 @@ Keras reads KERAS_BACKEND when it is imported, so this file imports neither Kera
 """
 
 import argparse
-import contextlib
 import importlib
 import importlib.util
 import json
 import os
 import pathlib
 import sys
-import tempfile
 from typing import NoReturn
 
 from keras_vae_cli import serve
+from keras_vae_cli.quiet import without_native_log
 
 # In order of preference. TensorFlow is last, as it may be installed for the exporter only.
 BACKENDS = ("jax", "torch", "tensorflow")
@@ -34,39 +33,12 @@ def main() -> int:
         # Hides one more. But without oneDNN TensorFlow lacks some convolutions on the CPU that export may need.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
-        with _without_native_log():
+        with without_native_log():
             commands = importlib.import_module("keras_vae_cli.commands")
-            if {"train", "quickstart"}.intersection(arguments[:1]):
-                with contextlib.suppress(ImportError):
-                    importlib.import_module("tensorflow")  # as `keras.utils.set_random_seed` does on every backend
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
     return commands.main(arguments)
-
-
-@contextlib.contextmanager
-def _without_native_log():
-    """Keeps back what libraries write to stderr while they are imported, past Python; shows it if the import fails."""
-    with contextlib.ExitStack() as stack:
-        try:
-            log = stack.enter_context(tempfile.TemporaryFile())
-            terminal = os.dup(2)
-        except OSError:  # stderr is closed, or there is no place for the file
-            yield
-            return
-        stack.callback(os.close, terminal)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            sys.stderr.flush()
-            log.seek(0)
-            os.write(terminal, log.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal, 2)
 
 
 def _backend(arguments):

@@ -13,6 +13,7 @@ import keras_vae
 from keras_vae import _files, datasets, evaluation, likelihoods, networks, plotting, priors
 from keras_vae_cli import progress, runs
 from keras_vae_cli.options import add_shared, count, counts, non_negative, positive, scale
+from keras_vae_cli.quiet import without_native_log
 
 # What has a short name and fits data of any shape; a categorical one needs the number of classes.
 LIKELIHOODS: tuple[str, ...] = tuple(name for name in likelihoods.NAMES if name != "categorical")
@@ -58,7 +59,8 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
     if given.data not in ("digits", *datasets.KERAS_SETS) and pathlib.Path(given.data).exists():
         given.data = str(pathlib.Path(given.data).resolve())  # so that `evaluate` finds it from any folder
     with _files.atomic_folder(given.output, given.overwrite, runs.is_run) as folder:
-        keras.utils.set_random_seed(given.seed)
+        with without_native_log():
+            keras.utils.set_random_seed(given.seed)  # which imports TensorFlow on every backend
         data = datasets.load(given.data, given.binarize)
         train, test = data.train, data.test
         if given.network == "conv" and train.ndim == 3:

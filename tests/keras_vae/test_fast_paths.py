@@ -315,7 +315,8 @@ def test_a_subclass_with_a_step_of_its_own_gets_it(digits, make_vae):
         vae.fit(digits, verbose=0)
 
 
-def test_a_step_is_traced_once_for_each_shape(make_vae, digits):
+def counting():
+    """A model, and the list of the calls of its step from Python."""
     calls = []
 
     class Counting(keras_vae.VAE):
@@ -323,7 +324,11 @@ def test_a_step_is_traced_once_for_each_shape(make_vae, digits):
             calls.append(training)
             return super().step_loss(batch, noise, training)
 
-    vae = Counting(*keras_vae.networks.mlp((8, 8, 1), 2))
+    return Counting(*keras_vae.networks.mlp((8, 8, 1), 2)), calls
+
+
+def test_a_step_is_traced_once_for_each_shape(digits):
+    vae, calls = counting()
     vae.compile("adam", steps_per_execution=5)
     # On PyTorch a shape is traced when it has been seen eight times.
     vae.fit(digits[:EXAMPLES], batch_size=20, epochs=12 if BACKEND == "torch" else 2, verbose=0)
@@ -336,14 +341,7 @@ def test_a_step_is_traced_once_for_each_shape(make_vae, digits):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere Keras makes the optimizer's variables before the step")
 def test_the_first_step_is_traced_once(digits):
-    calls = []
-
-    class Counting(keras_vae.VAE):
-        def step_loss(self, batch, noise, training):
-            calls.append(training)
-            return super().step_loss(batch, noise, training)
-
-    vae = Counting(*keras_vae.networks.mlp((8, 8, 1), 2))
+    vae, calls = counting()
     vae.compile("adam")
     vae.fit(digits[:40], batch_size=20, verbose=0)
     assert calls == [True]
