@@ -9,8 +9,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_vae import validation
-
 _KEYS = {"x", "condition"}
 
 
@@ -84,29 +82,9 @@ def input_shapes(input_shape: Any) -> tuple[Any, Any]:
 
 
 def count(x: Any) -> int:
-    """Number of examples in data as a VAE takes them."""
-    return len(split_condition(x)[0])
-
-
-def rows(x: Any, start: int, stop: int) -> Any:
-    """Some of the examples in data as a VAE takes them."""
-    return {name: part[start:stop] for name, part in x.items()} if isinstance(x, dict) else x[start:stop]
-
-
-def unwrap_single_input(x: Any) -> Any:
-    """x itself, or the one array of `(x,)`.
-
-    Raises:
-        ValueError: If x is a sequence of several arrays.
-    """
-    if not isinstance(x, list | tuple) or len(x) == 0 or not all(validation.is_array(part) for part in x):
-        return x
-    if len(x) > 1:
-        raise ValueError(
-            f"x is a {type(x).__name__} of {len(x)} arrays, which Keras reads as {len(x)} inputs; a VAE takes one. "
-            "To reconstruct y from x pass them apart: fit(x, y)."
-        )
-    return x[0]
+    """Number of examples in data as a VAE takes them; of a stream of batches, their number."""
+    x, _ = split_condition(x)
+    return x.shape[0] if hasattr(x, "shape") else len(x)
 
 
 def several_inputs(what: str) -> str:

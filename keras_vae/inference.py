@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_vae import _backend, validation
+from keras_vae import _backend, _containers, validation
 from keras_vae.data import split_condition, with_condition
 from keras_vae.distributions import DiagonalNormal
 
@@ -22,14 +22,17 @@ class Inference:
         """q(z|x).
 
         Args:
-            x: `(n, ...)` data; for a conditional model, here and below, `{"x": data, "condition": c}`.
+            x: `(n, ...)` data; for a conditional model, here and below, `{"x": data, "condition": c}`. As in `fit`, an
+                array, a list, a DataFrame or a sparse matrix, or batches: a `tf.data.Dataset`, a `DataLoader`, a
+                `PyDataset` or a generator, of which no more than one is held in memory.
             batch_size: Number of examples at a time.
 
         Returns:
             A `DiagonalNormal` of NumPy arrays, with `.mean` and `.log_var` of shape `(n, latent_dim)` and
             `.sample(seed=...)`, which gives the same numbers on every backend.
         """
-        return DiagonalNormal(*self._batched(self._encode, *self._checked(x), batch_size=batch_size))
+        pieces = self._pieces(x, batch_size)
+        return DiagonalNormal(*_joined([self._batched(self._encode, *part, batch_size=batch_size) for part in pieces]))
 
     def decode(self, z: Any, batch_size: int = 256, condition: Any = None) -> np.ndarray:
         """The mean of p(x|z): `(n, latent_dim)` to `(n, ...)`, NumPy.
@@ -53,9 +56,12 @@ class Inference:
         Returns:
             `(n, ...)`, NumPy.
         """
-        _, *condition = self._checked(x)
-        posterior = self.encode(x, batch_size)
-        return self.decode(posterior.sample(seed=seed) if sample else posterior.mean, batch_size, *condition)
+        generator, found = np.random.default_rng(seed), []
+        for part in self._pieces(x, batch_size):
+            posterior = self.encode(with_condition(*part), batch_size)
+            z = posterior.sample(seed=generator) if sample else posterior.mean
+            found.append((self.decode(z, batch_size, *part[1:]),))
+        return _joined(found)[0]
 
     def sample(
         self,
@@ -130,38 +136,38 @@ class Inference:
         Returns:
             `(n,)` float32, NumPy.
         """
-        reconstruction, kl = self._elbo_terms(x, num_samples, seed, batch_size)
+        reconstruction, kl, _ = self._elbo_terms(x, num_samples, seed, batch_size)
         return -(reconstruction + kl)
 
     def _elbo_terms(self, x, num_samples, seed, batch_size):
-        """The two terms that `elbo` is the sum of, with the sign changed: two arrays `(n,)`."""
-        x, *condition = self._checked(x)
-        self.likelihood.validate(x, missing=self.allow_missing)
+        """The two terms that `elbo` is the sum of, with the sign changed, and the number of dimensions: `(n,)` each."""
         validation.whole_number("num_samples", num_samples)
         # As many images are decoded at a time as for one sample, and the noise is drawn as it is needed: the generator
         # gives the same numbers in one piece or in many.
         step = max(1, validation.whole_number("batch_size", batch_size) // num_samples)
-        generator = np.random.default_rng(seed)
-        terms = []
-        for start in range(0, len(x), step):
-            part = x[start : start + step]
-            epsilon = generator.standard_normal((len(part), num_samples, self.latent_dim), dtype="float32")
-            given = [each[start : start + step] for each in condition]
-            terms.append(self._batched(self._bound_terms, part, epsilon, *given, batch_size=step))
-        return [np.concatenate(term) for term in zip(*terms, strict=True)]
+        generator, terms = np.random.default_rng(seed), []
+        for part in self._pieces(x, step):
+            self.likelihood.validate(part[0], missing=self.allow_missing)
+            for start in range(0, len(part[0]), step):
+                data, *condition = (array[start : start + step] for array in part)
+                epsilon = generator.standard_normal((len(data), num_samples, self.latent_dim), dtype="float32")
+                bound = self._batched(self._bound_terms, data, epsilon, *condition, batch_size=step)
+                terms.append((*bound, np.full(len(data), data[0].size)))
+        return _joined(terms)
 
     def _require_built(self):
         if not self.built:
             raise ValueError("The model is not built yet: call it on data, or fit it, before decode() or sample().")
 
-    def _checked(self, x):
-        """The data as NumPy arrays: x and, of a conditional model, the condition."""
-        x, condition = split_condition(x)
-        x = validation.to_numpy(x)
-        self._build_for(x, condition)
-        self._refresh()
-        validation.check_data(x, self.data_shape)
-        return _present(x, self._checked_condition(condition, len(x)))
+    def _pieces(self, x, rows):
+        """The data in pieces of NumPy arrays, x and the condition if there is one; see `_containers.pieces`."""
+        for piece in _containers.pieces(_containers.as_arrays(x), rows):
+            data, condition = split_condition(piece)
+            data = validation.to_numpy(data)
+            self._build_for(data, condition)
+            self._refresh()
+            validation.check_data(data, self.data_shape)
+            yield _present(data, self._checked_condition(condition, len(data)))
 
     def _checked_latents(self, z, condition):
         z = validation.to_numpy(z).astype("float32", copy=False)
@@ -199,6 +205,11 @@ class Inference:
 
 def _present(*arrays):
     return [array for array in arrays if array is not None]
+
+
+def _joined(found):
+    """Tuples of arrays, one for each piece of the data, as one tuple of arrays."""
+    return found[0] if len(found) == 1 else tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
 
 
 class CompiledFunctions:

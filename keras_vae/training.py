@@ -14,10 +14,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import _backend, _mapped, likelihoods, validation
+from keras_vae import _backend, _row_batches, likelihoods, validation
 from keras_vae._backend import automatic, is_index_batch, suppress_out_of_data_warning
+from keras_vae._containers import as_arrays, dense, is_stream
 from keras_vae._typing import CompileOptions, Model, with_arguments_of
-from keras_vae.data import Batch, several_inputs, split_condition, unwrap_single_input
+from keras_vae.data import Batch, count, several_inputs, split_condition
 
 if TYPE_CHECKING:  # one class, and not one of three: see _typing.py
     from keras_vae._backend.fast.many_steps import ManySteps
@@ -134,22 +135,22 @@ class Trainer(ManySteps, Steps):
     def fit(self, *args, **kwargs):
         """Trains the model; arguments and return value as `keras.Model.fit`. y, if given, is the target.
 
-        Arrays of more than 1 GiB that are memory-mapped (`np.load(path, mmap_mode="r")`) are read batch by batch.
+        Data are arrays, lists, DataFrames (pandas, polars), sparse matrices (SciPy), or what gives batches: a
+        `tf.data.Dataset`, `DataLoader`, `PyDataset` or generator. Sparse matrices become dense batch by batch. Arrays
+        of more than 1 GiB that are memory-mapped (`np.load(path, mmap_mode="r")`) are read batch by batch.
         """
         call = _bind_arguments(super().fit, args, kwargs)
         self._refresh()
         self._check_conditions(call.arguments.get("x"))
         self._before_fit(call.arguments.get("x"))
         if call.arguments.get("validation_data") is not None:
-            x, y, weight = keras.utils.unpack_x_y_sample_weight(call.arguments["validation_data"])
+            x, y, weight = call.arguments["validation_data"] = _as_data(call.arguments["validation_data"])
             self._check_conditions(x)
-            if y is None and weight is not None:
-                call.arguments["validation_data"] = (x, split_condition(x)[0], weight)
-            if _mapped.are_large(x, y, weight):
+            if _row_batches.are_read_in_rows(x, y, weight):
                 size = call.arguments.get("validation_batch_size") or call.arguments.get("batch_size") or 32
-                call.arguments["validation_data"] = _mapped.MappedBatches((x, y, weight), size, shuffle=False)
+                call.arguments["validation_data"] = _row_batches.RowBatches((x, y, weight), size, shuffle=False)
                 call.arguments["validation_batch_size"] = None
-        _mapped.replace(call.arguments, shuffle=call.arguments.get("shuffle", True))
+        _row_batches.replace(call.arguments, shuffle=call.arguments.get("shuffle", True))
         callbacks, is_inner = call.arguments.get("callbacks"), self._device_data.fits > 0
         self._device_data.fits += 1
         try:
@@ -175,7 +176,7 @@ class Trainer(ManySteps, Steps):
         call = _bind_arguments(super().evaluate, args, kwargs)
         self._refresh()
         self._check_conditions(call.arguments.get("x"))
-        _mapped.replace(call.arguments, shuffle=False)
+        _row_batches.replace(call.arguments, shuffle=False)
         state = validation.to_numpy(self.seed_generator.state.value)
         self.seed_generator.state.assign(np.asarray([state[0], _EVALUATION_COUNTER], state.dtype))
         try:
@@ -188,9 +189,10 @@ class Trainer(ManySteps, Steps):
     @with_arguments_of(Model.predict)
     def predict(self, x, *args, **kwargs):
         """The reconstruction through the posterior mean; as `keras.Model.predict`."""
-        call = inspect.signature(super().predict).bind(unwrap_single_input(x), *args, **kwargs)
+        call = _bind_arguments(super().predict, (x, *args), kwargs)
         self._refresh()
-        self._check_conditions(x)
+        self._check_conditions(call.arguments["x"])
+        _row_batches.replace(call.arguments, shuffle=False)
         with self._steps_for(call.arguments), suppress_out_of_data_warning(self, call.arguments.get("steps")):
             return super().predict(*call.args, **call.kwargs)
 
@@ -198,6 +200,7 @@ class Trainer(ManySteps, Steps):
     def train_on_batch(self, *args, **kwargs):
         """One training step; as `keras.Model.train_on_batch`."""
         call = _bind_arguments(super().train_on_batch, args, kwargs)
+        call.arguments["x"] = keras.tree.map_structure(dense, call.arguments["x"])
         self._refresh()
         return super().train_on_batch(*call.args, **call.kwargs)
 
@@ -387,12 +390,23 @@ def _bind_arguments(method, args, kwargs):
             "A VAE has no classes, so class_weight has no meaning. To weight examples pass sample_weight, for instance "
             "sample_weight=np.array([weights[label] for label in labels])."
         )
-    if "x" in call.arguments:
-        call.arguments["x"] = unwrap_single_input(call.arguments["x"])
-    if call.arguments.get("y") is None and call.arguments.get("sample_weight") is not None:
-        # Without a y Keras would drop the weights, silently.
-        call.arguments["y"] = split_condition(call.arguments["x"])[0]
+    data = [call.arguments.get(name) for name in ("x", "y", "sample_weight")]
+    given = zip(("x", "y", "sample_weight"), _as_data(data), strict=True)
+    call.arguments.update({name: value for name, value in given if value is not None})
     return call
+
+
+def _as_data(data):
+    """x, y and sample_weight, arrays or a stream of batches, from data as a user holds them."""
+    data = data if is_stream(data) else tuple(data) if isinstance(data, list) else data
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if is_index_batch(x):  # Keras's, within `fit`
+        return x, y, weight
+    x, y, weight = as_arrays(x), as_arrays(y, "y"), as_arrays(weight, "sample_weight")
+    if x is not None and not is_stream(x) and count(x) == 0:
+        raise ValueError(f"x holds no example: its shape is {tuple(split_condition(x)[0].shape)}.")
+    # Without a y Keras would drop the weights, silently.
+    return x, split_condition(x)[0] if y is None and weight is not None else y, weight
 
 
 def _without_backend(config):

@@ -1,6 +1,7 @@
 """Names of the two other packages that the exporter uses and that are not public, in one place."""
 
 from keras_vae._backend import compile as compile_function
+from keras_vae._containers import first
 from keras_vae._files import atomic_folder
 from keras_vae._network_inputs import embedded_inputs, input_dtype, takes_condition
 from keras_vae.posteriors import Normal
@@ -19,6 +20,7 @@ __all__ = (
     "compile_function",
     "embedded_inputs",
     "encoder_outputs",
+    "first",
     "input_dtype",
     "takes_condition",
     "whole_number",

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_vae import VAE, DiagonalNormal, evaluation, likelihoods
 from keras_vae_export import archive, converters, graphs, parity, probes, quantization, triton
-from keras_vae_export._internals import GraphSpec, atomic_folder, compile_function, whole_number
+from keras_vae_export._internals import GraphSpec, atomic_folder, compile_function, first, whole_number
 from keras_vae_export.converters import tidy
 from keras_vae_export.errors import ParityError
 from keras_vae_serving import BundleError, Manifest, manifest
@@ -222,12 +222,13 @@ def _checked_data(data, model, functions):
     graph = functions[2] if isinstance(model, VAE) else functions[0]  # the elbo takes all inputs
     expected = [tensor for tensor in graph.inputs if tensor.name != "epsilon"]
     names = [tensor.name for tensor in expected]
+    data = first(data, MAX_EXAMPLES)
     data = data if isinstance(data, dict) else {names[0]: data}
     if set(data) != set(names):
         raise ValueError(f"data must be a dict of arrays by the names {names}; got {sorted(data)}.")
     arrays = {}
     for tensor in expected:
-        array = np.asarray(keras.ops.convert_to_numpy(data[tensor.name][:MAX_EXAMPLES]))
+        array = np.asarray(keras.ops.convert_to_numpy(data[tensor.name]))
         if isinstance(model, VAE) and len(array) and tensor.name == "x":
             model.likelihood.validate(array, "data", model.allow_missing)
         arrays[tensor.name] = array.astype(tensor.dtype, copy=False)

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_vae import data, validation
+from keras_vae import _containers, data, validation
 
 
 class OnData(keras.callbacks.Callback):
@@ -15,11 +15,10 @@ class OnData(keras.callbacks.Callback):
 
     def __init__(self, x: Any, every: int) -> None:
         super().__init__()
-        arrays = x if isinstance(x, dict) else {"x": x}
-        if not all(validation.is_array(part) for part in arrays.values()):
-            raise ValueError(f"x must be an array of examples, (n, ...); got a {type(x).__name__}.")
-        arrays = {name: validation.to_numpy(part) for name, part in arrays.items()}
-        self.x: Any = arrays if isinstance(x, dict) else arrays["x"]
+        x = _containers.as_arrays(x)
+        if _containers.is_stream(x):
+            raise ValueError(f"x must be examples in memory, such as an array (n, ...); got a {type(x).__name__}.")
+        self.x: Any = keras.tree.map_structure(lambda part: validation.to_numpy(_containers.dense(part)), x)
         self.every: int = validation.whole_number("every", every)
         self.epochs: list[int] = []  # those looked at, counting from 1
 

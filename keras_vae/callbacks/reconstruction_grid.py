@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Any
 
-from keras_vae import _files, data, plotting, validation
+from keras_vae import _containers, _files, data, plotting, validation
 from keras_vae.callbacks._on_data import OnData
 
 
@@ -44,7 +44,7 @@ class ReconstructionGrid(OnData):
     ) -> None:
         super().__init__(x, every)
         self.columns: int = validation.whole_number("columns", columns)
-        self.x: Any = data.rows(self.x, 0, 4 * columns)
+        self.x: Any = _containers.first(self.x, 4 * columns)
         if data.count(self.x) == 0:
             raise ValueError("x has no example to draw.")
         if folder is None and log_dir is None:

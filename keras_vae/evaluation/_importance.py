@@ -18,7 +18,7 @@ def importance_estimate(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return largest + np.log(total / k), np.sqrt(variance), effective
 
 
-def progress_bar(examples: int, verbose: int | str) -> keras.utils.Progbar:
+def progress_bar(examples: int | None, verbose: int | str) -> keras.utils.Progbar:
     """A bar over examples; see the argument `verbose` of `log_likelihood`."""
     return keras.utils.Progbar(
         examples, verbose=sys.stdout.isatty() if verbose == "auto" else verbose, unit_name="example"

@@ -1,42 +1,63 @@
 """What evaluation asks of a model beyond its public methods: every use of a private name of `VAE` is in this file."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_vae import data, validation
+from keras_vae import _containers, data, validation
 from keras_vae.distributions import Mixture
 from keras_vae.model import VAE
 
 
-def checked_data(vae: VAE, x: Any) -> list[np.ndarray]:
-    """x and, of a conditional model, the condition, as NumPy arrays for which log p(x) is defined."""
-    x, *condition = vae._checked(x)
-    if len(x) == 0:
-        raise ValueError("log p(x) is estimated for each example, and x has none.")
-    vae.likelihood.validate(x, missing=vae.allow_missing)
-    caveat = vae.likelihood.caveat(x)
-    if caveat:
-        raise ValueError(f"log p(x) is not defined here. {caveat}")
-    return [x, *condition]
+def pieces(vae: VAE, x: Any, max_bytes: int, draws: int) -> Iterator[tuple[list[np.ndarray], int]]:
+    """Data for which log p(x) is defined, in pieces of as many examples as can be decoded at a time.
+
+    Args:
+        vae: A `VAE`.
+        x: Data in any form.
+        max_bytes: Number of bytes held at a time of the decoder's widest layer, as far as its structure tells.
+        draws: Number of z per example.
+
+    Yields:
+        NumPy arrays, x and the condition if there is one, and the number of z that can be decoded at a time.
+    """
+    validation.whole_number("max_bytes", max_bytes)
+    for piece in vae._pieces(x, 256):
+        if len(piece[0]) == 0:
+            raise ValueError("log p(x) is estimated for each example, and x has none.")
+        vae.likelihood.validate(piece[0], missing=vae.allow_missing)
+        caveat = vae.likelihood.caveat(piece[0])
+        if caveat:
+            raise ValueError(f"log p(x) is not defined here. {caveat}")
+        at_a_time = max(1, max_bytes // (4 * _values_per_z(vae, piece[0].shape[1:])))
+        rows = max(1, at_a_time // draws)
+        for start in range(0, len(piece[0]), rows):
+            yield [array[start : start + rows] for array in piece], at_a_time
 
 
-def require_examples(x: Any) -> None:
-    """Raises a ValueError if x, data as a `VAE` takes them, has no example."""
-    if data.count(x) == 0:
+def size(x: Any) -> int | None:
+    """Number of examples in data in any form; None if only reading them would tell."""
+    x = _containers.as_arrays(x)
+    return None if _containers.is_stream(x) else data.count(x)
+
+
+def require_examples(posterior: Any) -> None:
+    """Raises a ValueError if a posterior is that of no example."""
+    if len(posterior.mean) == 0:
         raise ValueError("This is an average over examples, and x has none.")
 
 
-def elbo_terms(vae: VAE, x: Any, num_samples: int, seed: int | None, batch_size: int) -> list[np.ndarray]:
-    """Reconstruction and KL of each example, two arrays `(n,)`."""
+def elbo_terms(vae: VAE, x: Any, num_samples: int, seed: int | None, batch_size: int) -> tuple[np.ndarray, ...]:
+    """Reconstruction, KL and number of dimensions of each example, three arrays `(n,)`."""
     return vae._elbo_terms(x, num_samples, seed, batch_size)
 
 
-def log_weights(vae: VAE, x: np.ndarray, epsilon: np.ndarray, *condition: np.ndarray, batch_size: int) -> Any:
+def log_weights(vae: VAE, data: list[np.ndarray], epsilon: np.ndarray) -> Any:
     """log of the importance weights of draws from q(z|x): noise `(n, k, latent_dim)` to `(n, k)`."""
-    return vae._batched(vae._batched_log_weights, x, epsilon, *condition, batch_size=batch_size)
+    x, *condition = data
+    return vae._batched(vae._batched_log_weights, x, epsilon, *condition, batch_size=len(x))
 
 
 def log_likelihood_with_gradient(vae: VAE) -> Callable[..., tuple[Any, Any]]:
@@ -44,11 +65,11 @@ def log_likelihood_with_gradient(vae: VAE) -> Callable[..., tuple[Any, Any]]:
     return vae._batched.value_and_grad(vae._batched_log_likelihood)
 
 
-def values_per_z(vae: VAE) -> int:
+def _values_per_z(vae, data_shape):
     """Number of values held at once for each z: in the decoder's widest layer, or by a mixture as the prior."""
     nodes = [node for layer in vae.decoder._flatten_layers() for node in layer._inbound_nodes]
     shapes = [tensor.shape[1:] for node in nodes for tensor in node.output_tensors]
     sizes = [math.prod(shape) for shape in shapes if None not in shape]
     prior = vae.numpy_prior()
     of_prior = np.size(prior.components.mean) if isinstance(prior, Mixture) else vae.latent_dim
-    return max(of_prior, math.prod(validation.parameter_shape(vae.data_shape, vae.likelihood)), *sizes)
+    return max(of_prior, math.prod(validation.parameter_shape(data_shape, vae.likelihood)), *sizes)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_vae import validation
-from keras_vae.evaluation import _model, _sklearn
+from keras_vae.evaluation import _sklearn
 from keras_vae.model import VAE
 
 
@@ -85,7 +85,6 @@ def fit_aggregate_posterior(
     components = validation.whole_number("components", components)
     if covariance not in ("full", "diag"):
         raise ValueError(f'covariance must be "full" or "diag"; got {covariance!r}.')
-    _model.require_examples(x)
     z = vae.encode(x, batch_size).sample(seed=seed)
     if len(z) < components:
         raise ValueError(f"A mixture of {components} components needs as many examples; x has {len(z)}.")

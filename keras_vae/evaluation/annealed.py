@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_vae import validation
+from keras_vae import data, validation
 from keras_vae.evaluation import _model
 from keras_vae.evaluation._importance import importance_estimate, progress_bar
 from keras_vae.evaluation.bound import LogLikelihood
@@ -80,23 +80,19 @@ def annealed_log_likelihood(
     Reference: Neal 2001, Annealed importance sampling, arXiv:physics/9803008; Wu et al. 2017, On the quantitative
     analysis of decoder-based generative models, arXiv:1611.04273, section 3 (for decoders; the temperatures).
     """
-    x, *condition = _model.checked_data(vae, x)
     chains, steps = validation.whole_number("chains", chains), validation.whole_number("steps", steps)
     leapfrog = validation.whole_number("leapfrog", leapfrog)
     if start not in ("posterior", "prior"):
         raise ValueError(f'start must be "posterior" or "prior", the distribution of the first z; got {start!r}.')
-    at_a_time = max(1, validation.whole_number("max_bytes", max_bytes) // (4 * _model.values_per_z(vae) * chains))
     temperatures, prior = _sigmoid_schedule(steps), vae.numpy_prior()
     first = np.random.default_rng(seed)  # drawn from as `log_likelihood` does
     moves, pilots = np.random.SeedSequence(seed).spawn(2)  # one stream per example: the same however the work is cut
-    bar = progress_bar(len(x), verbose)
-    found = []
-    for begin in range(0, len(x), at_a_time):
-        part = [each[begin : begin + at_a_time] for each in (x, *condition)]
+    bar, found = progress_bar(_model.size(x), verbose), []
+    for part, _ in _model.pieces(vae, x, max_bytes, chains):
         n = len(part[0])
         initial = prior
         if start == "posterior":
-            initial = vae.encode({"x": part[0], "condition": part[1]} if condition else part[0], at_a_time)
+            initial = vae.encode(data.with_condition(*part), n)
         path = _Path(vae, part, initial, prior)
         sizes = None
         if steps > 1:
@@ -105,7 +101,7 @@ def annealed_log_likelihood(
         noise = first.standard_normal((n, chains, initial.noise_shape[0]), dtype="float32").swapaxes(0, 1)
         walk = _Noise(moves.spawn(n), chains, vae.latent_dim)
         found.append(importance_estimate(_anneal(path, noise, temperatures, leapfrog, walk, sizes)[0].T))
-        bar.update(begin + n)
+        bar.add(n)
     estimate, standard_error, effective = (np.concatenate(column) for column in zip(*found, strict=True))
     return LogLikelihood(estimate, standard_error, effective, chains)
 
@@ -162,10 +158,10 @@ class _Ends(NamedTuple):
 class _Path:
     """From q0(z) to p(z) p(x|z), for some examples."""
 
-    def __init__(self, vae, data, first, prior):
+    def __init__(self, vae, part, first, prior):
         self.first, self.prior = first, prior
         self.log_likelihood = _model.log_likelihood_with_gradient(vae)
-        self.data = [ops.convert_to_tensor(part) for part in data]  # once, and not at each of the moves
+        self.data = [ops.convert_to_tensor(array) for array in part]  # once, and not at each of the moves
         # The unit of the step size: moves are then the same in whatever units z is.
         self.scale = np.exp(0.5 * first.moment_matched().log_var)
 

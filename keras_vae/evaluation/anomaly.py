@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_vae import data, validation
+from keras_vae import validation
 from keras_vae.model import VAE
 
 
@@ -81,13 +81,12 @@ def fit_threshold(
     seed = validation.whole_number("seed", seed, least=0)
     # (1 - quantile) * (n - 1) of n scores lie above. Without the rounding, 12 for 0.9.
     needed = 1 + math.ceil(round(1.0 / (1.0 - quantile), 6))
-    count = data.count(x)
-    if count < needed:
+    scores = -vae.elbo(x, num_samples, seed, batch_size)
+    if len(scores) < needed:
         raise ValueError(
             f"The quantile {quantile:g} needs at least {needed} examples, or none of them lies beyond it; x has "
-            f"{count}. Give more, or a smaller quantile."
+            f"{len(scores)}. Give more, or a smaller quantile."
         )
-    scores = -vae.elbo(x, num_samples, seed, batch_size)
     if not np.isfinite(scores).all():
         raise ValueError(
             f"The ELBO of {np.sum(~np.isfinite(scores))} of {len(scores)} examples is not finite: look for NaN in the "

@@ -14,7 +14,7 @@ from keras_vae.evaluation._importance import importance_estimate, progress_bar
 from keras_vae.model import VAE
 
 
-def bits_per_dim(nats: float, num_dimensions: int) -> float:
+def bits_per_dim(nats: float, num_dimensions: float) -> float:
     """Nats per example as bits per data dimension: nats / (num_dimensions * log 2).
 
     For a discrete likelihood a negative ELBO becomes an upper bound of the bits that a lossless code needs for each
@@ -37,12 +37,12 @@ def held_out(vae: VAE, x: Any, num_samples: int = 16, seed: int | None = 0, batc
         A dict with `reconstruction`, `kl` and `negative_elbo` in nats per example, and `bits_per_dim`.
     """
     terms = _model.elbo_terms(vae, x, num_samples, seed, batch_size)
-    reconstruction, kl = (float(np.mean(term, dtype="float64")) for term in terms)
+    reconstruction, kl, dimensions = (float(np.mean(term, dtype="float64")) for term in terms)
     return {
         "reconstruction": reconstruction,
         "kl": kl,
         "negative_elbo": reconstruction + kl,
-        "bits_per_dim": bits_per_dim(reconstruction + kl, math.prod(vae.data_shape)),
+        "bits_per_dim": bits_per_dim(reconstruction + kl, dimensions),
     }
 
 
@@ -101,21 +101,16 @@ def log_likelihood(
 
     Reference: Burda et al. 2016, arXiv:1509.00519, section 5 (k = 5000); Kong 1992 (effective sample size).
     """
-    x, *condition = _model.checked_data(vae, x)
     num_samples = validation.whole_number("num_samples", num_samples)
-    rows = max(1, validation.whole_number("max_bytes", max_bytes) // (4 * _model.values_per_z(vae)))
-    at_a_time = max(1, rows // num_samples)
     generator = np.random.default_rng(seed)
-    bar = progress_bar(len(x), verbose)
-    found = []
-    for start in range(0, len(x), at_a_time):
-        part, *part_condition = (each[start : start + at_a_time] for each in (x, *condition))
+    bar, found = progress_bar(_model.size(x), verbose), []
+    for part, rows in _model.pieces(vae, x, max_bytes, num_samples):
         log_weights = []
         for first in range(0, num_samples, rows):
-            shape = (len(part), min(rows, num_samples - first), vae.latent_dim)
+            shape = (len(part[0]), min(rows, num_samples - first), vae.latent_dim)
             epsilon = generator.standard_normal(shape, dtype="float32")
-            log_weights.append(_model.log_weights(vae, part, epsilon, *part_condition, batch_size=at_a_time))
+            log_weights.append(_model.log_weights(vae, part, epsilon))
         found.append(importance_estimate(np.concatenate(log_weights, axis=1, dtype="float64")))
-        bar.update(start + len(part))
+        bar.add(len(part[0]))
     estimate, standard_error, effective = (np.concatenate(column) for column in zip(*found, strict=True))
     return LogLikelihood(estimate, standard_error, effective, num_samples)

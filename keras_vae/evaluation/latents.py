@@ -84,8 +84,8 @@ def elbo_surgery(vae: VAE, x: Any, seed: int | None = 0, batch_size: int = 256) 
 
     Reference: Hoffman & Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence lower bound.
     """
-    _model.require_examples(x)
     encoded = vae.encode(x, batch_size)
+    _model.require_examples(encoded)
     posterior = DiagonalNormal(encoded.mean.astype("float64"), encoded.log_var.astype("float64"))
     z = posterior.sample(seed=seed)
     # The density of the draw itself and not its known average, the entropy: the noise of both terms is the same and
@@ -109,8 +109,8 @@ def aggregate_posterior(vae: VAE, x: Any, batch_size: int = 256) -> DiagonalNorm
     Returns:
         A `DiagonalNormal` of NumPy arrays of shape `(latent_dim,)`.
     """
-    _model.require_examples(x)
     posterior = vae.encode(x, batch_size)
+    _model.require_examples(posterior)
     mean, variance = posterior.mean.astype("float64"), np.exp(posterior.log_var.astype("float64"))
     total = mean.var(axis=0) + variance.mean(axis=0)
     return DiagonalNormal(mean.mean(axis=0).astype("float32"), np.log(total).astype("float32"))
@@ -121,7 +121,7 @@ def _posterior(vae, x, batch_size):
 
 
 def _mean_kl(posterior: Any, prior: Any) -> np.ndarray:
-    _model.require_examples(posterior.mean)
+    _model.require_examples(posterior)
     if has_closed_form_kl(posterior, prior):
         return np.mean(kl_divergence(posterior, prior, per_dimension=True), axis=0, dtype="float64")
     total, at_a_time = np.zeros(posterior.mean.shape[1]), max(1, 2**22 // np.size(prior.components.mean))

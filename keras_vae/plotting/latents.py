@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_vae import data, evaluation, validation
+from keras_vae import evaluation, validation
 from keras_vae.model import VAE
 from keras_vae.plotting._figure import largest_first, new_figure, written
 
@@ -38,8 +38,8 @@ def latent_scatter(vae: VAE, x: Any, labels: Any = None, path: str | os.PathLike
         raise ValueError(
             "A scatter needs two latents or more, and this model has one: see what it does with plotting.traversals."
         )
-    labels = None if labels is None else _checked_labels(labels, data.count(x))
     posterior = vae.encode(x)
+    labels = None if labels is None else _checked_labels(labels, len(posterior.mean))
     kl = evaluation.kl_per_unit(vae, posterior)
     pair = largest_first(kl)[:2]
     points = posterior.mean[:, pair]

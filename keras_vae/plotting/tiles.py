@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_vae import data, evaluation, validation
+from keras_vae import _containers, data, evaluation, validation
 from keras_vae.model import VAE
 from keras_vae.plotting._figure import largest_first, new_figure, written
 
@@ -26,7 +26,7 @@ def reconstructions(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    x = data.rows(x, 0, 4 * columns)
+    x = _containers.first(x, 4 * columns)
     reconstructed = vae.reconstruct(x)
     x = np.asarray(data.split_condition(x)[0])
     pairs = np.stack([x, reconstructed], axis=1)  # (n, 2, ...)

@@ -226,7 +226,7 @@ def test_the_scale_is_compared_with_the_principal_deviation(capsys):
 def test_bad_arguments_of_the_monitor(make_vae, digits):
     for arguments, words in (
         ({"x": digits[:1]}, "x needs two examples"),
-        ({"x": "digits"}, "x must be an array of examples, .*; got a str"),
+        ({"x": "digits"}, "x must be an array of numbers .*; got a str"),
         ({"x": digits, "threshold": -1.0}, "threshold is a variance"),
         ({"x": digits, "every": 0}, "every must be a whole number of at least 1"),
     ):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_vae import VAE, _mapped, callbacks, evaluation, networks, plotting, priors
+from keras_vae import VAE, _row_batches, callbacks, evaluation, networks, plotting, priors
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_a_label_that_is_none_is_found_wherever_it_is(make, data):
 
 @pytest.mark.once
 def test_arrays_in_files_are_read_batch_by_batch_with_their_labels(make, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(_mapped, "MIN_MAPPED_BYTES", 0)
+    monkeypatch.setattr(_row_batches, "MIN_MAPPED_BYTES", 0)
     np.save(tmp_path / "x.npy", data["x"])
     mapped = {"x": np.load(tmp_path / "x.npy", mmap_mode="r"), "condition": data["condition"]}
     losses = []

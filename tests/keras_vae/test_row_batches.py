@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae import _mapped
+from keras_vae import _row_batches
 
 pytestmark = pytest.mark.once
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.once
 @pytest.fixture
 def mapped(tmp_path, digits, monkeypatch):
     """The digits as a file, which counts as large."""
-    monkeypatch.setattr(_mapped, "MIN_MAPPED_BYTES", 1000)
+    monkeypatch.setattr(_row_batches, "MIN_MAPPED_BYTES", 1000)
     np.save(tmp_path / "digits.npy", digits.astype("float64"))
     return np.load(tmp_path / "digits.npy", mmap_mode="r")
 
@@ -31,7 +31,7 @@ def test_the_history_is_that_of_the_array(make_vae, digits, mapped):
 
 
 def test_every_example_is_seen_once_an_epoch_in_a_new_order(mapped):
-    batches = _mapped.MappedBatches((mapped[7:], None, np.arange(249)), 100, shuffle=True)
+    batches = _row_batches.RowBatches((mapped[7:], None, np.arange(249)), 100, shuffle=True)
     orders = []
     for _ in range(2):
         parts = [batches[i] for i in range(len(batches))]
@@ -47,7 +47,7 @@ def test_every_example_is_seen_once_an_epoch_in_a_new_order(mapped):
 
 
 def test_the_batches_do_not_keep_the_file(mapped):
-    (x,) = _mapped.MappedBatches((mapped, None, None), 10, shuffle=False)[0]
+    (x,) = _row_batches.RowBatches((mapped, None, None), 10, shuffle=False)[0]
     assert not isinstance(x, np.memmap)
     assert x.base is None or not isinstance(x.base, np.memmap)
 
@@ -58,9 +58,9 @@ def test_a_split_says_what_to_pass_instead(make_vae, mapped):
 
 
 def test_small_files_are_arrays(make_vae, mapped, monkeypatch):
-    monkeypatch.setattr(_mapped, "MIN_MAPPED_BYTES", mapped.nbytes)
+    monkeypatch.setattr(_row_batches, "MIN_MAPPED_BYTES", mapped.nbytes)
     arguments = {"x": mapped}
-    _mapped.replace(arguments, shuffle=True)
+    _row_batches.replace(arguments, shuffle=True)
     assert arguments["x"] is mapped
 
 
@@ -71,11 +71,11 @@ def test_what_the_user_wrote_into_a_map_is_what_is_read(tmp_path, digits):
     held = np.load(tmp_path / "x.npy", mmap_mode="r")
     (tmp_path / "x.npy").unlink()
     for expected, array in ((np.full_like(digits, 0.5), private), (digits, held)):
-        batches = _mapped.MappedBatches((array, None, None), 100, shuffle=False)
+        batches = _row_batches.RowBatches((array, None, None), 100, shuffle=False)
         for _ in range(2):
             np.testing.assert_array_equal(np.concatenate([batches[i][0] for i in range(3)]), expected)
 
 
 def test_weights_may_be_a_list(mapped):
-    batches = _mapped.MappedBatches((mapped, None, list(range(256))), 100, shuffle=False)
+    batches = _row_batches.RowBatches((mapped, None, list(range(256))), 100, shuffle=False)
     np.testing.assert_array_equal(batches[1][2], np.arange(100, 200))

@@ -1,7 +1,8 @@
-"""Arrays that stay in their files: `np.load(path, mmap_mode="r")`, larger than memory.
+"""Arrays of which Keras gets batches only: those that stay in their files, and sparse matrices.
 
-Keras would copy such an array (TensorFlow: three times its size), or keep every page that it has touched. Here each
-batch is copied, and its pages are given back at once, so that memory does not grow with the file.
+Keras would copy a memory-mapped array, `np.load(path, mmap_mode="r")` (TensorFlow: three times its size), or keep every
+page that it has touched. Here each batch is copied, and its pages are given back at once, so that memory does not grow
+with the file. A sparse matrix goes into no layer: here each batch of it becomes dense.
 """
 
 import math
@@ -10,14 +11,15 @@ import mmap
 import keras
 import numpy as np
 
+from keras_vae._containers import dense, is_sparse
 from keras_vae.data import count, split_condition
 
 # Smaller files are treated as any array: they are faster in memory.
 MIN_MAPPED_BYTES = 2**30
 
 
-class MappedBatches(keras.utils.PyDataset):
-    """Batches of arrays of which some are memory-mapped, in a new order each epoch if `shuffle`."""
+class RowBatches(keras.utils.PyDataset):
+    """Batches of arrays of which some are memory-mapped or sparse, in a new order each epoch if `shuffle`."""
 
     def __init__(self, arrays, batch_size, shuffle):
         super().__init__()
@@ -43,37 +45,39 @@ class MappedBatches(keras.utils.PyDataset):
 
 
 def replace(arguments, shuffle):
-    """Puts batches in the place of large x, y and sample_weight in the arguments of `fit` or `evaluate`."""
+    """Puts batches in the place of x, y and sample_weight in the arguments of a verb, if they must be read in rows."""
     arrays = tuple(arguments.get(name) for name in ("x", "y", "sample_weight"))
-    if not are_large(*arrays):
+    if not are_read_in_rows(*arrays):
         return
     if arguments.get("validation_split"):
         raise ValueError(
-            "validation_split cannot split arrays that stay in their file. Pass slices of them: "
+            "validation_split cannot split sparse matrices, nor arrays that stay in their file. Pass slices of them: "
             "fit(x[:-10_000], validation_data=(x[-10_000:],))."
         )
     parts = [part for each in arrays for part in (each.values() if isinstance(each, dict) else (each,))]
-    if len({len(part) for part in parts if part is not None}) > 1:
+    if len({count(part) for part in parts if part is not None}) > 1:
         return  # Keras says what is wrong
-    batches = MappedBatches(arrays, arguments.get("batch_size") or 32, shuffle)
+    batches = RowBatches(arrays, arguments.get("batch_size") or 32, shuffle)
     arguments.update(x=batches, y=None, sample_weight=None, batch_size=None)
     if "shuffle" in arguments or shuffle:
         arguments["shuffle"] = False  # of the batches, by Keras
 
 
-def are_large(*arrays):
-    mapped = [array for array in keras.tree.flatten(arrays) if isinstance(array, np.memmap)]
-    return sum(array.nbytes for array in mapped) > MIN_MAPPED_BYTES
+def are_read_in_rows(*arrays):
+    """Whether some of these are sparse, or mapped and large."""
+    arrays = keras.tree.flatten(arrays)
+    mapped = [array for array in arrays if isinstance(array, np.memmap)]
+    return any(map(is_sparse, arrays)) or sum(array.nbytes for array in mapped) > MIN_MAPPED_BYTES
 
 
 def _arrays(part):
     if isinstance(part, dict):
         return {name: _arrays(each) for name, each in part.items()}
-    return part if isinstance(part, np.memmap) else np.asarray(part)
+    return part if isinstance(part, np.memmap) or is_sparse(part) else np.asarray(part)
 
 
 def _read(array, rows):
-    read = np.asarray(array[rows])  # a copy, as rows is an array
+    read = np.asarray(dense(array[rows]))  # a copy, as rows is an array
     if isinstance(array, np.memmap):
         _give_back(array)
     return read.astype(keras.config.floatx(), copy=False) if read.dtype.kind == "f" else read
