@@ -5,7 +5,9 @@ They are plain functional Keras models: print them, change them, or copy them as
 shape of the data.
 """
 
+import functools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,18 +76,19 @@ def conv(
     latent_dim: int,
     filters: Sequence[int] = (32, 64),
     hidden: Sequence[int] = (128,),
-    kernel_size: int | tuple[int, int] = 3,
+    kernel_size: int | tuple[int, ...] = 3,
     activation: Any = "relu",
     likelihood: str | likelihoods.Likelihood = "bce",
     data_mean: Any = None,
     condition: int | Sequence[int] | None = None,
 ) -> tuple[keras.Model, keras.Model]:
-    """Convolutional encoder that halves height and width at each of `filters`, and its mirror, transposed.
+    """Convolutional encoder that halves each axis but the channels at each of `filters`, and its mirror, transposed.
 
-    Odd and non-square images are fine: where halving rounds up, the decoder crops the extra row or column.
+    Any sizes are fine: where halving rounds up, the decoder crops the extra row or column.
 
     Args:
-        data_shape: `(height, width, channels)`.
+        data_shape: `(steps, channels)` of a series, `(height, width, channels)` of an image, or `(depth, height, width,
+            channels)` of a volume: channels last, whatever `keras.config.image_data_format()` says.
         latent_dim: Number of latent dimensions.
         filters: Numbers of filters of the encoder's strided convolutions; the decoder has them in reverse.
         hidden: Numbers of units of the dense layers between the convolutions and the latents.
@@ -100,19 +103,34 @@ def conv(
         The pair `(encoder, decoder)` of `keras.Model`s.
     """
     data_shape, likelihood = _checked_shape(data_shape, latent_dim), likelihoods.get(likelihood)
-    if len(data_shape) != 3:
+    axes = len(data_shape) - 1
+    if axes not in (1, 2, 3):
         raise ValueError(
-            f"conv needs data of shape (height, width, channels); got {data_shape}. "
-            "Grey images need a channel axis, x[..., None]; for other data use mlp."
+            "conv needs data of shape (steps, channels), (height, width, channels) or (depth, height, width, "
+            f"channels); got {data_shape}. For other data use mlp."
         )
+    if axes == 1 and data_shape[0] == data_shape[1]:
+        warnings.warn(
+            f"conv reads {data_shape} as {data_shape[0]} steps of {data_shape[1]} channels. If these are grey images, "
+            "give them a channel axis: x[..., None].",
+            stacklevel=2,
+        )
+    if keras.config.image_data_format() == "channels_first" and data_shape[0] in (1, 3, 4) and data_shape[-1] > 4:
+        raise ValueError(
+            f"conv needs channels last, and {data_shape} has them first: move the axis with np.moveaxis(x, 1, -1)."
+        )
+    last = {"data_format": "channels_last"}
+    convolution = functools.partial(getattr(layers, f"Conv{axes}D"), **last)
+    transposed = functools.partial(getattr(layers, f"Conv{axes}DTranspose"), **last)
+    cropping = functools.partial(getattr(layers, f"Cropping{axes}D"), **(last if axes > 1 else {}))
     filters, hidden = _positive_integers("filters", filters), _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
     h = _encoder_features(x, likelihood, data_mean)
-    sizes = []  # height and width before each halving
+    sizes = []  # before each halving
     for count in filters:
-        sizes.append(h.shape[1:3])
-        h = layers.Conv2D(count, kernel_size, strides=2, padding="same", activation=activation)(h)
+        sizes.append(h.shape[1:-1])
+        h = convolution(count, kernel_size, strides=2, padding="same", activation=activation)(h)
     smallest = h.shape[1:]
     condition_input = _condition(condition)
     h = _concat_condition(layers.Flatten()(h), condition_input)
@@ -126,13 +144,14 @@ def conv(
         h = layers.Dense(units, activation=activation)(h)
     h = layers.Dense(math.prod(smallest), activation=activation)(h)
     h = layers.Reshape(smallest)(h)
-    for count, (height, width) in zip(reversed(filters), reversed(sizes), strict=True):
-        h = layers.Conv2DTranspose(count, kernel_size, strides=2, padding="same", activation=activation)(h)
-        if h.shape[1:3] != (height, width):
-            h = layers.Cropping2D(((0, h.shape[1] - height), (0, h.shape[2] - width)))(h)
+    for count, size in zip(reversed(filters), reversed(sizes), strict=True):
+        h = transposed(count, kernel_size, strides=2, padding="same", activation=activation)(h)
+        extra = [(0, now - wanted) for now, wanted in zip(h.shape[1:-1], size, strict=True)]
+        if any(after for _, after in extra):
+            h = cropping(extra[0] if axes == 1 else extra)(h)
     if data_mean is not None:
-        data_mean = np.mean(np.broadcast_to(data_mean, data_shape), axis=(0, 1))
-    parameters = layers.Conv2D(
+        data_mean = np.mean(np.broadcast_to(data_mean, data_shape), axis=tuple(range(axes)))
+    parameters = convolution(
         likelihood.parameter_channels(data_shape[-1]),
         kernel_size,
         padding="same",

@@ -17,8 +17,9 @@ from keras import ops
 from keras_vae import _backend, _row_batches, likelihoods, validation
 from keras_vae._backend import automatic, is_index_batch, suppress_out_of_data_warning
 from keras_vae._containers import as_arrays, dense, is_stream
+from keras_vae._network_inputs import input_dtype
 from keras_vae._typing import CompileOptions, Model, with_arguments_of
-from keras_vae.data import Batch, count, several_inputs, split_condition
+from keras_vae.data import Batch, count, several_inputs, split_condition, with_condition
 
 if TYPE_CHECKING:  # one class, and not one of three: see _typing.py
     from keras_vae._backend.fast.many_steps import ManySteps
@@ -203,6 +204,26 @@ class Trainer(ManySteps, Steps):
         call.arguments["x"] = keras.tree.map_structure(dense, call.arguments["x"])
         self._refresh()
         return super().train_on_batch(*call.args, **call.kwargs)
+
+    @with_arguments_of(Model.export)
+    def export(self, *args, **kwargs):
+        """The reconstruction, as `keras.Model.export`.
+
+        `keras_vae_export.export` writes what is deployed: encoder, decoder and bound, run and compared.
+        """
+        call = inspect.signature(super().export).bind(*args, **kwargs)
+        self._require_built()
+        if call.arguments.get("input_signature") is None:  # Keras knows it of models that have been called only
+            condition = None
+            if self.condition_shape is not None:
+                condition = keras.InputSpec(self.condition_dtype, (None, *self.condition_shape), name="condition")
+            x = keras.InputSpec(input_dtype(self.encoder, "x"), (None, *self.data_shape), name="x")
+            call.arguments["input_signature"] = [with_condition(x, condition)]
+        try:
+            return super().export(*call.args, **call.kwargs)
+        except ImportError as error:
+            error.add_note("keras_vae_export.export(vae, folder) writes ONNX from every backend without it.")
+            raise
 
     def make_train_function(self, force: bool = False) -> None:
         self._set_function("train_function", force)

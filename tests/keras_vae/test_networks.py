@@ -22,12 +22,22 @@ def test_mlp_returns_to_the_input_shape(shape):
     assert tuple(decoder(outputs["z_mean"]).shape) == (3, *shape)
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3), (1, 9, 1), (28, 20, 1), (3, 3, 2)])
+@pytest.mark.parametrize("shape", [(9, 3), (8, 8, 1), (7, 5, 3), (1, 9, 1), (28, 20, 1), (3, 3, 2), (3, 4, 5, 1)])
 @pytest.mark.parametrize("filters", [(2,), (2, 3, 2)])
 def test_conv_returns_to_the_input_shape(shape, filters):
     encoder, decoder = networks.conv(shape, 2, filters=filters, hidden=(4,))
     outputs = encoder(np.zeros((3, *shape), "float32"))
     assert tuple(decoder(outputs["z_mean"]).shape) == (3, *shape)
+
+
+def test_conv_has_its_channels_last_whatever_keras_is_told():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        assert networks.conv((28, 20, 1), 2, filters=(2,), hidden=(4,))[1].output_shape == (None, 28, 20, 1)
+        with pytest.raises(ValueError, match=r"\(1, 28, 20\) has them first: .*moveaxis\(x, 1, -1\)"):
+            networks.conv((1, 28, 20), 2)
+    finally:
+        keras.config.set_image_data_format("channels_last")
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", Mixed([("poisson", 4), ("mse", 3)])])
@@ -70,7 +80,9 @@ def test_data_mean_is_where_the_output_starts(likelihood):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match=r"\(height, width, channels\); got \(28, 28\).*x\[..., None\]"):
+    with pytest.raises(ValueError, match=r"conv needs data of shape \(steps, channels\), .*; got \(28,\).*use mlp"):
+        networks.conv((28,), 2)
+    with pytest.warns(UserWarning, match=r"as 28 steps of 28 channels.*x\[\.\.\., None\]"):
         networks.conv((28, 28), 2)
     with pytest.raises(ValueError, match="latent_dim must be whole numbers of at least 1"):
         networks.mlp((4,), 0)

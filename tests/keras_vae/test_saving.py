@@ -113,3 +113,19 @@ def test_the_file_holds_no_code(make_vae, tmp_path):
         config = archive.read("config.json").decode()
     assert "Lambda" not in config
     assert "marshal" not in config
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no SavedModel on PyTorch")
+def test_keras_exports_the_reconstruction_after_fit(make_vae, digits, tmp_path):
+    vae = make_vae()
+    vae.fit(digits, verbose=0)
+    if keras.backend.backend() == "jax":
+        with pytest.raises(ImportError) as error:
+            vae.export(tmp_path / "model.onnx", format="onnx")
+        assert "keras_vae_export.export" in error.value.__notes__[0]
+        return
+    import tensorflow as tf
+
+    vae.export(str(tmp_path / "model"), verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(exported.serve(digits), vae.predict(digits, verbose=0), rtol=1e-5, atol=1e-6)
