@@ -231,9 +231,9 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         leading = ops.shape(z)[:-1]
         if condition is not None:  # `(batch, ...)`, the same for each sample
             condition = ops.broadcast_to(condition, (leading[0], *ops.shape(condition)))
-            condition = ops.reshape(condition, (-1, *condition.shape[2:]))
+            condition = ops.reshape(condition, (-1, *ops.shape(condition)[2:]))
         parameters = run(self.decoder, "z", ops.reshape(z, (-1, self.latent_dim)), condition, training)
-        return ops.reshape(ops.cast(parameters, "float32"), (*leading, *parameters.shape[1:]))
+        return ops.reshape(ops.cast(parameters, "float32"), (*leading, *ops.shape(parameters)[1:]))
 
     def noise(self, batch: Any) -> Any:
         """Draws from N(0, I) of shape `(num_samples, batch, latent_dim)`, new at every call, from the model's seed."""

@@ -6,6 +6,7 @@ import pandas
 import polars
 import pytest
 import scipy.sparse
+from keras import layers
 
 from keras_vae import VAE, callbacks, evaluation, networks, plotting
 
@@ -174,3 +175,29 @@ def test_pictures_and_callbacks_take_what_fit_takes(vae):
     vae.fit(frame, verbose=0, callbacks=[callbacks.LatentMonitor(frame)])
     with pytest.raises(ValueError, match="examples in memory"):
         callbacks.LatentMonitor(Batches(X))
+
+
+def _series():
+    """Networks of series of any length, of which the condition holds the times."""
+    x, times = keras.Input((None, 2), name="x"), keras.Input((None, 1), name="condition")
+    h = layers.GlobalAveragePooling1D()(layers.Dense(4, activation="relu")(layers.Concatenate()([x, times])))
+    encoder = keras.Model({"x": x, "condition": times}, [layers.Dense(2)(h), layers.Dense(2)(h)])
+    z, times = keras.Input((2,), name="z"), keras.Input((None, 1), name="condition")
+    h = layers.Activation("relu")(layers.Dense(4)(times) + layers.Reshape((1, 4))(layers.Dense(4)(z)))
+    return encoder, keras.Model({"z": z, "condition": times}, layers.Dense(2)(h))
+
+
+@pytest.mark.every_backend
+def test_free_axes_are_counted_from_the_batch():
+    model = VAE(*_series(), likelihood="mse", seed=0)
+    model.compile(keras.optimizers.SGD(0.0))
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.normal(size=(8, t, 2)), "condition": rng.random((8, t, 1))} for t in (5, 7)]
+    found = evaluation.held_out(model, ((part,) for part in data), num_samples=1)
+    dimensions = (5 + 7) / 2 * 2
+    assert found["bits_per_dim"] == pytest.approx(found["negative_elbo"] / (dimensions * np.log(2.0)))
+    assert found["negative_elbo"] == pytest.approx(
+        np.mean([-model.elbo(part, seed=0).mean() for part in data]), rel=0.1
+    )
+    assert np.isfinite(evaluation.log_likelihood(model, data[1], num_samples=3, verbose=0).mean)
+    assert model.sample(2, condition=data[0]["condition"][:2]).shape == (2, 5, 2)
