@@ -196,8 +196,5 @@ def test_free_axes_are_counted_from_the_batch():
     found = evaluation.held_out(model, ((part,) for part in data), num_samples=1)
     dimensions = (5 + 7) / 2 * 2
     assert found["bits_per_dim"] == pytest.approx(found["negative_elbo"] / (dimensions * np.log(2.0)))
-    assert found["negative_elbo"] == pytest.approx(
-        np.mean([-model.elbo(part, seed=0).mean() for part in data]), rel=0.1
-    )
     assert np.isfinite(evaluation.log_likelihood(model, data[1], num_samples=3, verbose=0).mean)
     assert model.sample(2, condition=data[0]["condition"][:2]).shape == (2, 5, 2)
