@@ -38,6 +38,7 @@ def run(given: argparse.Namespace) -> None:
         "mutual_information": surgery.mutual_information,
         "marginal_kl": surgery.marginal_kl,
         "max_mutual_information": surgery.max_mutual_information,
+        "collapse": runs.collapse_report(vae, x),
     }
     if given.log_likelihood is not None:
         verbose = 0 if given.json else "auto"
@@ -55,6 +56,8 @@ def run(given: argparse.Namespace) -> None:
         f"of the KL  {found['mutual_information']:.3f} nats tell examples apart (to tell all takes "
         f"{found['max_mutual_information']:.3f}); {found['marginal_kl']:.3f} are the distance of codes from prior"
     )
+    if found["collapse"] is not None:
+        print(found["collapse"])
     if given.log_likelihood is not None:
         print(
             f"log p(x)   {found['log_likelihood']:.3f} +- {found['log_likelihood_standard_error']:.3f} nats per "

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vae import VAE
+from keras_vae import VAE, callbacks
 
 
 def load_model(path: str) -> VAE:
@@ -54,6 +54,14 @@ def in_words(terms: dict[str, float]) -> str:
         f"negative ELBO {terms['negative_elbo']:.3f} = reconstruction {terms['reconstruction']:.3f} + kl "
         f"{terms['kl']:.3f} nats per example, {terms['bits_per_dim']:.4f} bits per dimension"
     )
+
+
+def collapse_report(vae: VAE, x: np.ndarray, steps_per_epoch: int | None = None) -> str | None:
+    """What is said of a collapsed posterior, with the options that help; None if it has not collapsed."""
+    if len(x) < 2:  # of one example nobody can tell whether z distinguishes it from others
+        return None
+    words = callbacks.collapse_report(vae, x, steps_per_epoch)
+    return words and f"{words}\nOptions of train for these: --epochs, --scale, --beta, --warm-up, --free-bits."
 
 
 def sentence(error: BaseException) -> str:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.once
 
 FILES = ["history.csv", "model.keras", "reconstructions.png", "samples.png", "summary.json"]
 QUICK = ["--epochs", "2", "--latent-dim", "3", "--hidden", "12"]
+COLLAPSE = ("--warm-up", "1", "--beta", "1e4", "--learning-rate", "0.03")
 
 
 def run(*arguments):
@@ -73,6 +74,7 @@ def test_evaluate_says_what_the_latents_hold_and_estimates_log_p(trained, capsys
     assert run("evaluate", trained, "--json", "--log-likelihood", 20) == 0
     found = json.loads(capsys.readouterr().out)
     assert sum(found["kl_per_unit"]) == pytest.approx(found["kl"], rel=1e-4)
+    assert found["collapse"] is None
     assert found["mutual_information"] + found["marginal_kl"] == pytest.approx(found["kl"], rel=1e-4)
     assert 0 <= found["active_units"] <= 3
     assert -found["negative_elbo"] < found["log_likelihood"] < 0.0
@@ -91,16 +93,23 @@ def test_evaluate_says_what_the_latents_hold_and_estimates_log_p(trained, capsys
         (("--likelihood", "discretized_logistic", "--levels", "17"), {"scale": "predicted", "levels": 17}),
         (("--likelihood", "continuous_bernoulli", "--objective", "iwae", "--num-samples", "3"), {}),
         (("--likelihood", "continuous_bernoulli", "--objective", "iwae"), {}),  # with one it would be the ELBO
-        (("--likelihood", "mse", "--free-bits", "0.1"), {"scale": 1.0}),
+        (("--likelihood", "mse", "--free-bits", "0.01", *COLLAPSE), {"scale": 1.0}),
     ],
 )
 def test_train_with_other_likelihoods_and_objectives(arguments, likelihood, tmp_path, capsys):
     assert run("train", *QUICK, *arguments, "--output", tmp_path / "out") == 0
-    assert "Note" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Note" not in out
+    collapse = json.loads((tmp_path / "out" / "summary.json").read_text())["collapse"]
+    assert (collapse is not None) == ("The posterior has collapsed: 0 of 3" in out) == ("--warm-up" in arguments)
     vae = keras.saving.load_model(tmp_path / "out" / "model.keras")
     assert likelihood.items() <= vae.likelihood.get_config().items()
-    assert getattr(vae.objective, "free_bits", 0.0) == (0.1 if "--free-bits" in arguments else 0.0)
+    assert getattr(vae.objective, "free_bits", 0.0) == (0.01 if "--free-bits" in arguments else 0.0)
     assert vae.objective.num_samples == (3 if "3" in arguments else 5 if "iwae" in arguments else 1)
+    if "--warm-up" in arguments:
+        assert vae.objective.beta.get_config() == {"steps": 15, "start": 0.0, "end": 1e4}
+        assert run("evaluate", tmp_path / "out") == 0
+        assert collapse.partition("\n")[0] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("prior", "kind"), [("mixture", "GaussianMixture"), ("vamp", "VampPrior")])
@@ -137,6 +146,7 @@ def test_missing_values_are_taken_where_they_are_allowed(tmp_path, capsys):
             "--levels has no meaning for continuous_bernoulli",
         ),
         (("--objective", "iwae", "--beta", "2"), "--beta belongs to the ELBO"),
+        (("--objective", "iwae", "--warm-up", "2"), "--warm-up belongs to the ELBO"),
         (("--likelihood", "discretized_logistic"), "one of 256 evenly spaced levels"),
         (("--likelihood", "poisson"), "needs counts"),
     ],
