@@ -7,21 +7,10 @@ from typing import Any
 import numpy as np
 
 from keras_vae import datasets, evaluation
-from keras_vae_cli import options, runs
+from keras_vae_cli import runs
 
 # elbo_surgery compares all examples with each other.
 MAX_SURGERY_EXAMPLES = 10_000
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    options.add_shared(parser, "model", "--binarize")
-    add = parser.add_argument
-    add("--data", help="as for train (default: what the model was trained on)")
-    add("--split", choices=("test", "train"), default="test")
-    add("--num-samples", type=options.count, default=16, help="samples of z per example (default 16)")
-    words = "also estimate log p(x), with this number of samples (papers: 5000)"
-    add("--log-likelihood", type=options.count, metavar="SAMPLES", help=words)
-    add("--json", action="store_true", help="print JSON")
 
 
 def run(given: argparse.Namespace) -> None:

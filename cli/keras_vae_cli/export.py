@@ -8,27 +8,8 @@ from types import ModuleType
 from typing import Any
 
 from keras_vae import VAE, datasets, evaluation
-from keras_vae_cli import options, runs
-from keras_vae_cli.runs import sentence
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    options.add_shared(parser, "model", "--binarize", "--overwrite")
-    add = parser.add_argument
-    add("bundle", nargs="?", help="the folder to write")
-    add("--check", action="store_true", help="verify the bundle that is named instead of a model")
-    add("--providers", choices=("auto", "cpu", "cuda"), help="where --check runs (default cpu)")
-    add("--data", help="held-out data, as for train (default: what the model was trained on)")
-    words = "float16, int8 or float16,int8: smaller variants, written beside float32"
-    add("--precision", type=options.precisions, default=("float32",), help=words)
-    add("--engine", default="auto", choices=("auto", "tensorflow", "torch"), help="(default auto)")
-    add("--tolerance", type=options.positive, help="difference allowed (default 1e-4)")
-    words = "nats that a smaller variant may lose (default 0.5)"
-    add("--max-elbo-loss", type=options.positive, default=0.5, help=words)
-    words = "call anomalous what scores above this quantile of the held-out data, such as 0.99"
-    add("--threshold", type=options.share, metavar="QUANTILE", help=words)
-    add("--max-batch-size", type=options.count, default=64, help="for Triton (default 64)")
-    add("--simplify", action="store_true", help="run onnxslim over the graphs")
+from keras_vae_cli import runs
+from keras_vae_cli.commands import sentence
 
 
 def run(given: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_vae import VAE, callbacks
+from keras_vae_cli.commands import sentence
 
 
 def load_model(path: str) -> VAE:
@@ -62,11 +63,6 @@ def collapse_report(vae: VAE, x: np.ndarray, steps_per_epoch: int | None = None)
         return None
     words = callbacks.collapse_report(vae, x, steps_per_epoch)
     return words and f"{words}\nOptions of train for these: --epochs, --scale, --beta, --warm-up, --free-bits."
-
-
-def sentence(error: BaseException) -> str:
-    """The first paragraph of an error's message on one line."""
-    return " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
 
 
 def _model_file(path):

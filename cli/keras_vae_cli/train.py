@@ -12,40 +12,8 @@ import numpy as np
 
 import keras_vae
 from keras_vae import _files, datasets, evaluation, likelihoods, networks, plotting, priors, schedules
-from keras_vae_cli import progress, runs
-from keras_vae_cli.options import add_shared, count, counts, non_negative, positive, scale
+from keras_vae_cli import options, progress, runs
 from keras_vae_cli.quiet import without_native_log
-
-# What has a short name and fits data of any shape; a categorical one needs the number of classes.
-LIKELIHOODS: tuple[str, ...] = tuple(name for name in likelihoods.NAMES if name != "categorical")
-LEVELS = 256  # those of an 8-bit image
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--data", default="digits", help="digits, mnist, fashion_mnist, cifar10, or a file or folder")
-    add_shared(parser, "--binarize")
-    names = f"{', '.join(LIKELIHOODS)} (default bce)"
-    add("--likelihood", choices=LIKELIHOODS, default="bce", metavar="NAME", help=names)
-    add("--scale", type=scale, help="for gaussian and its like: a number, learned, optimal or predicted")
-    add("--levels", type=count, default=LEVELS, help="for discretized_logistic (default 256; the digits have 17)")
-    add("--network", choices=("mlp", "conv"), default="mlp")
-    add("--hidden", type=counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas")
-    add("--latent-dim", type=count, default=8)
-    add("--epochs", type=count, default=20)
-    add("--batch-size", type=count, default=100)
-    add("--learning-rate", type=positive, default=1e-3, help="of Adam (default 0.001)")
-    add("--objective", choices=("elbo", "iwae"), default="elbo", help="(default elbo)")
-    add("--num-samples", type=count, help="samples of z per example (default 1; with iwae 5)")
-    add("--beta", type=non_negative, default=1.0, help="weight of the KL term (default 1, the ELBO)")
-    words = "epochs in which that weight rises from 0 (default: none)"
-    add("--warm-up", type=count, metavar="EPOCHS", help=words)
-    add("--free-bits", type=non_negative, default=0.0, help="nats of each latent without a penalty (default 0)")
-    add("--prior", choices=("normal", "mixture", "vamp"), default="normal", help="p(z): N(0, I), or a learned one")
-    add("--components", type=count, help="components of the prior (default: mixture 10, vamp 500)")
-    add("--allow-missing", action="store_true", help="NaN in the data is a missing value")
-    add("--output", default="runs/vae", help="folder to write (default runs/vae)")
-    add_shared(parser, "--overwrite")
 
 
 def run(given: argparse.Namespace) -> None:
@@ -125,7 +93,7 @@ def _likelihood(given):
         arguments["scale"] = given.scale
     if kind is likelihoods.DiscretizedLogistic:
         arguments["levels"] = given.levels
-    elif given.levels != LEVELS:
+    elif given.levels != options.LEVELS:
         raise ValueError(f"--levels has no meaning for {given.likelihood}: it is for discretized_logistic.")
     return kind(**arguments)
 

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae_cli import __main__, commands, progress
+from keras_vae import likelihoods
+from keras_vae_cli import backends, commands, options, progress
 
 pytestmark = pytest.mark.once
 
@@ -304,7 +305,7 @@ def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeyp
         ["train", "--beta", "-1"],
         ["train", "--hidden", "a"],
         ["train", "--seed", "-1"],
-        ["train", "--ep", "1"],  # abbreviations would pass --backend by the launcher
+        ["train", "--ep", "1"],  # abbreviations would change their meaning with the next option
         [],
     ],
 )
@@ -312,6 +313,26 @@ def test_a_wrong_command_line_exits_with_2(arguments):
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == 2
+
+
+def test_the_options_know_the_names_of_the_library():
+    """They are written down a second time, so that --help need not import Keras."""
+    assert tuple(name for name in likelihoods.NAMES if name != "categorical") == options.LIKELIHOODS
+    assert options.SCALES == likelihoods.SCALES
+
+
+@pytest.mark.parametrize("arguments", ["train --help", "export --help", "--version", "train --epochs x"])
+def test_help_and_a_wrong_command_line_import_nothing_slow(arguments):
+    code = f"""
+import sys
+from keras_vae_cli import commands
+try:
+    commands.main({arguments.split()!r})
+except SystemExit:
+    print(sorted({{"keras", "numpy", "matplotlib", "keras_vae", "jax", "torch", "tensorflow"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def command(*arguments, **environment):
@@ -332,8 +353,7 @@ def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path, back
 
 def test_a_backend_other_than_the_running_one_is_refused(capsys):
     other = {"jax": "torch", "torch": "tensorflow", "tensorflow": "jax"}[keras.backend.backend()]
-    with pytest.raises(SystemExit):
-        run("train", "--backend", other)
+    assert run("train", "--backend", other) == 2
     assert f"set KERAS_BACKEND={other} before" in capsys.readouterr().err
 
 
@@ -360,13 +380,13 @@ def test_the_backend_of_keras_settings_is_taken_where_somebody_chose_it(monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     if settings is not None:
         (tmp_path / "keras.json").write_text(settings)
-    assert __main__._backend([]) == backend
+    assert backends.choose(None) == backend
 
 
 def test_the_settings_that_keras_writes_by_itself_are_nobodys_choice(tmp_path):
     environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", "import keras"], env=environment, check=True)
-    assert json.loads((tmp_path / "keras.json").read_text()) == __main__.UNTOUCHED
+    assert json.loads((tmp_path / "keras.json").read_text()) == backends.UNTOUCHED
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
