@@ -15,9 +15,11 @@ MAX_SURGERY_EXAMPLES = 10_000
 
 def run(given: argparse.Namespace) -> None:
     """Prints the held-out terms of a trained model."""
-    vae, settings = runs.load_model(given.model), runs.load_settings(given.model)
-    binarize = given.binarize or (settings.get("binarize") if given.data is None else None)
-    data = datasets.load(given.data or settings.get("data", "digits"), binarize)
+    vae = runs.load_model(given.model)
+    settings = {"data": given.data} if given.data is not None else runs.load_settings(given.model)
+    if "data" not in settings:
+        raise ValueError(f"No summary.json beside {given.model} says what it was trained on: name data with --data.")
+    data = datasets.load(settings["data"], given.binarize or settings.get("binarize"))
     x = runs.fit_shape(data.test if given.split == "test" else data.train, vae)
     found: dict[str, Any] = evaluation.held_out(vae, x, given.num_samples, given.seed)
     surgery = evaluation.elbo_surgery(vae, x[:MAX_SURGERY_EXAMPLES], given.seed)

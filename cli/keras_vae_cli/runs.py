@@ -14,7 +14,7 @@ from keras_vae_cli.commands import sentence
 def load_model(path: str) -> VAE:
     """The model in a `.keras` file or in the folder of a run."""
     file = _model_file(path)
-    if not file.is_file():
+    if not file.is_file() or file.suffix != ".keras":
         raise ValueError(f"There is no model {file}: name a .keras file, or the output folder of quickstart or train.")
     try:
         model = keras.saving.load_model(file)

@@ -232,6 +232,12 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
         (["evaluate", "{tmp}/broken.keras"], "cannot be loaded"),
         (["evaluate", "{tmp}/run"], "does not hold the settings of a run: name the data"),
         (["evaluate", "{tmp}/other.keras"], "holds a Sequential, not a keras_vae.VAE"),
+        (["evaluate", "{tmp}/alone/model.keras"], "No summary.json beside .*name data with --data"),
+        (["evaluate", "{tmp}/nan.npy"], "There is no model .*nan.npy: name a .keras file"),
+        (["sample", "{tmp}/alone/model.keras", "--output", "{tmp}/run.npy"], "Cannot write .*run.npy: it is a folder"),
+        (["sample", "{tmp}/alone/model.keras", "--output", "{tmp}/no/x.png"], "no/x.png: .*no does not exist"),
+        (["sample", "{tmp}/alone/model.keras", "--output", "/proc/x.npy"], "Cannot write /proc/x.npy: /proc: "),
+        (["quickstart", "--output", "{tmp}/nan.npy/x/y"], "Cannot write .*nan.npy is a file, not a folder"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, trained, tmp_path, capsys):
@@ -240,8 +246,10 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, trained,
     np.save(tmp_path / "flat.npy", np.zeros((9, 4)))
     (tmp_path / "broken.keras").write_bytes(b"not a zip file")
     keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
-    (tmp_path / "run").mkdir()
+    for folder in ("run", "run.npy", "alone"):
+        (tmp_path / folder).mkdir()
     shutil.copy(trained / "model.keras", tmp_path / "run")
+    shutil.copy(trained / "model.keras", tmp_path / "alone")
     (tmp_path / "run" / "summary.json").write_text("{}")
     before = sorted(tmp_path.iterdir())
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
