@@ -28,17 +28,23 @@ def prepare(given: argparse.Namespace) -> None:
         if given.backend not in (None, running):
             raise ValueError(f"Keras runs on {running} already; set KERAS_BACKEND={given.backend} before it starts.")
         return
-    os.environ["KERAS_BACKEND"] = choose(given.backend)
+    os.environ["KERAS_BACKEND"] = choose(given.backend, getattr(given, "model", None))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's page of log lines
     if given.command != "export":
         # Hides one more. But without oneDNN TensorFlow lacks some convolutions on the CPU that export may need.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
-def choose(asked: str | None) -> str:
-    """The backend that the command line, the environment or Keras's configuration asks for, or the first installed."""
+def choose(asked: str | None, model: str | None = None) -> str:
+    """The backend of the command line, the environment, Keras's configuration, the model's run, or the first installed.
+
+    Args:
+        asked: Value of --backend.
+        model: Path of the model or of its run, whose summary names the backend that it was trained on.
+    """
     installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
-    backend = asked or os.environ.get("KERAS_BACKEND") or _configured(installed) or (installed or [None])[0]
+    backend = asked or os.environ.get("KERAS_BACKEND") or _configured(installed)
+    backend = backend or (model is not None and _trained_on(model, installed)) or next(iter(installed), None)
     if backend is None:
         raise ValueError('no backend is installed: pip install "keras-vae[jax]", or [tensorflow], or [torch].')
     if backend not in BACKENDS:
@@ -54,9 +60,21 @@ def choose(asked: str | None) -> str:
 def _configured(installed):
     """The backend in Keras's own configuration file, if it names one that is installed."""
     home = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
-    try:
-        settings = json.loads((home / "keras.json").read_text())
-    except (OSError, ValueError):
-        return None
-    backend = settings.get("backend") if isinstance(settings, dict) and settings != UNTOUCHED else None
+    settings = _read(home / "keras.json")
+    return settings.get("backend") if settings != UNTOUCHED and settings.get("backend") in installed else None
+
+
+def _trained_on(model, installed):
+    """The backend that a model was trained on, if it is installed."""
+    path = pathlib.Path(model)
+    backend = _read((path if path.is_dir() else path.parent) / "summary.json").get("backend")
     return backend if backend in installed else None
+
+
+def _read(path):
+    """The dict in a JSON file; empty if there is none."""
+    try:
+        settings = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}

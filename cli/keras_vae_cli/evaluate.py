@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_vae import datasets, evaluation
@@ -21,7 +22,8 @@ def run(given: argparse.Namespace) -> None:
         raise ValueError(f"No summary.json beside {given.model} says what it was trained on: name data with --data.")
     data = datasets.load(settings["data"], given.binarize or settings.get("binarize"))
     x = runs.fit_shape(data.test if given.split == "test" else data.train, vae)
-    found: dict[str, Any] = evaluation.held_out(vae, x, given.num_samples, given.seed)
+    found: dict[str, Any] = {"backend": keras.backend.backend()}
+    found |= evaluation.held_out(vae, x, given.num_samples, given.seed)
     surgery = evaluation.elbo_surgery(vae, x[:MAX_SURGERY_EXAMPLES], given.seed)
     found |= {
         "active_units": int(evaluation.active_units(vae, x).sum()),
@@ -40,7 +42,7 @@ def run(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps(found))
         return
-    print(f"{len(x):,} examples   {runs.in_words(found)}")
+    print(f"{len(x):,} examples on {found['backend']}   {runs.in_words(found)}")
     units = ", ".join(f"{kl:.2f}" for kl in sorted(found["kl_per_unit"], reverse=True))
     print(f"latents    {found['active_units']} of {vae.latent_dim} active; KL of each in nats: {units}")
     print(

@@ -70,7 +70,10 @@ def scale(text: str) -> str | float:
 
 
 _SHARED: dict[str, dict[str, Any]] = {
-    "--backend": {"choices": ("tensorflow", "jax", "torch"), "help": "default: KERAS_BACKEND, or an installed one"},
+    "--backend": {
+        "choices": ("tensorflow", "jax", "torch"),
+        "help": "default: KERAS_BACKEND, or that of the model, or an installed one",
+    },
     "--seed": {"type": seed, "default": 0, "help": "for weights, order and noise (default 0)"},
     "model": {"help": "a .keras file or an output folder"},
     "--binarize": {"choices": ("threshold", "sample"), "help": "make grey values binary"},

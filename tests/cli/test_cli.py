@@ -63,12 +63,13 @@ def test_train_writes_everything(trained):
 def test_evaluate_repeats_the_figures_of_the_summary(trained, capsys):
     assert run("evaluate", trained, "--json") == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["backend"] == keras.backend.backend()
     held_out = json.loads((trained / "summary.json").read_text())["held_out"]
     assert {name: found[name] for name in held_out} == pytest.approx(held_out, rel=1e-5)
     assert (
         run("evaluate", trained / "model.keras", "--data", "digits", "--binarize", "threshold", "--split", "train") == 0
     )
-    assert "1,497 examples   negative ELBO" in capsys.readouterr().out
+    assert f"1,497 examples on {keras.backend.backend()}   negative ELBO" in capsys.readouterr().out
 
 
 def test_evaluate_says_what_the_latents_hold_and_estimates_log_p(trained, capsys):
@@ -389,6 +390,10 @@ def test_the_backend_of_keras_settings_is_taken_where_somebody_chose_it(monkeypa
     if settings is not None:
         (tmp_path / "keras.json").write_text(settings)
     assert backends.choose(None) == backend
+    (tmp_path / "summary.json").write_text('{"backend": "torch"}')  # the run's own, where nothing else is chosen
+    own = "torch" if backend == "jax" else backend
+    assert backends.choose(None, str(tmp_path)) == backends.choose(None, str(tmp_path / "model.keras")) == own
+    assert backends.choose("tensorflow", str(tmp_path)) == "tensorflow"
 
 
 def test_the_settings_that_keras_writes_by_itself_are_nobodys_choice(tmp_path):
