@@ -4,6 +4,17 @@ Start with `VAE`. The likelihoods ("bce", "mse" and more) are in `likelihoods/`,
 `distributions/`; the backends differ in `_backend/` and nowhere else.
 """
 
+try:
+    import keras as _keras  # noqa: F401
+except (ModuleNotFoundError, ValueError) as error:  # ValueError: a name that Keras does not know
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else None
+    if missing not in (None, "tensorflow", "jax", "torch"):
+        raise
+    raise ImportError(
+        f"Keras has no usable backend ({error}). Choose an installed one before the import, KERAS_BACKEND=jax, torch "
+        'or tensorflow, which Keras takes if nothing is chosen; or install one: pip install "keras-vae[jax]".'
+    ) from None
+
 from keras_vae import callbacks as callbacks
 from keras_vae import datasets as datasets
 from keras_vae import distributions as distributions

@@ -1,6 +1,7 @@
 """Writing files so that they appear whole or not at all: to a temporary name beside the target, then rename."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -14,8 +15,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {path}: the folder {path.parent} does not exist.")
+    if path.is_dir():
+        raise IsADirectoryError(f"Cannot write {path}: it is a folder.")
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.partial{path.suffix}")
     try:
+        with _in_words(path):
+            temporary.touch()
         yield temporary
         os.replace(temporary, path)
     finally:
@@ -38,8 +43,9 @@ def atomic_folder(
     """
     path = pathlib.Path(path).resolve()
     _check_replaceable(path, overwrite, is_ours)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent))
+    with _in_words(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes a private folder; the result is an ordinary one
@@ -50,6 +56,19 @@ def atomic_folder(
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _in_words(path):
+    """Says of what was to be written, not of its temporary name, why it cannot be."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        file = next((folder for folder in path.parents if folder.is_file()), None)
+        reason = f"{file} is a file, not a folder" if file else f"{path.parent}: {error.strerror}"
+        raise type(error)(f"Cannot write {path}: {reason}. Choose another output.") from None
 
 
 def _check_replaceable(path, overwrite, is_ours):

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,13 @@ assert state() == before, (state(), before)
 def test_an_unsupported_backend_is_refused_with_the_fix():
     done = python("import keras_vae", "numpy")
     assert "KERAS_BACKEND to one of the three" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["torch", "theano"])
+def test_a_backend_that_cannot_be_imported_is_a_sentence(backend):
+    done = python("import sys; sys.modules['torch'] = None; import keras_vae", backend)
+    assert re.search(f"ImportError: Keras has no usable backend .*{backend}.*KERAS_BACKEND=jax", done.stderr)
+    assert done.stderr.count("Error: ") == 1  # that of Keras, deep inside, is not shown
 
 
 VIOLATIONS = {

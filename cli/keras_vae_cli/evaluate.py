@@ -4,33 +4,26 @@ import argparse
 import json
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_vae import datasets, evaluation
-from keras_vae_cli import options, runs
+from keras_vae_cli import runs
 
 # elbo_surgery compares all examples with each other.
 MAX_SURGERY_EXAMPLES = 10_000
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    options.add_shared(parser, "model", "--binarize")
-    add = parser.add_argument
-    add("--data", help="as for train (default: what the model was trained on)")
-    add("--split", choices=("test", "train"), default="test")
-    add("--num-samples", type=options.count, default=16, help="samples of z per example (default 16)")
-    words = "also estimate log p(x), with this number of samples (papers: 5000)"
-    add("--log-likelihood", type=options.count, metavar="SAMPLES", help=words)
-    add("--json", action="store_true", help="print JSON")
-
-
 def run(given: argparse.Namespace) -> None:
     """Prints the held-out terms of a trained model."""
-    vae, settings = runs.load_model(given.model), runs.load_settings(given.model)
-    binarize = given.binarize or (settings.get("binarize") if given.data is None else None)
-    data = datasets.load(given.data or settings.get("data", "digits"), binarize)
+    vae = runs.load_model(given.model)
+    settings = {"data": given.data} if given.data is not None else runs.load_settings(given.model)
+    if "data" not in settings:
+        raise ValueError(f"No summary.json beside {given.model} says what it was trained on: name data with --data.")
+    data = datasets.load(settings["data"], given.binarize or settings.get("binarize"))
     x = runs.fit_shape(data.test if given.split == "test" else data.train, vae)
-    found: dict[str, Any] = evaluation.held_out(vae, x, given.num_samples, given.seed)
+    found: dict[str, Any] = {"backend": keras.backend.backend()}
+    found |= evaluation.held_out(vae, x, given.num_samples, given.seed)
     surgery = evaluation.elbo_surgery(vae, x[:MAX_SURGERY_EXAMPLES], given.seed)
     found |= {
         "active_units": int(evaluation.active_units(vae, x).sum()),
@@ -38,6 +31,7 @@ def run(given: argparse.Namespace) -> None:
         "mutual_information": surgery.mutual_information,
         "marginal_kl": surgery.marginal_kl,
         "max_mutual_information": surgery.max_mutual_information,
+        "collapse": runs.collapse_report(vae, x),
     }
     if given.log_likelihood is not None:
         verbose = 0 if given.json else "auto"
@@ -48,13 +42,15 @@ def run(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps(found))
         return
-    print(f"{len(x):,} examples   {runs.in_words(found)}")
+    print(f"{len(x):,} examples on {found['backend']}   {runs.in_words(found)}")
     units = ", ".join(f"{kl:.2f}" for kl in sorted(found["kl_per_unit"], reverse=True))
     print(f"latents    {found['active_units']} of {vae.latent_dim} active; KL of each in nats: {units}")
     print(
         f"of the KL  {found['mutual_information']:.3f} nats tell examples apart (to tell all takes "
         f"{found['max_mutual_information']:.3f}); {found['marginal_kl']:.3f} are the distance of codes from prior"
     )
+    if found["collapse"] is not None:
+        print(found["collapse"])
     if given.log_likelihood is not None:
         print(
             f"log p(x)   {found['log_likelihood']:.3f} +- {found['log_likelihood_standard_error']:.3f} nats per "

@@ -2,33 +2,18 @@
 
 import argparse
 import importlib
+import math
 import time
 import warnings
 from types import ModuleType
 from typing import Any
 
+import keras
+
 from keras_vae import VAE, datasets, evaluation
-from keras_vae_cli import options, runs
-from keras_vae_cli.runs import sentence
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    options.add_shared(parser, "model", "--binarize", "--overwrite")
-    add = parser.add_argument
-    add("bundle", nargs="?", help="the folder to write")
-    add("--check", action="store_true", help="verify the bundle that is named instead of a model")
-    add("--providers", choices=("auto", "cpu", "cuda"), help="where --check runs (default cpu)")
-    add("--data", help="held-out data, as for train (default: what the model was trained on)")
-    words = "float16, int8 or float16,int8: smaller variants, written beside float32"
-    add("--precision", type=options.precisions, default=("float32",), help=words)
-    add("--engine", default="auto", choices=("auto", "tensorflow", "torch"), help="(default auto)")
-    add("--tolerance", type=options.positive, help="difference allowed (default 1e-4)")
-    words = "nats that a smaller variant may lose (default 0.5)"
-    add("--max-elbo-loss", type=options.positive, default=0.5, help=words)
-    words = "call anomalous what scores above this quantile of the held-out data, such as 0.99"
-    add("--threshold", type=options.share, metavar="QUANTILE", help=words)
-    add("--max-batch-size", type=options.count, default=64, help="for Triton (default 64)")
-    add("--simplify", action="store_true", help="run onnxslim over the graphs")
+from keras_vae_cli import runs
+from keras_vae_cli.commands import sentence
+from keras_vae_cli.quiet import without_native_log
 
 
 def run(given: argparse.Namespace) -> None:
@@ -43,6 +28,8 @@ def run(given: argparse.Namespace) -> None:
         raise ValueError("--providers says where --check runs a bundle; an export is always compared on the CPU.")
     if given.bundle is None:
         raise ValueError("name a model and the folder to write: keras-vae export MODEL BUNDLE")
+    with without_native_log():
+        keras.utils.set_random_seed(given.seed)  # which imports TensorFlow, as saving a model would on every backend
     exporter, vae = load_exporter(), runs.load_model(given.model)
     data, threshold = _held_out(given, vae), None
     if given.threshold is not None:
@@ -77,6 +64,8 @@ def write(exporter: ModuleType, vae: VAE, output: str, **settings: Any) -> None:
         if issubclass(warning.category, UserWarning):
             print(f"Note: {warning.message}")
     print(f"Wrote {', '.join(manifest.graphs)} as ONNX to {output}, verified, in {time.monotonic() - started:.0f} s.")
+    sizes = (f"{name} {_size(manifest.files[graph.file]['bytes'])}" for name, graph in manifest.graphs.items())
+    print(f"Sizes: {', '.join(sizes)}. manifest.json in the folder describes them.")
     exact = {name: graph.parity for name, graph in manifest.graphs.items() if graph.precision == "float32"}
     batches = ", ".join(str(batch) for batch in exact["encoder"]["batches"])
     print(
@@ -101,6 +90,10 @@ def _held_out(given, vae):
     except (ValueError, OSError) as error:
         print(f"Note: not compared on the data it was trained on: {sentence(error)}")
         return None
+
+
+def _size(count):
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{math.ceil(count / 1e3)} kB"
 
 
 def _differences(by_graph):

@@ -1,11 +1,34 @@
-"""Options that several verbs share, and the types of their values."""
+"""Every option of every verb.
+
+This file imports neither Keras nor the other packages, whose import takes seconds: --help is there at once, and a wrong
+command line is refused at once. What it repeats of them, such as the names of likelihoods, a test compares.
+"""
 
 import argparse
+import importlib.metadata
 import math
 from collections.abc import Callable
 from typing import Any
 
-from keras_vae import likelihoods
+from keras_vae_cli import serve
+
+# Those of `keras_vae.likelihoods` that fit data of any shape; a categorical one needs the number of classes.
+LIKELIHOODS = (
+    "bce",
+    "bernoulli",
+    "mse",
+    "gaussian",
+    "continuous_bernoulli",
+    "laplace",
+    "discretized_logistic",
+    "poisson",
+    "negative_binomial",
+)
+SCALES = ("learned", "optimal", "predicted")
+LEVELS = 256  # those of an 8-bit image
+
+# Chosen so that the pictures show digits and the whole takes well under two minutes on two cores.
+QUICKSTART = "--data digits --binarize threshold --hidden 256 --latent-dim 2 --batch-size 50 --learning-rate 2e-3"
 
 
 def _value(convert, accept, words):
@@ -43,11 +66,14 @@ counts: Reader = _value(
 
 def scale(text: str) -> str | float:
     """A positive number, or the name of a way to find one."""
-    return text if text in likelihoods.SCALES else positive(text)
+    return text if text in SCALES else positive(text)
 
 
 _SHARED: dict[str, dict[str, Any]] = {
-    "--backend": {"choices": ("tensorflow", "jax", "torch"), "help": "default: KERAS_BACKEND, or an installed one"},
+    "--backend": {
+        "choices": ("tensorflow", "jax", "torch"),
+        "help": "default: KERAS_BACKEND, or that of the model, or an installed one",
+    },
     "--seed": {"type": seed, "default": 0, "help": "for weights, order and noise (default 0)"},
     "model": {"help": "a .keras file or an output folder"},
     "--binarize": {"choices": ("threshold", "sample"), "help": "make grey values binary"},
@@ -55,7 +81,114 @@ _SHARED: dict[str, dict[str, Any]] = {
 }
 
 
-def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    # Without abbreviations: an option that is added must not change what a shorter word means.
+    whole = argparse.ArgumentParser(
+        prog="keras-vae",
+        description="Train, evaluate, sample and export variational autoencoders. All losses are in nats per example.",
+        allow_abbrev=False,
+    )
+    whole.add_argument("--version", action="version", version=f"keras-vae {_version()}")
+    commands = whole.add_subparsers(dest="command", required=True)
+    for name, (add_options, words) in VERBS.items():
+        command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        _add_shared(command, "--backend", "--seed")
+        add_options(command)
+    # Only for the list of commands: `__main__` has handed it to keras_vae_serving.
+    commands.add_parser("serve", help=serve.HELP)
+    return whole
+
+
+def _version():
+    try:
+        return importlib.metadata.version("keras-vae")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _add_shared(parser, *names):
     """Adds options that mean the same in every verb."""
     for name in names:
         parser.add_argument(name, **_SHARED[name])
+
+
+def _quickstart(parser):
+    fixed = argparse.ArgumentParser()
+    _train(fixed)
+    parser.set_defaults(**vars(fixed.parse_args(QUICKSTART.split())))
+    parser.add_argument("--epochs", type=count, default=60, help="passes over the data (default 60)")
+    parser.add_argument("--output", default="quickstart", help="folder to write (default quickstart)")
+    _add_shared(parser, "--overwrite")
+
+
+def _train(parser):
+    add = parser.add_argument
+    add("--data", default="digits", help="digits, mnist, fashion_mnist, cifar10, or a file or folder")
+    _add_shared(parser, "--binarize")
+    names = f"{', '.join(LIKELIHOODS)} (default bce)"
+    add("--likelihood", choices=LIKELIHOODS, default="bce", metavar="NAME", help=names)
+    add("--scale", type=scale, help="for gaussian and its like: a number, learned, optimal or predicted")
+    add("--levels", type=count, default=LEVELS, help="for discretized_logistic (default 256; the digits have 17)")
+    add("--network", choices=("mlp", "conv"), default="mlp")
+    add("--hidden", type=counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas")
+    add("--latent-dim", type=count, default=8)
+    add("--epochs", type=count, default=20)
+    add("--batch-size", type=count, default=100)
+    add("--learning-rate", type=positive, default=1e-3, help="of Adam (default 0.001)")
+    add("--objective", choices=("elbo", "iwae"), default="elbo", help="(default elbo)")
+    add("--num-samples", type=count, help="samples of z per example (default 1; with iwae 5)")
+    add("--beta", type=non_negative, default=1.0, help="weight of the KL term (default 1, the ELBO)")
+    words = "epochs in which that weight rises from 0 (default: none)"
+    add("--warm-up", type=count, metavar="EPOCHS", help=words)
+    add("--free-bits", type=non_negative, default=0.0, help="nats of each latent without a penalty (default 0)")
+    add("--prior", choices=("normal", "mixture", "vamp"), default="normal", help="p(z): N(0, I), or a learned one")
+    add("--components", type=count, help="components of the prior (default: mixture 10, vamp 500)")
+    add("--allow-missing", action="store_true", help="NaN in the data is a missing value")
+    add("--output", default="runs/vae", help="folder to write (default runs/vae)")
+    _add_shared(parser, "--overwrite")
+
+
+def _evaluate(parser):
+    _add_shared(parser, "model", "--binarize")
+    add = parser.add_argument
+    add("--data", help="as for train (default: what the model was trained on)")
+    add("--split", choices=("test", "train"), default="test")
+    add("--num-samples", type=count, default=16, help="samples of z per example (default 16)")
+    words = "also estimate log p(x), with this number of samples (papers: 5000)"
+    add("--log-likelihood", type=count, metavar="SAMPLES", help=words)
+    add("--json", action="store_true", help="print JSON")
+
+
+def _sample(parser):
+    _add_shared(parser, "model")
+    parser.add_argument("--num", type=count, default=100, help="number of samples (default 100)")
+    parser.add_argument("--output", default="samples.png", help="a .png picture or a .npy array (default samples.png)")
+
+
+def _export(parser):
+    _add_shared(parser, "model", "--binarize", "--overwrite")
+    add = parser.add_argument
+    add("bundle", nargs="?", help="the folder to write")
+    add("--check", action="store_true", help="verify the bundle that is named instead of a model")
+    add("--providers", choices=("auto", "cpu", "cuda"), help="where --check runs (default cpu)")
+    add("--data", help="held-out data, as for train (default: what the model was trained on)")
+    words = "float16, int8 or float16,int8: smaller variants, written beside float32"
+    add("--precision", type=precisions, default=("float32",), help=words)
+    add("--engine", default="auto", choices=("auto", "tensorflow", "torch"), help="(default auto)")
+    add("--tolerance", type=positive, help="difference allowed (default 1e-4)")
+    words = "nats that a smaller variant may lose (default 0.5)"
+    add("--max-elbo-loss", type=positive, default=0.5, help=words)
+    words = "call anomalous what scores above this quantile of the held-out data, such as 0.99"
+    add("--threshold", type=share, metavar="QUANTILE", help=words)
+    add("--max-batch-size", type=count, default=64, help="for Triton (default 64)")
+    add("--simplify", action="store_true", help="run onnxslim over the graphs")
+
+
+VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "quickstart": (_quickstart, "Trains on the embedded digits with settings known to work."),
+    "train": (_train, "Trains on any data."),
+    "evaluate": (_evaluate, "Prints the held-out terms of a trained model."),
+    "sample": (_sample, "Writes samples of a trained model as a picture or an array."),
+    "export": (_export, "Writes a trained model as a bundle of ONNX files that were compared with it, or checks one."),
+}

@@ -2,19 +2,7 @@
 
 import argparse
 
-from keras_vae_cli import export, options, train
-
-# Chosen so that the pictures show digits and the whole takes well under two minutes on two cores.
-SETTINGS = "--data digits --binarize threshold --hidden 256 --latent-dim 2 --batch-size 50 --learning-rate 2e-3"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    fixed = argparse.ArgumentParser()
-    train.add_options(fixed)
-    parser.set_defaults(**vars(fixed.parse_args(SETTINGS.split())))
-    parser.add_argument("--epochs", type=options.count, default=60, help="passes over the data (default 60)")
-    parser.add_argument("--output", default="quickstart", help="folder to write (default quickstart)")
-    options.add_shared(parser, "--overwrite")
+from keras_vae_cli import export, train
 
 
 def run(given: argparse.Namespace) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vae import VAE
+from keras_vae import VAE, callbacks
+from keras_vae_cli.commands import sentence
 
 
 def load_model(path: str) -> VAE:
     """The model in a `.keras` file or in the folder of a run."""
     file = _model_file(path)
-    if not file.is_file():
+    if not file.is_file() or file.suffix != ".keras":
         raise ValueError(f"There is no model {file}: name a .keras file, or the output folder of quickstart or train.")
     try:
         model = keras.saving.load_model(file)
@@ -56,9 +57,12 @@ def in_words(terms: dict[str, float]) -> str:
     )
 
 
-def sentence(error: BaseException) -> str:
-    """The first paragraph of an error's message on one line."""
-    return " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+def collapse_report(vae: VAE, x: np.ndarray, steps_per_epoch: int | None = None) -> str | None:
+    """What is said of a collapsed posterior, with the options that help; None if it has not collapsed."""
+    if len(x) < 2:  # of one example nobody can tell whether z distinguishes it from others
+        return None
+    words = callbacks.collapse_report(vae, x, steps_per_epoch)
+    return words and f"{words}\nOptions of train for these: --epochs, --scale, --beta, --warm-up, --free-bits."
 
 
 def _model_file(path):

@@ -6,13 +6,7 @@ import pathlib
 import numpy as np
 
 from keras_vae import _files, plotting
-from keras_vae_cli import options, runs
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    options.add_shared(parser, "model")
-    parser.add_argument("--num", type=options.count, default=100, help="number of samples (default 100)")
-    parser.add_argument("--output", default="samples.png", help="a .png picture or a .npy array (default samples.png)")
+from keras_vae_cli import runs
 
 
 def run(given: argparse.Namespace) -> None:

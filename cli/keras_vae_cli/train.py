@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import math
 import pathlib
 import time
 
@@ -10,39 +11,9 @@ import keras
 import numpy as np
 
 import keras_vae
-from keras_vae import _files, datasets, evaluation, likelihoods, networks, plotting, priors
-from keras_vae_cli import progress, runs
-from keras_vae_cli.options import add_shared, count, counts, non_negative, positive, scale
+from keras_vae import _files, datasets, evaluation, likelihoods, networks, plotting, priors, schedules
+from keras_vae_cli import options, progress, runs
 from keras_vae_cli.quiet import without_native_log
-
-# What has a short name and fits data of any shape; a categorical one needs the number of classes.
-LIKELIHOODS: tuple[str, ...] = tuple(name for name in likelihoods.NAMES if name != "categorical")
-LEVELS = 256  # those of an 8-bit image
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--data", default="digits", help="digits, mnist, fashion_mnist, cifar10, or a file or folder")
-    add_shared(parser, "--binarize")
-    names = f"{', '.join(LIKELIHOODS)} (default bce)"
-    add("--likelihood", choices=LIKELIHOODS, default="bce", metavar="NAME", help=names)
-    add("--scale", type=scale, help="for gaussian and its like: a number, learned, optimal or predicted")
-    add("--levels", type=count, default=LEVELS, help="for discretized_logistic (default 256; the digits have 17)")
-    add("--network", choices=("mlp", "conv"), default="mlp")
-    add("--hidden", type=counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas")
-    add("--latent-dim", type=count, default=8)
-    add("--epochs", type=count, default=20)
-    add("--batch-size", type=count, default=100)
-    add("--learning-rate", type=positive, default=1e-3, help="of Adam (default 0.001)")
-    add("--objective", choices=("elbo", "iwae"), default="elbo", help="(default elbo)")
-    add("--num-samples", type=count, help="samples of z per example (default 1; with iwae 5)")
-    add("--beta", type=non_negative, default=1.0, help="weight of the KL term (default 1, the ELBO)")
-    add("--free-bits", type=non_negative, default=0.0, help="nats of each latent without a penalty (default 0)")
-    add("--prior", choices=("normal", "mixture", "vamp"), default="normal", help="p(z): N(0, I), or a learned one")
-    add("--components", type=count, help="components of the prior (default: mixture 10, vamp 500)")
-    add("--allow-missing", action="store_true", help="NaN in the data is a missing value")
-    add("--output", default="runs/vae", help="folder to write (default runs/vae)")
-    add_shared(parser, "--overwrite")
 
 
 def run(given: argparse.Namespace) -> None:
@@ -77,16 +48,23 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
             print(f"To a {name} the KL has no closed form: it is averaged over the samples of z, and so is its log.")
         history = progress.fit(vae, train, test, given.epochs, given.batch_size)
         terms = evaluation.held_out(vae, test)
+        collapse = runs.collapse_report(vae, test, _steps_per_epoch(given, train))
         vae.save(folder / "model.keras")
-        _write_figures(folder, given, history, terms)
+        _write_figures(folder, given, history, terms, collapse)
         plotting.reconstructions(vae, test, folder / "reconstructions.png")
         plotting.samples(vae, 100, folder / "samples.png")
         if vae.latent_dim == 2:
             plotting.manifold(vae, folder / "manifold.png")
         files = sorted(file.name for file in folder.iterdir())
     print(f"held out  {runs.in_words(terms)}")
+    if collapse is not None:
+        print(collapse)
     print(f"Wrote {', '.join(files)} to {given.output} in {time.monotonic() - started:.0f} s.")
     return vae, test
+
+
+def _steps_per_epoch(given, train):
+    return math.ceil(len(train) / given.batch_size)
 
 
 def _model(given, train):
@@ -95,7 +73,12 @@ def _model(given, train):
     build, widths = (networks.conv, "filters") if given.network == "conv" else (networks.mlp, "hidden")
     data_mean = np.nanmean(train, axis=0, dtype="float64")  # NaN is there only where it is allowed
     settings = {"likelihood": likelihood, "data_mean": data_mean, widths: given.hidden}
-    parts = *build(train.shape[1:], given.latent_dim, **settings), likelihood, _objective(given), _prior(given, train)
+    parts = (
+        *build(train.shape[1:], given.latent_dim, **settings),
+        likelihood,
+        _objective(given, train),
+        _prior(given, train),
+    )
     vae = keras_vae.VAE(*parts, seed=given.seed, allow_missing=given.allow_missing)
     vae.compile(keras.optimizers.Adam(given.learning_rate))
     return vae
@@ -110,16 +93,23 @@ def _likelihood(given):
         arguments["scale"] = given.scale
     if kind is likelihoods.DiscretizedLogistic:
         arguments["levels"] = given.levels
-    elif given.levels != LEVELS:
+    elif given.levels != options.LEVELS:
         raise ValueError(f"--levels has no meaning for {given.likelihood}: it is for discretized_logistic.")
     return kind(**arguments)
 
 
-def _objective(given):
+def _objective(given, train):
     if given.objective == "elbo":
-        return keras_vae.ELBO(beta=given.beta, num_samples=given.num_samples, free_bits=given.free_bits)
-    for name, value, default in (("--beta", given.beta, 1.0), ("--free-bits", given.free_bits, 0.0)):
-        if value != default:
+        beta = given.beta
+        if given.warm_up is not None:
+            beta = schedules.Linear(given.warm_up * _steps_per_epoch(given, train), end=beta)
+        return keras_vae.ELBO(beta=beta, num_samples=given.num_samples, free_bits=given.free_bits)
+    for name, is_given in (
+        ("--beta", given.beta != 1.0),
+        ("--warm-up", given.warm_up is not None),
+        ("--free-bits", given.free_bits > 0.0),
+    ):
+        if is_given:
             raise ValueError(f"{name} belongs to the ELBO and has no meaning for iwae.")
     return keras_vae.IWAE(given.num_samples)
 
@@ -136,7 +126,7 @@ def _prior(given, train):
     return priors.VampPrior(count, pseudo_inputs=np.nan_to_num(start))
 
 
-def _write_figures(folder, given, history, terms):
+def _write_figures(folder, given, history, terms, collapse):
     """Writes the logs of each epoch, and what `evaluate` and `export` must know of the run."""
     with open(folder / "history.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(history[0]))
@@ -149,5 +139,6 @@ def _write_figures(folder, given, history, terms):
         "settings": {name: value for name, value in vars(given).items() if name not in no_settings},
         "epochs": len(history),
         "held_out": terms,
+        "collapse": collapse,
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 import math
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from keras_vae import data, evaluation, validation
 from keras_vae.callbacks._on_data import OnData
 from keras_vae.distributions import Factorised
 from keras_vae.likelihoods import Gaussian
+from keras_vae.model import VAE
 from keras_vae.objectives import ELBO
 from keras_vae.schedules import Constant
 
@@ -62,18 +63,17 @@ class LatentMonitor(OnData):
         self._reset()
 
     def _reset(self):
-        self._kl, self._active = [], []
-        self._steps = 0  # batches trained on before the last check
+        self._looks = []
         self._collapsed_checks = 0  # in a row
         self._reported = False
 
     @property
     def kl_per_unit(self) -> np.ndarray:
-        return np.array(self._kl)
+        return np.array([look.kl_per_unit for look in self._looks])
 
     @property
     def active_units(self) -> np.ndarray:
-        return np.array(self._active, int)
+        return np.array([look.active_units for look in self._looks], int)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
@@ -82,80 +82,121 @@ class LatentMonitor(OnData):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_end(epoch, logs)
         if logs is not None:
-            logs["active_units"] = self._active[-1]
+            logs["active_units"] = self._looks[-1].active_units
             if self.log_units:
-                logs.update({f"kl_unit_{i}": float(kl) for i, kl in enumerate(self._kl[-1])})
+                logs.update({f"kl_unit_{i}": float(kl) for i, kl in enumerate(self._looks[-1].kl_per_unit)})
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._collapsed_checks >= 2:
             self._report()
 
     def _look(self, epoch):
-        posterior = self.model.encode(self.x)  # on JAX this also puts the current state into the model's variables
-        self._kl.append(evaluation.kl_per_unit(self.model, posterior))
-        self._active.append(int(evaluation.active_units(self.model, posterior, self.threshold).sum()))
-        self._steps = int(validation.to_numpy(self.model.training_step.value))
-        if not np.isfinite(self._kl[-1]).all() or not self._kl_counts():
+        look = _look_at(
+            self.model, self.x, self.threshold
+        )  # on JAX this also puts the state into the model's variables
+        self._looks.append(look)
+        collapsed = look.is_collapsed(self.model)
+        if collapsed is None:
             return
-        if self._active[-1] > 0 and self._kl[-1].sum() >= _COLLAPSED_BELOW:
+        if not collapsed:
             self._collapsed_checks, self._reported = 0, False
             return
         self._collapsed_checks += 1
-        if self._collapsed_checks >= 2 and self._steps >= _MIN_STEPS_BEFORE_VERDICT:
+        if self._collapsed_checks >= 2 and look.steps >= _MIN_STEPS_BEFORE_VERDICT:
             self._report()
 
-    def _kl_counts(self):
-        """Whether the loss weighs the KL about as it finally will; before that, unused latents have other causes."""
-        objective = self.model.objective
-        capacity = getattr(objective, "capacity", None)
-        if capacity is not None and float(validation.to_numpy(capacity(self._steps))) < 1.0:
-            return False  # the loss holds the KL at that capacity
-        beta = getattr(objective, "beta", Constant(1.0))
-        now = float(validation.to_numpy(beta(self._steps)))
-        return now > 0.0 and (isinstance(beta, Constant) or now >= 0.1 * getattr(beta, "end", 1.0))
-
     def _report(self):
-        if self._reported:
-            return
-        self._reported = True
-        active = f"{self._active[-1]} of {len(self._kl[-1])} latents {'is' if self._active[-1] == 1 else 'are'} active"
-        hints = "".join(f"\n  - {hint}" for hint in self._hints())
-        print(
-            f"\nThe posterior has collapsed: after epoch {self.epochs[-1]}, {active} and the KL is "
-            f"{self._kl[-1].sum():.2g} nats per example, so z says next to nothing about x. What to try:{hints}"
+        if not self._reported:
+            self._reported = True
+            after, steps = f"after epoch {self.epochs[-1]}, ", self.params.get("steps")
+            print(f"\n{_words(self.model, self.x, self._looks[-1], after, steps)}")
+
+
+def collapse_report(vae: VAE, x: Any, steps_per_epoch: int | None = None) -> str | None:
+    """What `LatentMonitor` says of a trained model whose posterior has collapsed; None if it has not.
+
+    Args:
+        vae: A built `VAE`.
+        x: `(n, ...)` data, n >= 2, a dict for a conditional model.
+        steps_per_epoch: Number of batches of an epoch, for the length of the warm-up that is proposed.
+
+    Raises:
+        ValueError: If there are fewer than two examples, or x does not fit the model.
+    """
+    look = _look_at(vae, x)
+    return _words(vae, x, look, "", steps_per_epoch) if look.is_collapsed(vae) else None
+
+
+class _Look(NamedTuple):
+    """What a look at the latents of a model finds."""
+
+    kl_per_unit: np.ndarray
+    active_units: int
+    steps: int  # batches trained on
+
+    def is_collapsed(self, model):
+        """None without a verdict: if the KL is not finite, or the loss does not weigh it about as it finally will."""
+        if not np.isfinite(self.kl_per_unit).all() or not _kl_counts(model, self.steps):
+            return None
+        return self.active_units == 0 or bool(self.kl_per_unit.sum() < _COLLAPSED_BELOW)
+
+
+def _look_at(model, x, threshold=0.01):
+    posterior = model.encode(x)
+    active = int(evaluation.active_units(model, posterior, threshold).sum())
+    return _Look(evaluation.kl_per_unit(model, posterior), active, int(validation.to_numpy(model.training_step.value)))
+
+
+def _kl_counts(model, steps):
+    """Whether the loss weighs the KL about as it finally will; before that, unused latents have other causes."""
+    capacity = getattr(model.objective, "capacity", None)
+    if capacity is not None and float(validation.to_numpy(capacity(steps))) < 1.0:
+        return False  # the loss holds the KL at that capacity
+    beta = getattr(model.objective, "beta", Constant(1.0))
+    now = float(validation.to_numpy(beta(steps)))
+    return now > 0.0 and (isinstance(beta, Constant) or now >= 0.1 * getattr(beta, "end", 1.0))
+
+
+def _words(model, x, look, after, steps_per_epoch):
+    kl, active = look.kl_per_unit, f"{look.active_units} of {len(look.kl_per_unit)} latents"
+    hints = "".join(f"\n  - {hint}" for hint in _hints(model, x, look.steps, steps_per_epoch))
+    return (
+        f"The posterior has collapsed: {after}{active} {'is' if look.active_units == 1 else 'are'} active and the KL "
+        f"is {kl.sum():.2g} nats per example, so z says next to nothing about x. What to try:{hints}"
+    )
+
+
+def _hints(model, x, steps, steps_per_epoch):
+    if steps < _MIN_STEPS_BEFORE_VERDICT:
+        yield f"train for longer: this was after {steps} batches, and the KL often falls before it rises;"
+    scale = getattr(model.likelihood, "scale", None)
+    if isinstance(model.likelihood, Gaussian) and isinstance(scale, float):
+        spread = _largest_deviation(data.split_condition(x)[0])
+        linear = ", and a linear VAE trained on the bound uses no latent then" if spread <= scale else ""
+        yield (
+            f'let the scale of the Gaussian be learned, Gaussian("learned") or Gaussian("optimal"), or make it '
+            f"less than {scale:g}: in the direction in which x varies most, its standard deviation is "
+            f"{spread:.3g}{linear};"
         )
+    if isinstance(model.objective, ELBO):
+        yield from _beta_hints(model, steps_per_epoch)
+    yield "if the decoder can model x without z (autoregression, a very flexible likelihood), make it weaker."
 
-    def _hints(self):
-        if self._steps < _MIN_STEPS_BEFORE_VERDICT:
-            yield f"train for longer: this was after {self._steps} batches, and the KL often falls before it rises;"
-        likelihood, objective = self.model.likelihood, self.model.objective
-        scale = getattr(likelihood, "scale", None)
-        if isinstance(likelihood, Gaussian) and isinstance(scale, float):
-            spread = _largest_deviation(data.split_condition(self.x)[0])
-            linear = ", and a linear VAE trained on the bound uses no latent then" if spread <= scale else ""
-            yield (
-                f'let the scale of the Gaussian be learned, Gaussian("learned") or Gaussian("optimal"), or make it '
-                f"less than {scale:g}: in the direction in which x varies most, its standard deviation is "
-                f"{spread:.3g}{linear};"
-            )
-        if isinstance(objective, ELBO):
-            yield from self._beta_hints(objective)
-        yield "if the decoder can model x without z (autoregression, a very flexible likelihood), make it weaker."
 
-    def _beta_hints(self, objective):
-        beta = objective.beta
-        steps = 10 * (self.params.get("steps") or 100)  # ten epochs, where the length of one is known
-        if isinstance(beta, Constant):
-            end = f", end={beta.value:g}" if beta.value != 1.0 else ""
-            warm_up = f"rise from 0: ELBO(beta=schedules.Linear(steps={steps}{end}))"
-            if beta.value > 1.0:
-                yield f"lower beta, which weighs the KL {beta.value:g} times what the bound does, or let it {warm_up};"
-            else:
-                yield f"let beta {warm_up};"
+def _beta_hints(model, steps_per_epoch):
+    beta = model.objective.beta
+    steps = 10 * (steps_per_epoch or 100)  # ten epochs, where the length of one is known
+    if isinstance(beta, Constant):
+        end = f", end={beta.value:g}" if beta.value != 1.0 else ""
+        warm_up = f"rise from 0: ELBO(beta=schedules.Linear(steps={steps}{end}))"
+        if beta.value > 1.0:
+            yield f"lower beta, which weighs the KL {beta.value:g} times what the bound does, or let it {warm_up};"
         else:
-            yield f"let beta, now {beta!r}, rise for longer or end lower;"
-        if not objective.free_bits and isinstance(self.model.numpy_prior(), Factorised):
-            yield "leave each latent some nats for free: ELBO(free_bits=...);"
+            yield f"let beta {warm_up};"
+    else:
+        yield f"let beta, now {beta!r}, rise for longer or end lower;"
+    if not model.objective.free_bits and isinstance(model.numpy_prior(), Factorised):
+        yield "leave each latent some nats for free: ELBO(free_bits=...);"
 
 
 def _largest_deviation(x):

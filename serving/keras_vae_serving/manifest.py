@@ -117,7 +117,7 @@ class AnomalyThreshold:
         return ~(scores <= self.nats)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Manifest:
     """What `manifest.json` holds.
 
@@ -154,6 +154,11 @@ class Manifest:
             low, high = self.data_range
             ends = (-math.inf if low is None else low, math.inf if high is None else high)
             object.__setattr__(self, "data_range", ends)
+
+    def __repr__(self) -> str:
+        """One line, as `export` returns a manifest and a notebook shows it; `to_json` has the whole page."""
+        graphs, size = ", ".join(self.graphs), sum(file["bytes"] for file in self.files.values())
+        return f"<Manifest: {graphs}; latent_dim {self.latent_dim}, data {self.data_shape}, {size / 1e6:.1f} MB>"
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""

@@ -14,12 +14,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae_cli import __main__, commands, progress
+from keras_vae import likelihoods
+from keras_vae_cli import backends, commands, options, progress
 
 pytestmark = pytest.mark.once
 
 FILES = ["history.csv", "model.keras", "reconstructions.png", "samples.png", "summary.json"]
 QUICK = ["--epochs", "2", "--latent-dim", "3", "--hidden", "12"]
+COLLAPSE = ("--warm-up", "1", "--beta", "1e4", "--learning-rate", "0.03")
 
 
 def run(*arguments):
@@ -61,18 +63,20 @@ def test_train_writes_everything(trained):
 def test_evaluate_repeats_the_figures_of_the_summary(trained, capsys):
     assert run("evaluate", trained, "--json") == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["backend"] == keras.backend.backend()
     held_out = json.loads((trained / "summary.json").read_text())["held_out"]
     assert {name: found[name] for name in held_out} == pytest.approx(held_out, rel=1e-5)
     assert (
         run("evaluate", trained / "model.keras", "--data", "digits", "--binarize", "threshold", "--split", "train") == 0
     )
-    assert "1,497 examples   negative ELBO" in capsys.readouterr().out
+    assert f"1,497 examples on {keras.backend.backend()}   negative ELBO" in capsys.readouterr().out
 
 
 def test_evaluate_says_what_the_latents_hold_and_estimates_log_p(trained, capsys):
     assert run("evaluate", trained, "--json", "--log-likelihood", 20) == 0
     found = json.loads(capsys.readouterr().out)
     assert sum(found["kl_per_unit"]) == pytest.approx(found["kl"], rel=1e-4)
+    assert found["collapse"] is None
     assert found["mutual_information"] + found["marginal_kl"] == pytest.approx(found["kl"], rel=1e-4)
     assert 0 <= found["active_units"] <= 3
     assert -found["negative_elbo"] < found["log_likelihood"] < 0.0
@@ -91,16 +95,23 @@ def test_evaluate_says_what_the_latents_hold_and_estimates_log_p(trained, capsys
         (("--likelihood", "discretized_logistic", "--levels", "17"), {"scale": "predicted", "levels": 17}),
         (("--likelihood", "continuous_bernoulli", "--objective", "iwae", "--num-samples", "3"), {}),
         (("--likelihood", "continuous_bernoulli", "--objective", "iwae"), {}),  # with one it would be the ELBO
-        (("--likelihood", "mse", "--free-bits", "0.1"), {"scale": 1.0}),
+        (("--likelihood", "mse", "--free-bits", "0.01", *COLLAPSE), {"scale": 1.0}),
     ],
 )
 def test_train_with_other_likelihoods_and_objectives(arguments, likelihood, tmp_path, capsys):
     assert run("train", *QUICK, *arguments, "--output", tmp_path / "out") == 0
-    assert "Note" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Note" not in out
+    collapse = json.loads((tmp_path / "out" / "summary.json").read_text())["collapse"]
+    assert (collapse is not None) == ("The posterior has collapsed: 0 of 3" in out) == ("--warm-up" in arguments)
     vae = keras.saving.load_model(tmp_path / "out" / "model.keras")
     assert likelihood.items() <= vae.likelihood.get_config().items()
-    assert getattr(vae.objective, "free_bits", 0.0) == (0.1 if "--free-bits" in arguments else 0.0)
+    assert getattr(vae.objective, "free_bits", 0.0) == (0.01 if "--free-bits" in arguments else 0.0)
     assert vae.objective.num_samples == (3 if "3" in arguments else 5 if "iwae" in arguments else 1)
+    if "--warm-up" in arguments:
+        assert vae.objective.beta.get_config() == {"steps": 15, "start": 0.0, "end": 1e4}
+        assert run("evaluate", tmp_path / "out") == 0
+        assert collapse.partition("\n")[0] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("prior", "kind"), [("mixture", "GaussianMixture"), ("vamp", "VampPrior")])
@@ -137,6 +148,7 @@ def test_missing_values_are_taken_where_they_are_allowed(tmp_path, capsys):
             "--levels has no meaning for continuous_bernoulli",
         ),
         (("--objective", "iwae", "--beta", "2"), "--beta belongs to the ELBO"),
+        (("--objective", "iwae", "--warm-up", "2"), "--warm-up belongs to the ELBO"),
         (("--likelihood", "discretized_logistic"), "one of 256 evenly spaced levels"),
         (("--likelihood", "poisson"), "needs counts"),
     ],
@@ -221,6 +233,12 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
         (["evaluate", "{tmp}/broken.keras"], "cannot be loaded"),
         (["evaluate", "{tmp}/run"], "does not hold the settings of a run: name the data"),
         (["evaluate", "{tmp}/other.keras"], "holds a Sequential, not a keras_vae.VAE"),
+        (["evaluate", "{tmp}/alone/model.keras"], "No summary.json beside .*name data with --data"),
+        (["evaluate", "{tmp}/nan.npy"], "There is no model .*nan.npy: name a .keras file"),
+        (["sample", "{tmp}/alone/model.keras", "--output", "{tmp}/run.npy"], "Cannot write .*run.npy: it is a folder"),
+        (["sample", "{tmp}/alone/model.keras", "--output", "{tmp}/no/x.png"], "no/x.png: .*no does not exist"),
+        (["sample", "{tmp}/alone/model.keras", "--output", "/proc/x.npy"], "Cannot write /proc/x.npy: /proc: "),
+        (["quickstart", "--output", "{tmp}/nan.npy/x/y"], "Cannot write .*nan.npy is a file, not a folder"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, trained, tmp_path, capsys):
@@ -229,8 +247,10 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, trained,
     np.save(tmp_path / "flat.npy", np.zeros((9, 4)))
     (tmp_path / "broken.keras").write_bytes(b"not a zip file")
     keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
-    (tmp_path / "run").mkdir()
+    for folder in ("run", "run.npy", "alone"):
+        (tmp_path / folder).mkdir()
     shutil.copy(trained / "model.keras", tmp_path / "run")
+    shutil.copy(trained / "model.keras", tmp_path / "alone")
     (tmp_path / "run" / "summary.json").write_text("{}")
     before = sorted(tmp_path.iterdir())
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
@@ -294,7 +314,7 @@ def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeyp
         ["train", "--beta", "-1"],
         ["train", "--hidden", "a"],
         ["train", "--seed", "-1"],
-        ["train", "--ep", "1"],  # abbreviations would pass --backend by the launcher
+        ["train", "--ep", "1"],  # abbreviations would change their meaning with the next option
         [],
     ],
 )
@@ -302,6 +322,26 @@ def test_a_wrong_command_line_exits_with_2(arguments):
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == 2
+
+
+def test_the_options_know_the_names_of_the_library():
+    """They are written down a second time, so that --help need not import Keras."""
+    assert tuple(name for name in likelihoods.NAMES if name != "categorical") == options.LIKELIHOODS
+    assert options.SCALES == likelihoods.SCALES
+
+
+@pytest.mark.parametrize("arguments", ["train --help", "export --help", "--version", "train --epochs x"])
+def test_help_and_a_wrong_command_line_import_nothing_slow(arguments):
+    code = f"""
+import sys
+from keras_vae_cli import commands
+try:
+    commands.main({arguments.split()!r})
+except SystemExit:
+    print(sorted({{"keras", "numpy", "matplotlib", "keras_vae", "jax", "torch", "tensorflow"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def command(*arguments, **environment):
@@ -322,8 +362,7 @@ def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path, back
 
 def test_a_backend_other_than_the_running_one_is_refused(capsys):
     other = {"jax": "torch", "torch": "tensorflow", "tensorflow": "jax"}[keras.backend.backend()]
-    with pytest.raises(SystemExit):
-        run("train", "--backend", other)
+    assert run("train", "--backend", other) == 2
     assert f"set KERAS_BACKEND={other} before" in capsys.readouterr().err
 
 
@@ -350,13 +389,17 @@ def test_the_backend_of_keras_settings_is_taken_where_somebody_chose_it(monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     if settings is not None:
         (tmp_path / "keras.json").write_text(settings)
-    assert __main__._backend([]) == backend
+    assert backends.choose(None) == backend
+    (tmp_path / "summary.json").write_text('{"backend": "torch"}')  # the run's own, where nothing else is chosen
+    own = "torch" if backend == "jax" else backend
+    assert backends.choose(None, str(tmp_path)) == backends.choose(None, str(tmp_path / "model.keras")) == own
+    assert backends.choose("tensorflow", str(tmp_path)) == "tensorflow"
 
 
 def test_the_settings_that_keras_writes_by_itself_are_nobodys_choice(tmp_path):
     environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", "import keras"], env=environment, check=True)
-    assert json.loads((tmp_path / "keras.json").read_text()) == __main__.UNTOUCHED
+    assert json.loads((tmp_path / "keras.json").read_text()) == backends.UNTOUCHED
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")

@@ -1,6 +1,7 @@
 """`keras-vae export`, and the export that ends `keras-vae quickstart`."""
 
 import json
+import math
 import shutil
 
 import keras
@@ -31,7 +32,13 @@ def test_quickstart_ends_with_a_verified_bundle_and_says_so(tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"Wrote encoder, decoder, elbo as ONNX to {tmp_path}/q/bundle, verified, in" in out
     assert "at batch 1, 2, 7, 64 on ordinary, extreme, held-out inputs." in out
-    assert Manifest.load(tmp_path / "q" / "bundle").latent_dim == 2
+    manifest = Manifest.load(tmp_path / "q" / "bundle")
+    assert manifest.latent_dim == 2
+    size = sum(file.stat().st_size for file in (tmp_path / "q" / "bundle").rglob("*") if file.name != "manifest.json")
+    described = f"<Manifest: encoder, decoder, elbo; latent_dim 2, data (8, 8, 1), {size / 1e6:.1f} MB>"
+    assert repr(manifest) == described  # what a notebook shows of `export`
+    kilobytes = math.ceil((tmp_path / "q" / "bundle" / "elbo" / "1" / "model.onnx").stat().st_size / 1e3)
+    assert f", elbo {kilobytes} kB. manifest.json" in out
 
 
 def test_export_and_check(trained, tmp_path, capsys):

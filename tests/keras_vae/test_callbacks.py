@@ -159,6 +159,7 @@ def test_a_model_that_trains_well_is_left_alone(make_vae, digits, monkeypatch, c
     adam = keras.optimizers.Adam(1e-2)
     monitor, _ = watch(make_vae(latent_dim=2, hidden=(64,), compile={"optimizer": adam}), digits, 6)
     assert monitor.active_units[-1] == 2
+    assert callbacks.collapse_report(monitor.model, digits) is None
     assert capsys.readouterr().out == ""
 
 
@@ -203,8 +204,10 @@ class Other(Objective):
     ],
 )
 def test_the_hints_fit_the_model(frozen, digits, capsys, settings, named, not_named):
-    watch(frozen(**settings), digits, 2)
+    vae = frozen(**settings)
+    watch(vae, digits, 2)
     words = capsys.readouterr().out
+    assert callbacks.collapse_report(vae, digits, 8) == words.strip().replace("after epoch 2, ", "")
     assert [text for text in named if text not in words] == []
     assert [text for text in not_named if text in words] == []
 
