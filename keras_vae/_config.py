@@ -20,6 +20,15 @@ def forget(owner: Any, name: str) -> None:
 class Configured:
     """Mixed into whatever a model is configured with: likelihoods, posteriors, priors, objectives, schedules."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, keras.layers.Layer) and "built" not in vars(self):
+            # PyTorch would say something else, and Keras nothing.
+            raise TypeError(
+                f"{type(self).__name__}.__init__ assigns self.{name}, a layer, before it calls super().__init__(): "
+                "call that first."
+            )
+        super().__setattr__(name, value)
+
     def quantize(self, mode: Any = None, **kwargs: Any) -> None:
         """Nothing: `Model.quantize` asks every layer, and these have no kernels."""
 

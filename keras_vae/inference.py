@@ -176,7 +176,7 @@ class Inference:
     # What is compiled: functions of tensors. Noise comes with the examples on its first axis, as all that is batched.
 
     def _encode(self, x, condition=None):
-        posterior = self.posterior(x, condition=condition)
+        posterior = self._posterior(x, False, condition)
         return posterior.mean, posterior.log_var
 
     def _decode_parameters(self, z, condition=None):
