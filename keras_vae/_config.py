@@ -17,6 +17,18 @@ def forget(owner: Any, name: str) -> None:
         delattr(owner, name)
 
 
+def require_method(kind: type, base: type, methods: tuple[str, ...], purpose: str) -> None:
+    """Raises a TypeError unless a class of the user's own defines one of the methods that its base leaves open.
+
+    Args:
+        kind, base: The class and its base.
+        methods: Names, of which one suffices; the message names the first.
+        purpose: Arguments of the method, and what it is for.
+    """
+    if all(getattr(kind, name) is getattr(base, name) for name in methods):
+        raise TypeError(f"{kind.__name__} defines no {methods[0]}{purpose}: see {base.__name__}.{methods[0]}.")
+
+
 class Configured:
     """Mixed into whatever a model is configured with: likelihoods, posteriors, priors, objectives, schedules."""
 

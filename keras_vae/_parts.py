@@ -13,9 +13,9 @@ from typing import Any, Self
 import keras
 
 from keras_vae import likelihoods, objectives, posteriors, priors
-from keras_vae._config import Configured, forget
+from keras_vae._config import Configured, forget, require_method
 from keras_vae._typing import Model, with_arguments_of
-from keras_vae.distributions import Distribution
+from keras_vae.distributions import Distribution, check_density
 
 _PARTS = ("encoder", "decoder", "likelihood", "posterior", "objective", "prior")
 _ATTRIBUTES = tuple("posterior_family" if part == "posterior" else part for part in _PARTS)
@@ -36,25 +36,18 @@ _NEEDED = (
     (posteriors.Posterior, ("latent_shape",), "(outputs), from which the model knows the shape of z"),
     (posteriors.Posterior, ("distribution",), "(outputs, training), which gives q(z|x)"),
     (priors.Prior, ("distribution",), "(given, encode), which gives p(z)"),
-    (Distribution, ("log_prob",), "(z), of which the KL is made"),
-    (Distribution, ("from_noise", "draw"), "(noise), with which z is drawn"),
 )
-
-
-def require_methods(kind: type) -> None:
-    """Raises a TypeError if a class of the user's own lacks a method that a model needs; says what for."""
-    for base, methods, purpose in _NEEDED:
-        if issubclass(kind, base) and all(getattr(kind, name) is getattr(base, name) for name in methods):
-            raise TypeError(f"{kind.__name__} defines no {methods[0]}{purpose}: see {base.__name__}.{methods[0]}.")
 
 
 def _check(part):
     """Raises a TypeError if the model cannot use a part, for reasons that its class alone tells."""
     if isinstance(part, Configured) and "built" not in vars(part):
         raise TypeError(f"{type(part).__name__}.__init__ does not call super().__init__(): call it first.")
-    require_methods(type(part))
+    for base, methods, purpose in _NEEDED:
+        if isinstance(part, base):
+            require_method(type(part), base, methods, purpose)
     if isinstance(part, priors.Prior) and part.distribution_class is not Distribution:
-        require_methods(part.distribution_class)
+        check_density(part.distribution_class)
     base = likelihoods.Likelihood
     if isinstance(part, base) and part.has_stddev and type(part).stddev is base.stddev:
         raise TypeError(f"{part!r} says has_stddev = True and defines no stddev(parameters), which export writes.")
@@ -69,6 +62,23 @@ class Parts:
             _check(value)
             forget(self, name)
         super().__setattr__(name, value)
+
+    def _build_networks_of_parts(self, x, condition):
+        """Has networks inside the parts make their weights, if they wait for a call: none can be made inside a step.
+
+        Args:
+            x, condition: Symbolic tensors.
+        """
+        if all(layer.built for name in _ATTRIBUTES[2:] for layer in _layers(getattr(self, name))):
+            return
+        noise = keras.KerasTensor((self.objective.num_samples, None, self.latent_dim))
+        trace: Any = keras.Operation()
+        trace.call = lambda x, noise, condition: tuple(self.terms(x, noise, condition=condition)[:3])
+        try:
+            trace.compute_output_spec(x, noise, condition)
+        except AttributeError:
+            if self.built:  # else a subclass may be about to set what its methods read; this is called again before use
+                raise
 
     @with_arguments_of(Model.save)
     def save(self, *args, **kwargs):
@@ -109,8 +119,8 @@ def _not_loaded_as_it_is(model) -> Iterator[str]:
         parameters = inspect.signature(kind.__init__).parameters.values()
         takes = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} - {"self"}
         gives = set(part.get_config())
-        optional = any(p.kind == p.VAR_KEYWORD for p in parameters)
-        if takes - gives - set(_PARTS) or (gives - takes and not optional):
+        takes_more = any(p.kind == p.VAR_KEYWORD for p in parameters)
+        if takes - gives - set(_PARTS) or (gives - takes and not takes_more):
             yield (
                 f"{kind.__name__} will not be loaded as it is: its __init__ takes {sorted(takes)}, and its "
                 f"get_config returns {sorted(gives)}. Let get_config return the arguments of __init__."

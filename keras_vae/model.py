@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_vae import _backend, likelihoods, objectives, posteriors, priors, validation
 from keras_vae._network_inputs import Conditional, as_input, input_dtype, known_input_shape, run, takes_condition
+from keras_vae._numpy_prior import NumpyPrior
 from keras_vae._parts import Parts
 from keras_vae._seeds import SavesSeeds, decorrelate
 from keras_vae._typing import Model, ModelOptions
@@ -92,9 +93,11 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
     ):
         # Autocasting is off: in bfloat16 the float label 301 becomes 302.
         super().__init__(**{"autocast": False, **kwargs})
+        validation.check_compute_loss(type(self))
         self._version = Version(self)
         self._trackers = Trackers(self)
         self._batched = CompiledFunctions(self)
+        self._numpy_prior = NumpyPrior(self)
         self._device_data = _backend.DeviceData()
         self.data_on_device: str | bool = "auto"
         self._has_compiled_metrics = False
@@ -158,6 +161,7 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         prior = getattr(self.prior, "distribution_class", type(self.prior))
         self.objective.check(self.posterior_family.distribution_class, prior)
         self._shapes = data_shape, condition_shape, latent_shape
+        self._build_networks_of_parts(x, condition)
 
     def _build_for(self, x, condition=None):
         """Builds for data like an array x and its condition, if that has not been done."""
@@ -208,9 +212,9 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         return self.posterior_family.distribution(run(self.encoder, "x", x, condition, training), training)
 
     def prior_distribution(self) -> Any:
-        """p(z) as it is now: a `DiagonalNormal` of shape `(latent_dim,)`, or a `Mixture`."""
+        """p(z) as it is now, of tensors: a `DiagonalNormal` of shape `(latent_dim,)`, a `Mixture`, or a prior's own."""
         if isinstance(self.prior, priors.Prior):
-            return self.prior.distribution(encode=self.posterior)
+            return priors.checked(self.prior.distribution(encode=self._posterior), self.prior)
         return self.prior.as_float32()
 
     def decoder_parameters(self, z: Any, training: bool = False, condition: Any = None) -> Any:
