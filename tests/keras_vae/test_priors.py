@@ -17,7 +17,7 @@ def made(digits, kind):
         "mixture": lambda: priors.GaussianMixture(4, seed=0),
         "vamp": lambda: priors.VampPrior(6, pseudo_inputs=digits[:6]),
         "fixed": lambda: Mixture(DiagonalNormal(np.eye(3, dtype="float32"), np.zeros((3, 3), "float32"))),
-        "own": lambda: guide_parts.RealNVP(2, 4),
+        "own": lambda: guide_parts.RealNVP(1, 2),
     }[kind]()
 
 
@@ -46,17 +46,18 @@ def test_one_component_at_n_0_1_gives_the_plain_elbo_but_for_the_noise_of_its_kl
 @pytest.mark.every_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_life_of_a_model_with_such_a_prior(make_vae, digits, tmp_path, kind):
-    settings = {"objective": families.Critic()} if kind == "own" else {}  # a network in each, and many steps at once
-    compile = {"optimizer": keras.optimizers.Adam(0.01), "steps_per_execution": 4 if kind == "own" else 1}
-    vae = make_vae(prior=made(digits, kind), compile=compile, **settings)
+    compile, objective, watching = {"optimizer": keras.optimizers.Adam(0.01)}, "elbo", []
+    if kind == "own":  # networks in the prior and in the objective, many steps at once, and a callback that looks
+        objective, watching = families.Critic(), [callbacks.LatentMonitor(digits)]
+        compile["steps_per_execution"] = 1 if keras.backend.backend() == "tensorflow" else 4  # XLA takes 10 s for it
+    vae = make_vae(prior=made(digits, kind), objective=objective, compile=compile)
     learning = [part for part in (vae.prior, vae.objective) if isinstance(part, keras.layers.Layer)]
     before = [np.array(weight) for part in learning for weight in part.get_weights()]
-    monitor = callbacks.LatentMonitor(digits)
-    history = vae.fit(digits, epochs=2, validation_data=(digits[:50],), verbose=0, callbacks=[monitor])
+    history = vae.fit(digits, epochs=2, validation_data=(digits[:50],), verbose=0, callbacks=watching)
     assert history.history["loss"][-1] < history.history["loss"][0]
     assert history.history["val_negative_elbo"][-1] > 0.0
     after = [weight for part in learning for weight in part.get_weights()]
-    assert len(after) == {"vamp": 1, "mixture": 3, "own": 2 * 4 + 4}.get(kind, 0)
+    assert len(after) == {"vamp": 1, "mixture": 3, "own": 4 + 4}.get(kind, 0)
     for one, other in zip(before, after, strict=True):
         assert np.abs(one - other).max() > 1e-4
     vae.save(tmp_path / "vae.keras")
@@ -64,9 +65,12 @@ def test_the_whole_life_of_a_model_with_such_a_prior(make_vae, digits, tmp_path,
     np.testing.assert_array_equal(copy.elbo(digits, seed=0), vae.elbo(digits, seed=0))
     np.testing.assert_array_equal(copy.sample(5, seed=1), vae.sample(5, seed=1))
     assert type(copy.prior) is type(vae.prior)
-    np.testing.assert_array_equal(copy.evaluate(digits[:64], verbose=0), vae.evaluate(digits[:64], verbose=0))
-    np.testing.assert_allclose(monitor.kl_per_unit[-1], evaluation.kl_per_unit(vae, digits), rtol=1e-4, atol=1e-6)
-    assert evaluation.kl_per_unit(vae, digits).shape == (3,)
+    for one, other in zip(copy.get_weights(), vae.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    kl_per_unit = evaluation.kl_per_unit(vae, digits)
+    assert kl_per_unit.shape == (3,)
+    for monitor in watching:
+        np.testing.assert_allclose(monitor.kl_per_unit[-1], kl_per_unit, rtol=1e-4, atol=1e-6)
     assert evaluation.elbo_surgery(vae, digits).kl > 0.0
     terms = evaluation.held_out(vae, digits, num_samples=4)
     assert terms["negative_elbo"] == pytest.approx(-vae.elbo(digits, 4, seed=0).mean(), rel=1e-5)
