@@ -17,8 +17,29 @@ def forget(owner: Any, name: str) -> None:
         delattr(owner, name)
 
 
+def require_method(kind: type, base: type, methods: tuple[str, ...], purpose: str) -> None:
+    """Raises a TypeError unless a class of the user's own defines one of the methods that its base leaves open.
+
+    Args:
+        kind, base: The class and its base.
+        methods: Names, of which one suffices; the message names the first.
+        purpose: Arguments of the method, and what it is for.
+    """
+    if all(getattr(kind, name) is getattr(base, name) for name in methods):
+        raise TypeError(f"{kind.__name__} defines no {methods[0]}{purpose}: see {base.__name__}.{methods[0]}.")
+
+
 class Configured:
     """Mixed into whatever a model is configured with: likelihoods, posteriors, priors, objectives, schedules."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, keras.layers.Layer) and "built" not in vars(self):
+            # PyTorch would say something else, and Keras nothing.
+            raise TypeError(
+                f"{type(self).__name__}.__init__ assigns self.{name}, a layer, before it calls super().__init__(): "
+                "call that first."
+            )
+        super().__setattr__(name, value)
 
     def quantize(self, mode: Any = None, **kwargs: Any) -> None:
         """Nothing: `Model.quantize` asks every layer, and these have no kernels."""

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_vae import _backend, _containers, validation
 from keras_vae.data import split_condition, with_condition
-from keras_vae.distributions import DiagonalNormal
+from keras_vae.distributions import DiagonalNormal, Mixture
 
 
 class Inference:
@@ -95,10 +95,12 @@ class Inference:
         return self.likelihood.sample(parameters, noise)
 
     def numpy_prior(self) -> Any:
-        """p(z) as it is now, of NumPy arrays: a `DiagonalNormal` or a `Mixture`, with `sample` and `log_prob`."""
+        """p(z) as it is now, of NumPy arrays, with `sample` and `log_prob`: a `DiagonalNormal`, a `Mixture`, or another
+        whose methods run the model's own prior, as it then is."""
         self._require_built()
         self._refresh()
-        return self.prior_distribution().to_numpy()
+        prior = self.prior_distribution()
+        return prior.to_numpy() if type(prior) in (DiagonalNormal, Mixture) else self._numpy_prior
 
     def interpolate(self, a: Any, b: Any, steps: int = 10, path: str = "linear", condition: Any = None) -> np.ndarray:
         """Data between two examples: the decoded path between their posterior means.
@@ -182,7 +184,7 @@ class Inference:
     # What is compiled: functions of tensors. Noise comes with the examples on its first axis, as all that is batched.
 
     def _encode(self, x, condition=None):
-        posterior = self.posterior(x, condition=condition)
+        posterior = self._posterior(x, False, condition)
         return posterior.mean, posterior.log_var
 
     def _decode_parameters(self, z, condition=None):

@@ -1,34 +1,31 @@
 """The variational autoencoder as a Keras model.
 
 `VAE` holds an encoder, a decoder, a likelihood, a posterior, a prior and an objective: here are their mathematics and
-how they are built and saved. Keras's verbs are in `training.py`, those of inference in `inference.py`.
+how they are built. What a part must have and how it is saved is in `_parts.py`, Keras's verbs are in `training.py`,
+those of inference in `inference.py`.
 """
 
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_vae import _backend, likelihoods, objectives, posteriors, priors, validation
-from keras_vae._config import forget
 from keras_vae._network_inputs import Conditional, as_input, input_dtype, known_input_shape, run, takes_condition
+from keras_vae._numpy_prior import NumpyPrior
+from keras_vae._parts import Parts
 from keras_vae._seeds import SavesSeeds, decorrelate
 from keras_vae._typing import Model, ModelOptions
 from keras_vae._versions import Version
-from keras_vae.data import input_shapes, split_condition, with_condition
+from keras_vae.data import Batch, input_shapes, split_condition, with_condition
 from keras_vae.distributions import DiagonalNormal, Mixture
 from keras_vae.inference import CompiledFunctions, Inference
 from keras_vae.training import Trackers, Trainer
 
-_PARTS = ("encoder", "decoder", "likelihood", "posterior", "objective", "prior")
-_ATTRIBUTES = tuple("posterior_family" if part == "posterior" else part for part in _PARTS)
-# What an attribute may be assigned instead of the object itself: a name, or a config.
-_RESOLVED = {"likelihood": likelihoods.get, "objective": objectives.get, "posterior_family": posteriors.get}
-
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
+class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))       q(z|x) = N(mean(x), diag(exp(log_var(x))))
@@ -96,9 +93,11 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
     ):
         # Autocasting is off: in bfloat16 the float label 301 becomes 302.
         super().__init__(**{"autocast": False, **kwargs})
+        validation.check_compute_loss(type(self))
         self._version = Version(self)
         self._trackers = Trackers(self)
         self._batched = CompiledFunctions(self)
+        self._numpy_prior = NumpyPrior(self)
         self._device_data = _backend.DeviceData()
         self.data_on_device: str | bool = "auto"
         self._has_compiled_metrics = False
@@ -124,12 +123,6 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
             # Not `build`, after which Keras lets no subclass add its own weights.
             self._build_parts(input_shape)
             self.built = True
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _ATTRIBUTES:
-            value = _RESOLVED[name](value) if name in _RESOLVED else value
-            forget(self, name)
-        super().__setattr__(name, value)
 
     def build(self, input_shape: Any) -> None:
         """Builds encoder and decoder for data of `input_shape`, and checks that they fit together.
@@ -168,6 +161,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         prior = getattr(self.prior, "distribution_class", type(self.prior))
         self.objective.check(self.posterior_family.distribution_class, prior)
         self._shapes = data_shape, condition_shape, latent_shape
+        self._build_networks_of_parts(x, condition)
 
     def _build_for(self, x, condition=None):
         """Builds for data like an array x and its condition, if that has not been done."""
@@ -218,9 +212,9 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         return self.posterior_family.distribution(run(self.encoder, "x", x, condition, training), training)
 
     def prior_distribution(self) -> Any:
-        """p(z) as it is now: a `DiagonalNormal` of shape `(latent_dim,)`, or a `Mixture`."""
+        """p(z) as it is now, of tensors: a `DiagonalNormal` of shape `(latent_dim,)`, a `Mixture`, or a prior's own."""
         if isinstance(self.prior, priors.Prior):
-            return self.prior.distribution(encode=self.posterior)
+            return priors.checked(self.prior.distribution(encode=self._posterior), self.prior)
         return self.prior.as_float32()
 
     def decoder_parameters(self, z: Any, training: bool = False, condition: Any = None) -> Any:
@@ -254,17 +248,15 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         Returns:
             `Terms` of `(batch,)` float32 tensors, in nats.
         """
-        posterior = self.posterior(x, training, condition)
         target = x if target is None else target
-        return self.objective(self._latent_batch(posterior, noise, target, training, condition=condition))
+        return self._terms(self.objective, Batch(x, condition, target), noise, training)
 
     def elbo_terms(self, x: Any, noise: Any, condition: Any = None, prior: Any = None) -> objectives.Terms:
         """As `terms`, for the plain ELBO whatever the objective: what `elbo` returns and an exported bundle computes.
 
         `prior` stands for `prior_distribution()`, if that is at hand.
         """
-        posterior = self.posterior(x, condition=condition)
-        return objectives.ELBO()(self._latent_batch(posterior, noise, x, condition=condition, prior=prior))
+        return self._terms(objectives.ELBO(), Batch(x, condition, x), noise, prior=prior)
 
     def log_weights(self, x: Any, noise: Any, condition: Any = None) -> Any:
         """log of the importance weights w = p(x|z) p(z) / q(z|x), whose mean over z from q(z|x) is p(x).
@@ -279,7 +271,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
 
         Reference: Burda et al. 2016, arXiv:1509.00519, section 3.
         """
-        z, log_posterior = self.posterior(x, condition=condition).draw(noise)
+        z, log_posterior = self._posterior(x, False, condition).draw(noise)
         log_likelihood = self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
         return log_likelihood + self.prior_distribution().log_prob(z) - log_posterior
 
@@ -287,22 +279,32 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         """The mean of p(x|z) at the posterior mean: the reconstruction, deterministic."""
         self._version.traces += 1
         x, condition = split_condition(x)
-        return self._decode_mean(self.posterior(x, training, condition).mean, condition, training)
+        return self._decode_mean(self._posterior(x, training, condition).mean, condition, training)
 
-    def _latent_batch(self, posterior, noise, target, training=False, weight=None, condition=None, prior=None):
-        def log_likelihood(z):
-            parameters = self.decoder_parameters(z, training, condition)
-            return self._log_likelihood(target, parameters, training, weight)
+    def _posterior(self, x, training=False, condition=None):
+        """`posterior`, which a subclass may have changed: every verb asks here, and gets what it can use."""
+        given = () if condition is None else (condition,)
+        return posteriors.checked(self.posterior(x, training, *given), type(self))
 
-        return objectives.LatentBatch(
+    def _terms(self, objective, batch, noise, training=False, posterior=None, prior=None):
+        """The terms of a `Batch`; its posterior and the prior are computed if they are not at hand."""
+        posterior = self._posterior(batch.x, training, batch.given) if posterior is None else posterior
+        target = ops.cast(batch.target, "float32")
+        latents = objectives.LatentBatch(
             z=posterior.from_noise(noise),
             noise=noise,
-            log_likelihood=log_likelihood,
+            decode=lambda z: self.decoder_parameters(z, training, batch.given),
+            log_prob_of=lambda parameters: self._log_likelihood(target, parameters, training, batch.weight),
             posterior=posterior,
             prior=self.prior_distribution() if prior is None else prior,
             step=self.training_step.value,
-            weight=weight,
+            weight=batch.weight,
+            x=batch.x,
+            target=target,
+            likelihood=self.likelihood,
+            training=training,
         )
+        return objectives.compute_terms(objective, latents)
 
     def _log_likelihood(self, x, parameters, training=False, weight=None):
         """log p(x|z) of what is observed of x: `(num_samples, batch)` for parameters with an axis of samples."""
@@ -310,19 +312,3 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         observed = ops.logical_not(ops.isnan(x)) if self.allow_missing else None
         fitted = self.likelihood.update(x, parameters, observed, weight) if training else None
         return self.likelihood.log_prob(x, parameters, observed, fitted)
-
-    def get_config(self) -> dict[str, Any]:
-        if self.built:
-            self._refresh()  # what was assigned a moment ago has its weights now, to be saved next
-        parts = zip(_PARTS, (getattr(self, attribute) for attribute in _ATTRIBUTES), strict=True)
-        serialize = keras.saving.serialize_keras_object
-        config = {name: serialize(part) for name, part in parts if part is not self._standard_prior}
-        return super().get_config() | config | {"seed": self.seed, "allow_missing": self.allow_missing}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        config = {
-            key: keras.saving.deserialize_keras_object(value, custom_objects) if key in _PARTS and value else value
-            for key, value in config.items()
-        }
-        return cls(**config)

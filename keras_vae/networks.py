@@ -16,6 +16,7 @@ import numpy as np
 from keras import layers
 
 from keras_vae import likelihoods, validation
+from keras_vae._config import require_method
 
 
 def mlp(
@@ -209,6 +210,10 @@ def _output_bias(data_mean, shape, likelihood):
     mean = np.asarray(data_mean, "float64")
     if mean.shape not in ((), tuple(shape)):
         raise ValueError(f"data_mean must be a number or have shape {tuple(shape)}; got shape {mean.shape}.")
+    base = likelihoods.Likelihood
+    require_method(
+        type(likelihood), base, ("parameters_at_mean",), "(mean), with which data_mean sets the first output"
+    )
     values = likelihood.parameters_at_mean(np.broadcast_to(mean, shape))
     return _FromArray(np.ravel(values).tolist())
 

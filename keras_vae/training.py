@@ -52,8 +52,8 @@ class Trainer(ManySteps, Steps):
         self._version.traces += 1
         target, weight = ops.cast(batch.target, "float32"), batch.weight
         validation.check_data(target, self.data_shape, "x" if batch.target is batch.x else "y")
-        posterior = self.posterior(batch.x, training, batch.given)
-        terms = self.objective(self._latent_batch(posterior, noise, target, training, weight, batch.given))
+        posterior = self._posterior(batch.x, training, batch.given)
+        terms = self._terms(self.objective, batch, noise, training, posterior)
         penalties = sum((ops.cast(loss, "float32") for loss in self.losses), start=0.0)
         self._loss_tracker.update_state(ops.stop_gradient(terms.loss + penalties), weight)
         self._trackers.update(terms, weight)

@@ -92,6 +92,16 @@ def _graph(network):
     return network.layers if isinstance(network, keras.Sequential) else getattr(network, "operations", None)
 
 
+def check_compute_loss(kind: type[keras.Model]) -> None:
+    """Raises a TypeError if a subclass of `VAE` has a `compute_loss`, as a Keras model may: a VAE would not call it."""
+    is_ours = kind.train_step.__module__.startswith("keras_vae.")
+    if is_ours and kind.compute_loss is not keras.Model.compute_loss:
+        raise TypeError(
+            f"{kind.__name__} defines compute_loss, which a VAE does not call: its objective gives the loss. Write a "
+            "keras_vae.objectives.Objective, which sees x, z and the decoder's parameters, or override step_loss."
+        )
+
+
 def check_data(x: Any, data_shape: Any, name: str = "x") -> None:
     """A NumPy array or tensor against the shape that the model was built for."""
     got = tuple(x.shape[1:])

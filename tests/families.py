@@ -4,10 +4,13 @@
 Keras models. The tests export each on every backend; `benchmarks/export_families.py` tabulates them.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import layers, ops
 
+import guide_parts
 import keras_vae
 
 FAMILIES = {}
@@ -115,6 +118,38 @@ def mixture_prior():
 def vamp_prior():
     prior = keras_vae.priors.VampPrior(6, seed=0)
     return keras_vae.VAE(*keras_vae.networks.mlp((6,), 2, (8,), likelihood="mse"), "mse", prior=prior, seed=0)
+
+
+@keras.saving.register_keras_serializable(package="families")
+class Tempered(keras_vae.VAE):
+    """q(z|x) has half the variance that the encoder says."""
+
+    def posterior(self, x, training=False):
+        said = super().posterior(x, training)
+        return keras_vae.DiagonalNormal(said.mean, said.log_var - math.log(2.0))
+
+
+@keras.saving.register_keras_serializable(package="families")
+class Critic(keras_vae.objectives.Objective):
+    """The ELBO, less what a network makes of z, whose weights are made when it is first called."""
+
+    log_names = ("critic",)
+
+    def __init__(self):
+        super().__init__()
+        self.network = keras.Sequential([layers.Dense(4, activation="tanh"), layers.Dense(1, activation="tanh")])
+
+    def __call__(self, batch):
+        value = self.network(batch.z[0], training=batch.training)[:, 0]
+        terms = keras_vae.ELBO()(batch)
+        return terms._replace(loss=terms.loss - value, logs={"critic": value})
+
+
+@family
+def own_parts():
+    """A posterior, a prior and an objective of the user's own, the last two with networks."""
+    networks = keras_vae.networks.mlp((4, 4), 3, (8,))
+    return Tempered(*networks, prior=guide_parts.RealNVP(2, 4), objective=Critic(), seed=0)
 
 
 @family

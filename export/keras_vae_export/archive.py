@@ -31,7 +31,7 @@ def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     if isinstance(model, VAE):
         _refuse_shared_layers(model)
     for name, network in networks.items():
-        network.save(folder / f"{name}.keras")
+        keras.saving.save_model(network, folder / f"{name}.keras")
     likelihood = getattr(model, "likelihood", None)
     described = None if likelihood is None else keras.saving.serialize_keras_object(likelihood)
     (folder / "likelihood.json").write_text(json.dumps(described))

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import VAE, DiagonalNormal, likelihoods
+from keras_vae import VAE, DiagonalNormal, Mixture, likelihoods, posteriors
 from keras_vae_export._internals import embedded_inputs, encoder_outputs, input_dtype, takes_condition
 from keras_vae_export.errors import ExportError
 from keras_vae_serving.manifest import BATCH, Tensor
@@ -81,7 +81,9 @@ def from_model(model: VAE | Pair) -> tuple[GraphFunction, ...]:
 
 
 def _from_vae(vae):
-    prior = vae.numpy_prior()  # of constants, so that the graphs hold its weights and not the network that made them
+    prior = vae.numpy_prior()
+    # Of constants, so that the graphs hold its numbers and not the network that made them; None where it is a network.
+    constant = prior if type(prior) in (DiagonalNormal, Mixture) else None
     latents = Tensor("z", "float32", (BATCH, vae.latent_dim))
     epsilon = Tensor("epsilon", "float32", (BATCH, "num_samples", vae.latent_dim))
     x = Tensor("x", _standard_dtype(input_dtype(vae.encoder, "x")), _shape((None, *vae.data_shape), "x"))
@@ -97,7 +99,7 @@ def _from_vae(vae):
     missing = "x" if vae.allow_missing else None
 
     def encoder(x, *condition):
-        posterior = vae.posterior(x, False, *condition)
+        posterior = posteriors.checked(vae.posterior(x, False, *condition), type(vae))
         return {"z_mean": posterior.mean, "z_log_var": posterior.log_var}
 
     def decoder(z, *condition):
@@ -105,12 +107,16 @@ def _from_vae(vae):
 
     def elbo(x, *others):
         *condition, epsilon = others
-        terms = vae.elbo_terms(x, ops.transpose(epsilon, (1, 0, 2)), *condition or (None,), prior)
+        terms = vae.elbo_terms(x, ops.transpose(epsilon, (1, 0, 2)), *condition or (None,), constant)
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
     given = (x, *(condition if takes_condition(vae.encoder) else ()))
     taken = (latents, *(condition if takes_condition(vae.decoder) else ()))
     scored, terms = (x, *condition, epsilon), _per_example("reconstruction", "kl")
+
+    def drawn(noise):
+        return {"z": (constant or vae.prior_distribution()).from_noise(noise)}
+
     graphs = (
         GraphFunction("encoder", encoder, given, _like(latents, "z_mean", "z_log_var"), vae, ranges, missing=missing),
         GraphFunction("decoder", decoder, taken, _decoder_signature(vae.likelihood, x_mean), vae, labels, latents="z"),
@@ -119,7 +125,7 @@ def _from_vae(vae):
     if isinstance(prior, DiagonalNormal):  # the manifest holds its numbers
         return graphs
     noise = Tensor("noise", "float32", (BATCH, *prior.noise_shape))
-    return (*graphs, GraphFunction("prior", lambda noise: {"z": prior.from_noise(noise)}, (noise,), (latents,), vae))
+    return (*graphs, GraphFunction("prior", drawn, (noise,), (latents,), vae))
 
 
 def _from_pair(pair):

@@ -10,6 +10,8 @@ tensors they compute with `keras.ops`, inside the training step and under jit.
 
 from keras_vae.distributions.base import Distribution as Distribution
 from keras_vae.distributions.base import Factorised as Factorised
+from keras_vae.distributions.base import Flattened as Flattened
+from keras_vae.distributions.base import check_density as check_density
 from keras_vae.distributions.kl import has_closed_form_kl as has_closed_form_kl
 from keras_vae.distributions.kl import kl_divergence as kl_divergence
 from keras_vae.distributions.kl import monte_carlo_kl as monte_carlo_kl

@@ -6,12 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vae._config import require_method
+
 
 class Distribution:
     """A distribution of z; leading axes of its parameters are batch axes.
 
-    A subclass defines `event_shape`, `from_noise` and `log_prob`, or overrides `draw` where the density of a draw is
-    cheaper than the density of any z.
+    A subclass defines `event_shape`, `log_prob` and `from_noise`, or `draw` in its place where the density of a draw
+    is cheaper than the density of any z.
     """
 
     event_shape: tuple[int, ...]  # of one draw, such as (16,)
@@ -30,7 +32,7 @@ class Distribution:
         Returns:
             `(..., *event_shape)`.
         """
-        raise NotImplementedError
+        return self.draw(noise)[0]
 
     def draw(self, noise: Any) -> tuple[Any, Any]:
         """Draws of z and the log density of each, in nats: all that an objective may need of a posterior."""
@@ -42,11 +44,47 @@ class Distribution:
         raise NotImplementedError(f"{type(self).__name__} has the density of its own draws only: call draw(noise).")
 
 
+def check_density(kind: type[Distribution]) -> None:
+    """Raises a TypeError if a class of the user's own lacks what a prior needs."""
+    require_method(kind, Distribution, ("log_prob",), "(z), of which the KL is made")
+    require_method(kind, Distribution, ("from_noise", "draw"), "(noise), with which z is drawn")
+
+
 class Factorised(Distribution):
     """A distribution whose dimensions are independent: `log_prob` takes `per_dimension=True`.
 
     Free bits, the total correlation and the activity of each unit have a meaning for these only.
     """
+
+
+class Flattened(Distribution):
+    """Another distribution, of tensors, that is given one leading axis whatever there are: a Keras network takes one.
+
+    Args:
+        distribution: A distribution of the user's own.
+    """
+
+    def __init__(self, distribution: Distribution):
+        self.distribution = distribution
+        self.event_shape = tuple(distribution.event_shape)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return tuple(self.distribution.noise_shape)
+
+    def draw(self, noise: Any) -> tuple[Any, Any]:
+        leading, rows = _rows(noise, self.noise_shape)
+        z, log_prob = self.distribution.draw(rows)
+        return ops.reshape(z, (*leading, *self.event_shape)), ops.reshape(log_prob, leading)
+
+    def log_prob(self, z: Any) -> Any:
+        leading, rows = _rows(z, self.event_shape)
+        return ops.reshape(self.distribution.log_prob(rows), leading)
+
+
+def _rows(tensor, shape):
+    """The leading axes of a tensor of things of a shape, and the tensor with one leading axis in their place."""
+    return ops.shape(tensor)[: -len(shape)], ops.reshape(tensor, (-1, *shape))
 
 
 def namespace(*arrays: Any) -> Any:

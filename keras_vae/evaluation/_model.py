@@ -9,6 +9,7 @@ import numpy as np
 from keras_vae import _containers, data, validation
 from keras_vae.distributions import Mixture
 from keras_vae.model import VAE
+from keras_vae.priors import Prior
 
 
 def pieces(vae: VAE, x: Any, max_bytes: int, draws: int) -> Iterator[tuple[list[np.ndarray], int]]:
@@ -66,8 +67,10 @@ def log_likelihood_with_gradient(vae: VAE) -> Callable[..., tuple[Any, Any]]:
 
 
 def _values_per_z(vae, data_shape):
-    """Number of values held at once for each z: in the decoder's widest layer, or by a mixture as the prior."""
-    nodes = [node for layer in vae.decoder._flatten_layers() for node in layer._inbound_nodes]
+    """Number of values held at once for each z: in the widest layer of the decoder or the prior, or by a mixture."""
+    networks = [vae.decoder, vae.prior] if isinstance(vae.prior, Prior) else [vae.decoder]
+    layers = [layer for network in networks for layer in network._flatten_layers()]
+    nodes = [node for layer in layers for node in layer._inbound_nodes]
     shapes = [tensor.shape[1:] for node in nodes for tensor in node.output_tensors]
     sizes = [math.prod(shape) for shape in shapes if None not in shape]
     prior = vae.numpy_prior()

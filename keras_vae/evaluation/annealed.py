@@ -176,7 +176,8 @@ class _Path:
 
 
 def _log_prob_with_gradient(distribution, z):
-    return distribution.log_prob(z), distribution.grad_log_prob(z)
+    both = getattr(distribution, "log_prob_and_gradient", None)
+    return both(z) if both else (distribution.log_prob(z), distribution.grad_log_prob(z))
 
 
 def _anneal(path, start, temperatures, leapfrog, noise, sizes=None):

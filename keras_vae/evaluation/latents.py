@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_vae.distributions import LOG_2_PI, DiagonalNormal, has_closed_form_kl, kl_divergence
+from keras_vae.distributions import LOG_2_PI, DiagonalNormal, Mixture, has_closed_form_kl, kl_divergence
 from keras_vae.evaluation import _model
 from keras_vae.model import VAE
 
@@ -14,8 +14,9 @@ def kl_per_unit(vae: VAE, x: Any, batch_size: int = 256) -> np.ndarray:
     """The analytic KL of each latent dimension to the prior, averaged over examples.
 
     Its sum is the `kl` of the logs; a dimension at 0 is one that the posterior leaves at the prior. If the dimensions
-    of the prior depend on each other, as in a mixture, it is the KL to each dimension's marginal, estimated from 16
-    draws of each posterior: it then says which latents are in use, but does not add up to the `kl`.
+    of the prior depend on each other, it says which latents are in use, but does not add up to the `kl`: for a mixture
+    it is the KL to each dimension's marginal, estimated from 16 draws of each posterior; for a prior of your own it is
+    the KL to the normal distribution with the mean and the variance that the prior has in each dimension.
 
     Args:
         vae: A built `VAE`.
@@ -122,6 +123,8 @@ def _posterior(vae, x, batch_size):
 
 def _mean_kl(posterior: Any, prior: Any) -> np.ndarray:
     _model.require_examples(posterior)
+    if not isinstance(prior, Mixture):
+        prior = prior.moment_matched()
     if has_closed_form_kl(posterior, prior):
         return np.mean(kl_divergence(posterior, prior, per_dimension=True), axis=0, dtype="float64")
     total, at_a_time = np.zeros(posterior.mean.shape[1]), max(1, 2**22 // np.size(prior.components.mean))

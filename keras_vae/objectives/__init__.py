@@ -13,6 +13,7 @@ import keras
 from keras_vae.objectives.base import LatentBatch as LatentBatch
 from keras_vae.objectives.base import Objective as Objective
 from keras_vae.objectives.base import Terms as Terms
+from keras_vae.objectives.base import compute_terms as compute_terms
 from keras_vae.objectives.beta_tc import BetaTC as BetaTC
 from keras_vae.objectives.elbo import ELBO as ELBO
 from keras_vae.objectives.info_vae import InfoVAE as InfoVAE

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 from keras_vae import distributions, schedules
@@ -19,21 +20,36 @@ class LatentBatch:
     Args:
         z: `(num_samples, batch, latent_dim)` samples of the posterior, differentiable in its parameters.
         noise: `(num_samples, batch, latent_dim)` draws from N(0, I), of which z was made.
-        log_likelihood: A function from z, of any number of samples, to log p(x|z), `(num_samples, batch)`, nats. Call
-            it once: it runs the decoder.
+        decode: Function from z, of any number of samples, to the parameters of p(x|z), `(num_samples, batch, ...)`
+            float32. Call it once: it runs the decoder.
+        log_prob_of: Function from those parameters to log p(x|z) of the target, `(num_samples, batch)`, nats. Call it
+            once: in training a likelihood may learn from the batch.
         posterior: q(z|x) of shape `(batch, latent_dim)`.
         prior: p(z) of shape `(latent_dim,)`.
         step: Number of training batches seen so far, a scalar.
         weight: `(batch,)` sample weights, by which the model multiplies the loss afterwards; None if there are none.
+        x: `(batch, ...)` data, as the model is given them.
+        target: `(batch, ...)` what is reconstructed, float32: x itself where the data have no y. NaN is missing.
+        likelihood: p(x|z), which knows what the parameters mean: `likelihood.mean(parameters)`.
+        training: Whether this is a training step; for networks that the objective holds.
     """
 
     z: Any
     noise: Any
-    log_likelihood: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+    log_prob_of: Callable[[Any], Any]
     posterior: Any
     prior: Any
     step: Any
     weight: Any = None
+    x: Any = None
+    target: Any = None
+    likelihood: Any = None
+    training: bool = False
+
+    def log_likelihood(self, z: Any) -> Any:
+        """log p(x|z), `(num_samples, batch)`, nats: `log_prob_of(decode(z))`. Call it once: it runs the decoder."""
+        return self.log_prob_of(self.decode(z))
 
     def batch_mean(self, values: Any) -> Any:
         """The mean over the examples, weighted by the sample weights: `(batch, ...)` to `(...)`."""
@@ -57,7 +73,7 @@ class Terms(NamedTuple):
     loss: Any  # what is minimised
     reconstruction: Any  # -E_q log p(x|z), normalising constants included
     kl: Any  # KL(q(z|x) || p(z)), never weighted; in closed form where one is registered
-    logs: dict[str, Any] = {}  # noqa: RUF012 # one for each of `Objective.log_names`: `(batch,)`, or scalars
+    logs: dict[str, Any] = {}  # noqa: RUF012 # one for each of `Objective.log_names`: `(batch,)`, or a scalar
 
     @property
     def negative_elbo(self) -> Any:
@@ -69,7 +85,8 @@ class Objective(Configured, Layer):
     """What the model asks of an objective.
 
     A Keras layer that is called with a `LatentBatch`: the variables of its schedules, and of networks that it holds,
-    are weights of the model. A subclass defines `__call__`, and `get_config` if its constructor takes arguments.
+    are weights of the model, which are trained and saved with it. A subclass defines `__call__`, and `get_config` if
+    its constructor takes arguments; the constructor calls `super().__init__()` first.
     """
 
     num_samples: int = 1  # Number of samples of z that the model draws for each example.
@@ -92,6 +109,63 @@ class Objective(Configured, Layer):
 
     def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
         """Raises a ValueError if the objective has no meaning for q(z|x) and p(z) of these classes; says why."""
+
+
+def compute_terms(objective: Objective, batch: LatentBatch) -> Terms:
+    """`objective(batch)`, checked while it is traced.
+
+    Raises:
+        TypeError: If it is not `Terms`.
+        ValueError: If a term has not one value for each example (a mean over the batch would be divided by the size
+            of the batch once more), or the logs are not those of `log_names`.
+    """
+    terms, name = objective(batch), type(objective).__name__
+    if not isinstance(terms, Terms):
+        raise TypeError(
+            f"{name} returned a {type(terms).__name__}; an objective returns "
+            "keras_vae.objectives.Terms(loss, reconstruction, kl)."
+        )
+    size = batch.z.shape[1]
+    for term in ("loss", "reconstruction", "kl"):
+        shape = _shape(getattr(terms, term))
+        if not _is_per_example(shape, size):
+            raise ValueError(
+                f"{name} returned a {term} of shape {shape}; it must have one value for each example, shape "
+                f"({'batch' if size is None else size},): {_shape_fix(shape, batch.z.shape[0])}"
+            )
+    if set(terms.logs) != set(objective.log_names):
+        raise ValueError(
+            f"{name} returned the logs {sorted(terms.logs)}, and its log_names are {sorted(objective.log_names)}: "
+            "name in log_names whatever Terms(..., logs={...}) holds, and nothing else."
+        )
+    for log, value in terms.logs.items():
+        shape = _shape(value)
+        if shape and not _is_per_example(shape, size):
+            raise ValueError(
+                f"{name} logs {log!r} with shape {shape}; a log is a scalar, or has one value for each example, shape "
+                f"({'batch' if size is None else size},)."
+            )
+    return terms
+
+
+def _shape(value):
+    return tuple(value.shape) if hasattr(value, "shape") else np.shape(value)
+
+
+def _is_per_example(shape, size):
+    """Whether a shape is `(batch,)`, as far as it is known: a size of 1 is not that of a batch of unknown size."""
+    return len(shape) == 1 and (shape[0] in (None, size) or (size is None and shape[0] != 1))
+
+
+def _shape_fix(shape, num_samples):
+    if not shape:
+        return (
+            "leave out the mean or sum over the batch, which the model takes itself. ops.mean(..., axis=0) averages "
+            "over the samples of z."
+        )
+    if len(shape) == 2 and shape[0] == num_samples:
+        return "average over the samples of z with ops.mean(..., axis=0)."
+    return "sum or average over all axes but that of the batch."
 
 
 def one_of(name: str, value: Any, values: tuple[str, ...]) -> Any:

@@ -103,7 +103,8 @@ class ELBO(Objective):
                 )
         elif self.kl == "analytic":
             raise ValueError(f'The KL to a {prior.__name__} has no closed form: leave out kl="analytic".')
-        if self.free_bits and not (issubclass(posterior, Factorised) and issubclass(prior, Factorised)):
+        is_factorised = issubclass(posterior, Factorised) and issubclass(prior, Factorised)
+        if self.free_bits and not (is_factorised and distributions.has_closed_form_kl(posterior, prior)):
             raise ValueError(
                 f"free_bits need the KL of each latent, and the KL to a {prior.__name__} is not a sum over latents: "
                 "hold the whole KL up with capacity=, or warm up with beta=schedules.Linear(...)."

@@ -17,11 +17,24 @@ _BY_NAME = {"normal": Normal}
 
 def check(posterior: Posterior) -> None:
     """Raises a ValueError unless a VAE can use what the posterior gives."""
-    if not issubclass(posterior.distribution_class, DiagonalNormal):
-        raise ValueError(
-            f"{posterior!r} gives a {posterior.distribution_class.__name__}; a VAE takes posteriors that give a "
-            "DiagonalNormal."
+    kind = posterior.distribution_class
+    if kind is not DiagonalNormal:
+        raise ValueError(f"{posterior!r} gives a {kind.__name__}; a VAE takes posteriors that give a DiagonalNormal.")
+
+
+def checked(distribution: Any, model: type) -> DiagonalNormal:
+    """q(z|x) as a method of a model, or a `Posterior`, gave it.
+
+    Raises:
+        TypeError: If it is something else, or of a class of its own, whose density and draws the closed form of the
+            KL, `encode`, evaluation and an exported bundle would not know.
+    """
+    if type(distribution) is not DiagonalNormal:
+        raise TypeError(
+            f"The posterior of this {model.__name__} is a {type(distribution).__name__}; a VAE takes one that is a "
+            "keras_vae.DiagonalNormal, of whatever mean and log_var, and no subclass of it."
         )
+    return distribution
 
 
 def get(posterior: Any) -> Posterior:

@@ -4,17 +4,18 @@ from typing import Any
 
 from keras_vae._config import Configured
 from keras_vae._typing import Layer
-from keras_vae.distributions import Distribution
+from keras_vae.distributions import DiagonalNormal, Distribution
 
 
 class Posterior(Configured, Layer):
     """A map from the encoder's outputs to q(z|x).
 
     A Keras layer without a call: what a posterior learns beside the encoder is a weight of the model like any other.
+    Every verb, evaluation and an exported encoder give the q(z|x) that it makes of the encoder's outputs.
     """
 
     outputs: tuple[str, ...]  # Names of what the encoder returns.
-    distribution_class: type[Distribution]  # of what `distribution` returns: a `DiagonalNormal`, for now
+    distribution_class: type[Distribution] = DiagonalNormal  # of what `distribution` returns; no other, for now
 
     def __init__(self):
         super().__init__(dtype="float32")

@@ -6,7 +6,14 @@ Add one by subclassing `Prior`.
 
 from typing import Any
 
-from keras_vae.distributions import DiagonalNormal, Mixture
+from keras_vae.distributions import (
+    DiagonalNormal,
+    Distribution,
+    Flattened,
+    Mixture,
+    check_density,
+    has_closed_form_kl,
+)
 from keras_vae.priors.base import DataSpec as DataSpec
 from keras_vae.priors.base import Prior as Prior
 from keras_vae.priors.base import StandardNormal as StandardNormal
@@ -21,3 +28,23 @@ def check(prior: Any) -> None:
             "prior must be a keras_vae.priors.Prior such as GaussianMixture(10), a DiagonalNormal or Mixture, or None "
             f"for N(0, I); got {prior!r}."
         )
+
+
+def checked(distribution: Any, prior: Prior) -> Distribution:
+    """p(z) as `prior.distribution` gave it; one of the user's own as a `Flattened`, unless a KL is registered for it.
+
+    Raises:
+        TypeError: If it is not of the prior's `distribution_class`, by which an objective is accepted or refused, or
+            a class of the user's own lacks what a model needs.
+    """
+    name, expected, found = type(prior).__name__, prior.distribution_class, type(distribution)
+    if not isinstance(distribution, expected):
+        raise TypeError(
+            f"{name}.distribution returned a {found.__name__}, and its distribution_class is {expected.__name__}: "
+            f"return an object of that class, or set {name}.distribution_class to the other."
+        )
+    check_density(found)
+    if not hasattr(distribution, "event_shape"):
+        raise TypeError(f"The {found.__name__} of {name} has no event_shape: set it to (latent_dim,).")
+    is_ours = found in (DiagonalNormal, Mixture) or has_closed_form_kl(DiagonalNormal, found)
+    return distribution if is_ours else Flattened(distribution)

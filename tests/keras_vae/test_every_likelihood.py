@@ -234,6 +234,9 @@ def test_a_model_hands_its_likelihood_a_seed_that_the_contract_knows():
     """What a likelihood of one's own, drawing with SciPy, can take."""
 
     class Exponential(likelihoods.Likelihood):
+        def log_prob_per_dimension(self, x, parameters):
+            return parameters - x * ops.exp(parameters)
+
         def mean(self, parameters):
             return ops.exp(-parameters)
 

@@ -5,8 +5,23 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import families
 import oracles
-from keras_vae import ELBO, VAE, Bernoulli, DiagonalNormal, Gaussian, Mixture, networks, posteriors, schedules
+from keras_vae import (
+    ELBO,
+    VAE,
+    Bernoulli,
+    DiagonalNormal,
+    Gaussian,
+    Mixture,
+    evaluation,
+    likelihoods,
+    networks,
+    objectives,
+    posteriors,
+    priors,
+    schedules,
+)
 
 
 def dense_encoder(as_what="pair", units=(3, 3), rank=2):
@@ -99,6 +114,159 @@ def test_a_posterior_that_gives_no_diagonal_normal_is_refused():
         ValueError, match=r"Other\(\) gives a Mixture; a VAE takes posteriors that give a DiagonalNormal"
     ):
         VAE(*networks.mlp((4,), 2), posterior=Other())
+
+
+class Tempered(posteriors.Normal):
+    """Half the variance that the encoder says."""
+
+    def distribution(self, outputs, training=False):
+        said = super().distribution(outputs, training)
+        return DiagonalNormal(said.mean, said.log_var - np.log(2.0).astype("float32"))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("kind", [(families.Tempered, posteriors.Normal), (VAE, Tempered)])
+def test_every_verb_is_of_the_posterior_that_the_user_defines(kind, digits):
+    """It equals the plain model whose encoder says what that posterior makes of it."""
+    model, posterior = kind
+    encoder, decoder = networks.mlp((8, 8, 1), 3, hidden=(16,))
+    shifted = keras.models.clone_model(encoder)
+    shifted.set_weights(encoder.get_weights())
+    shifted.get_layer("z_log_var").bias.assign(encoder.get_layer("z_log_var").bias - np.log(2.0))
+    found, expected = model(encoder, decoder, posterior=posterior(), seed=0), VAE(shifted, decoder, seed=0)
+    for vae in (found, expected):
+        vae.compile(keras.optimizers.SGD(0.0))
+    x, draws = digits[:40], {"seed": 1, "batch_size": 16}
+    np.testing.assert_allclose(found.encode(x).log_var, expected.encode(x).log_var, rtol=1e-5, atol=1e-6)
+    for verb in (
+        lambda vae: vae.elbo(x, 2, seed=1),
+        lambda vae: vae.reconstruct(x, sample=True, seed=1),
+        lambda vae: vae.evaluate(x, verbose=0),
+        lambda vae: vae.fit(x, shuffle=False, verbose=0).history["loss"],
+        lambda vae: list(evaluation.held_out(vae, x, 2, **draws).values()),
+        lambda vae: evaluation.log_likelihood(vae, x, 3).log_likelihood,
+        lambda vae: evaluation.annealed_log_likelihood(vae, x[:3], 2, 2, 2).log_likelihood,
+        lambda vae: evaluation.elbo_surgery(vae, x)[:3],
+        lambda vae: evaluation.kl_per_unit(vae, x),
+    ):
+        np.testing.assert_allclose(verb(found), verb(expected), rtol=1e-4)
+
+
+class Student(DiagonalNormal):
+    """Another density under the name of the normal, as far as a type can tell."""
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("verb", ["encode", "elbo", "predict", "fit"])
+def test_a_posterior_that_a_subclass_defines_is_a_diagonal_normal(digits, verb):
+    class Heavy(VAE):
+        def posterior(self, x, training=False):
+            return Student(*vars(super().posterior(x, training)).values())
+
+    vae = Heavy(*networks.mlp((8, 8, 1), 2, hidden=(4,)))
+    vae.compile("adam")
+    with pytest.raises(TypeError, match="The posterior of this Heavy is a Student; a VAE takes one that is"):
+        getattr(vae, verb)(digits[:8])
+
+
+@pytest.mark.once
+def test_compute_loss_of_a_subclass_is_refused_unless_a_step_of_its_own_calls_it():
+    class Mine(VAE):
+        def compute_loss(self, *args, **kwargs):
+            return 0.0
+
+    class Stepping(Mine):
+        def train_step(self, *args):
+            return {"loss": self.compute_loss()}
+
+    pair = networks.mlp((4,), 2)
+    with pytest.raises(
+        TypeError, match=r"^Mine defines compute_loss, which a VAE does not call.* an? .*Objective.*step_loss"
+    ):
+        Mine(*pair)
+    Stepping(*pair)
+
+
+# Parts of one's own that lack something
+
+
+class Point(likelihoods.Likelihood):
+    def log_prob_per_dimension(self, x, parameters):
+        return -ops.square(x - parameters)
+
+    def mean(self, parameters):
+        return parameters
+
+    def sample(self, parameters, seed=None):
+        return ops.convert_to_numpy(parameters)
+
+
+def without(base, *names, **values):
+    """A subclass in which methods are as in the base of all."""
+    root = base.__mro__[1]
+    return type(
+        f"Without{names[0]}" if names else base.__name__, (base,), {n: getattr(root, n) for n in names} | values
+    )
+
+
+class NoInit(objectives.Objective):
+    def __init__(self):
+        pass
+
+    def __call__(self, batch):
+        return ELBO()(batch)
+
+
+class LateInit(NoInit):
+    def __init__(self):
+        self.network = layers.Dense(1)
+        super().__init__()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            lambda: {"likelihood": without(Point, "log_prob_per_dimension")()},
+            r"no log_prob_per_dimension\(x, parameters\)",
+        ),
+        (
+            lambda: {"likelihood": without(Point, "mean")()},
+            r"^Withoutmean defines no mean\(parameters\), which predict",
+        ),
+        (
+            lambda: {"likelihood": without(Point, "sample")()},
+            r"no sample\(parameters, seed\), with which sample\(draw=True",
+        ),
+        (
+            lambda: {"likelihood": without(Point, has_stddev=True)()},
+            r"^Point\(\) says has_stddev = True and .* no stddev",
+        ),
+        (
+            lambda: {"objective": objectives.Objective()},
+            r"^Objective defines no __call__\(batch\), which returns the Terms",
+        ),
+        (lambda: {"prior": priors.Prior()}, r"^Prior defines no distribution\(given, encode\), which gives p\(z\)"),
+        (lambda: {"posterior": posteriors.Posterior()}, r"^Posterior defines no read\(outputs\)"),
+        (lambda: {"objective": NoInit()}, r"^NoInit.__init__ does not call super\(\).__init__\(\)"),
+        (lambda: {"objective": LateInit()}, r"^LateInit.__init__ assigns self.network, a layer, before"),
+    ],
+)
+def test_a_part_that_lacks_something_is_named_when_the_model_is_made(settings, words):
+    with pytest.raises(TypeError, match=words):
+        VAE(*networks.mlp((4,), 2), **settings())
+
+
+@pytest.mark.once
+def test_a_part_that_lacks_something_does_not_take_the_place_of_another(digits, make_vae):
+    vae = make_vae()
+    with pytest.raises(TypeError, match="Withoutmean defines no mean"):
+        vae.likelihood = without(Point, "mean")()
+    assert isinstance(vae.likelihood, Bernoulli)
+    vae.fit(digits[:32], verbose=0)
+    with pytest.raises(TypeError, match=r"^Point defines no parameters_at_mean\(mean\), with which data_mean"):
+        networks.mlp((4,), 2, likelihood=Point(), data_mean=0.5)
 
 
 def test_an_encoder_with_two_inputs_is_refused():

@@ -15,6 +15,11 @@ from keras_vae.objectives import LatentBatch
 pytestmark = pytest.mark.once
 
 
+def decode(z):
+    """A decoder whose parameters are z itself."""
+    return z
+
+
 def draws_of(posterior, z, log_likelihood, prior=None, step=0):
     """What an objective is given, from NumPy; `log_likelihood` are numbers, whatever z."""
     epsilon = (z - posterior.mean) * np.exp(-0.5 * posterior.log_var)
@@ -22,7 +27,7 @@ def draws_of(posterior, z, log_likelihood, prior=None, step=0):
     numbers = ops.convert_to_tensor(np.asarray(log_likelihood, "float32"))
     prior = DiagonalNormal.standard(z.shape[-1]) if prior is None else prior
     z, epsilon = ops.convert_to_tensor(z), ops.convert_to_tensor(epsilon)
-    return LatentBatch(z, epsilon, lambda z: numbers, as_tensors, prior, ops.convert_to_tensor(step))
+    return LatentBatch(z, epsilon, decode, lambda z: numbers, as_tensors, prior, ops.convert_to_tensor(step))
 
 
 def random_draws(samples=3, batch=4, latents=2, seed=0, **kwargs):
@@ -47,12 +52,6 @@ def float64(draws):
     parts = (draws.z, draws.posterior.mean, draws.posterior.log_var)
     z, mean, log_var = (ops.convert_to_numpy(part).astype("float64") for part in parts)
     return z, mean, log_var
-
-
-def silent(draws):
-    """The same with a log-likelihood of 0."""
-    zeros = ops.zeros(draws.z.shape[:2])
-    return LatentBatch(draws.z, draws.noise, lambda z: zeros, draws.posterior, draws.prior, draws.step)
 
 
 def test_the_loss_is_reconstruction_plus_kl(bound):
@@ -130,7 +129,7 @@ def gradient_in_mean(objective, gradient, mean=((0.1, 2.0),)):
         z = ops.reshape(mean, (1, 1, 2))
         return ops.sum(
             objective(
-                LatentBatch(z, ops.zeros((1, 1, 2)), lambda z: zeros, posterior, DiagonalNormal.standard(2), 0)
+                LatentBatch(z, ops.zeros((1, 1, 2)), decode, lambda z: zeros, posterior, DiagonalNormal.standard(2), 0)
             ).loss
         )
 
@@ -198,7 +197,7 @@ def linear_gradients(objective, gradient, point, k, repeats):
             return -0.5 * ops.square(1.5 - weight[None, :, 0] * z[..., 0])
 
         z = posterior.reparameterize(ops.convert_to_tensor(epsilon))
-        terms = objective(LatentBatch(z, epsilon, log_likelihood, posterior, DiagonalNormal.standard(1), 0))
+        terms = objective(LatentBatch(z, epsilon, decode, log_likelihood, posterior, DiagonalNormal.standard(1), 0))
         return ops.sum(terms.loss * 0.25)  # as a mean over a batch, or weights, would multiply it
 
     return gradient(loss, np.tile(np.asarray(point, "float32"), (repeats, 1))) / 0.25
@@ -249,7 +248,7 @@ def test_an_example_without_weight_does_not_spoil_dreg(gradient):
         posterior = DiagonalNormal(mean, ops.zeros((2, 1)))
         z = posterior.reparameterize(ops.convert_to_tensor(np.array([[[0.5], [1.0]], [[-1.0], [0.3]]], "float32")))
         terms = IWAE(2, "dreg")(
-            LatentBatch(z, z, lambda z: -ops.square(z[..., 0]), posterior, DiagonalNormal.standard(1), 0)
+            LatentBatch(z, z, decode, lambda z: -ops.square(z[..., 0]), posterior, DiagonalNormal.standard(1), 0)
         )
         return ops.sum(terms.loss * ops.convert_to_tensor(np.array([1.0, 0.0], "float32")))
 
@@ -524,3 +523,91 @@ def test_config_round_trip_and_get():
         ELBO(num_samples=0)
     with pytest.raises(ValueError, match='kl must be "auto", "analytic" or "monte_carlo"'):
         ELBO(kl="exact")
+
+
+# Objectives of one's own
+
+
+class Changed(objectives.Objective):
+    """The ELBO with `change` made to its terms."""
+
+    log_names = ("one",)
+
+    def __init__(self, change, num_samples=3):
+        super().__init__()
+        self.change, self.num_samples = change, num_samples
+
+    def __call__(self, batch):
+        return self.change(ELBO()(batch)._replace(logs={"one": ops.ones(())}), batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda terms, _: tuple(terms[:3]), r"^Changed returned a tuple; an objective returns .*Terms\(loss"),
+        (
+            lambda terms, _: terms._replace(loss=ops.mean(terms.loss)),
+            r"a loss of shape \(\).* \(4,\): leave out the mean",
+        ),
+        (lambda terms, _: terms._replace(kl=0.0), r"a kl of shape \(\)"),
+        (
+            lambda terms, batch: terms._replace(reconstruction=-batch.log_likelihood(batch.z)),
+            r"a reconstruction of shape \(3, 4\).* average over the samples of z with ops.mean\(..., axis=0\)",
+        ),
+        (lambda terms, _: terms._replace(loss=terms.loss[:, None]), r"shape \(4, 1\).* all axes but that of the batch"),
+        (lambda terms, _: terms._replace(loss=terms.loss[:1]), r"a loss of shape \(1,\)"),
+        (lambda terms, _: terms._replace(logs={}), r"returned the logs \[\], and its log_names are \['one'\]"),
+        (lambda terms, _: terms._replace(logs={**terms.logs, "two": 2.0}), r"the logs \['one', 'two'\]"),
+        (lambda terms, batch: terms._replace(logs={"one": batch.z}), r"logs 'one' with shape \(3, 4, 2\)"),
+    ],
+)
+def test_what_an_objective_must_not_return(bound, change, words):
+    objectives.compute_terms(Changed(lambda terms, _: terms), bound)
+    with pytest.raises((TypeError, ValueError), match=words):
+        objectives.compute_terms(Changed(change), bound)
+
+
+@pytest.mark.every_backend
+def test_a_mean_over_the_batch_is_refused_before_the_first_step(make_vae, digits):
+    """On TensorFlow the size of the batch is then unknown."""
+    for change in (ops.mean, lambda loss: ops.mean(loss, keepdims=True)):
+        vae = make_vae(objective=Changed(lambda terms, _, change=change: terms._replace(loss=change(terms.loss))))
+        before = vae.get_weights()
+        with pytest.raises(ValueError, match=r"Changed returned a loss of shape \(1?,?\)"):
+            vae.fit(digits[:64], verbose=0)
+        for one, other in zip(before, vae.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+class Squared(objectives.Objective):
+    """The ELBO and, in the logs, the squared error of the mean of p(x|z), from one pass of the decoder."""
+
+    log_names = ("error", "is_noisy")
+
+    def __call__(self, batch):
+        parameters = batch.decode(batch.z)
+        reconstruction = -ops.mean(batch.log_prob_of(parameters), axis=0)
+        error = ops.sum(ops.square(batch.likelihood.mean(parameters)[0] - batch.target), axis=(1, 2, 3))
+        is_noisy = ops.any(batch.x != batch.target, axis=(1, 2, 3))
+        logs = {"error": error, "is_noisy": ops.cast(is_noisy, "float32")}
+        return objectives.Terms(reconstruction + batch.kl(), reconstruction, batch.kl(), logs)
+
+
+def test_an_objective_sees_the_data_and_the_decoders_parameters(make_vae, digits, monkeypatch):
+    x, target = digits[:5].copy(), digits[:5]
+    x[3:] = 1.0 - x[3:]
+    vae, passes = make_vae(), []
+    decoder_parameters = vae.decoder_parameters
+    monkeypatch.setattr(vae, "decoder_parameters", lambda *args: passes.append(1) or decoder_parameters(*args))
+    arguments = [ops.convert_to_tensor(array) for array in (x, np.full((1, 5, 3), 0.3, "float32"), target)]
+    expected = numpy(vae.terms(*arguments))
+    vae.objective = Squared()
+    passes.clear()
+    terms = vae.terms(*arguments)
+    assert len(passes) == 1
+    np.testing.assert_allclose(numpy(terms), expected, rtol=1e-6)
+    np.testing.assert_array_equal(ops.convert_to_numpy(terms.logs["is_noisy"]), [0, 0, 0, 1, 1])
+    posterior = vae.encode(x)
+    decoded = vae.decode(posterior.mean + 0.3 * np.exp(0.5 * posterior.log_var))
+    error = np.square(decoded - target).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(ops.convert_to_numpy(terms.logs["error"]), error, rtol=1e-4)

@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae import VAE, BetaTC, DiagonalNormal, Mixture, evaluation, networks, priors
+import families
+import guide_parts
+from keras_vae import VAE, BetaTC, DiagonalNormal, Mixture, callbacks, distributions, evaluation, networks, priors
 
 pytestmark = pytest.mark.once
 
@@ -15,10 +17,11 @@ def made(digits, kind):
         "mixture": lambda: priors.GaussianMixture(4, seed=0),
         "vamp": lambda: priors.VampPrior(6, pseudo_inputs=digits[:6]),
         "fixed": lambda: Mixture(DiagonalNormal(np.eye(3, dtype="float32"), np.zeros((3, 3), "float32"))),
+        "own": lambda: guide_parts.RealNVP(1, 2),
     }[kind]()
 
 
-KINDS = ("standard", "mixture", "vamp", "fixed")
+KINDS = ("standard", "mixture", "vamp", "fixed", "own")
 
 
 def test_a_standard_normal_is_the_prior_that_a_model_has_anyway(make_vae, digits):
@@ -43,20 +46,31 @@ def test_one_component_at_n_0_1_gives_the_plain_elbo_but_for_the_noise_of_its_kl
 @pytest.mark.every_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_life_of_a_model_with_such_a_prior(make_vae, digits, tmp_path, kind):
-    vae = make_vae(prior=made(digits, kind), compile={"optimizer": keras.optimizers.Adam(0.01)})
-    before = [np.array(weight) for weight in vae.prior.get_weights()] if isinstance(vae.prior, priors.Prior) else []
-    history = vae.fit(digits, epochs=2, validation_data=(digits[:50],), verbose=0)
+    compile, objective, watching = {"optimizer": keras.optimizers.Adam(0.01)}, "elbo", []
+    if kind == "own":  # networks in the prior and in the objective, many steps at once, and a callback that looks
+        objective, watching = families.Critic(), [callbacks.LatentMonitor(digits)]
+        compile["steps_per_execution"] = 1 if keras.backend.backend() == "tensorflow" else 4  # XLA takes 10 s for it
+    vae = make_vae(prior=made(digits, kind), objective=objective, compile=compile)
+    learning = [part for part in (vae.prior, vae.objective) if isinstance(part, keras.layers.Layer)]
+    before = [np.array(weight) for part in learning for weight in part.get_weights()]
+    history = vae.fit(digits, epochs=2, validation_data=(digits[:50],), verbose=0, callbacks=watching)
     assert history.history["loss"][-1] < history.history["loss"][0]
     assert history.history["val_negative_elbo"][-1] > 0.0
-    learned = [0] if kind == "vamp" else [0, 1, 2] if kind == "mixture" else []
-    for i in learned:
-        assert np.abs(vae.prior.get_weights()[i] - before[i]).max() > 1e-4
+    after = [weight for part in learning for weight in part.get_weights()]
+    assert len(after) == {"vamp": 1, "mixture": 3, "own": 4 + 4}.get(kind, 0)
+    for one, other in zip(before, after, strict=True):
+        assert np.abs(one - other).max() > 1e-4
     vae.save(tmp_path / "vae.keras")
     copy = keras.saving.load_model(tmp_path / "vae.keras")
     np.testing.assert_array_equal(copy.elbo(digits, seed=0), vae.elbo(digits, seed=0))
     np.testing.assert_array_equal(copy.sample(5, seed=1), vae.sample(5, seed=1))
     assert type(copy.prior) is type(vae.prior)
-    assert evaluation.kl_per_unit(vae, digits).shape == (3,)
+    for one, other in zip(copy.get_weights(), vae.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    kl_per_unit = evaluation.kl_per_unit(vae, digits)
+    assert kl_per_unit.shape == (3,)
+    for monitor in watching:
+        np.testing.assert_allclose(monitor.kl_per_unit[-1], kl_per_unit, rtol=1e-4, atol=1e-6)
     assert evaluation.elbo_surgery(vae, digits).kl > 0.0
     terms = evaluation.held_out(vae, digits, num_samples=4)
     assert terms["negative_elbo"] == pytest.approx(-vae.elbo(digits, 4, seed=0).mean(), rel=1e-5)
@@ -231,3 +245,109 @@ def test_samples_can_be_drawn_from_another_distribution(make_vae):
     far = DiagonalNormal(np.full(3, 4.0, "float32"), np.full(3, -20.0, "float32"))
     expected = vae.decode(np.full((5, 3), 4.0))
     np.testing.assert_allclose(vae.sample(5, seed=0, prior=far), expected, atol=1e-3)
+
+
+# A prior of one's own: the flow of the guide
+
+
+@pytest.fixture(scope="module")
+def flow():
+    """A model whose prior is a flow, its weights drawn at random."""
+    return families.make("own_parts")
+
+
+def test_the_flow_of_the_guide_has_the_density_of_its_draws(flow):
+    """log p(z) = log N(noise; 0, I) - log |det dz/dnoise|."""
+    prior, step = flow.numpy_prior(), 1e-2
+    noise = np.random.default_rng(0).standard_normal((20, 3), dtype="float32")
+    moved = [
+        prior.from_noise(noise + step * e) - prior.from_noise(noise - step * e) for e in np.eye(3, dtype="float32")
+    ]
+    volume = np.linalg.slogdet(np.stack(moved, axis=-1).astype("float64") / (2.0 * step))[1]
+    assert np.abs(volume).max() > 0.1
+    expected = DiagonalNormal.standard(3).log_prob(noise) - volume
+    np.testing.assert_allclose(prior.log_prob(prior.from_noise(noise)), expected, atol=2e-3)
+    np.testing.assert_array_equal(prior.sample(20, seed=0), prior.from_noise(noise))
+    assert prior.sample(seed=0).shape == (3,)
+
+
+def test_the_gradient_and_the_moments_of_ones_own_prior(flow):
+    prior, step = flow.numpy_prior(), 1e-2
+    z = prior.sample(10, seed=1).reshape(2, 5, 3)
+    moved = [prior.log_prob(z + step * e) - prior.log_prob(z - step * e) for e in np.eye(3, dtype="float32")]
+    np.testing.assert_allclose(prior.grad_log_prob(z), np.stack(moved, axis=-1) / (2.0 * step), atol=2e-2)
+    draws, moments = prior.sample(50_000, seed=2), prior.moment_matched()
+    np.testing.assert_allclose(moments.mean, draws.mean(axis=0), atol=4.0 * draws.std() / 4096**0.5)
+    np.testing.assert_allclose(np.exp(moments.log_var), draws.var(axis=0), rtol=0.2)
+
+
+def test_log_p_of_x_with_a_prior_of_ones_own(make_vae, digits):
+    """A flow whose networks say 0 is N(0, I), in every estimate."""
+    vae, plain = make_vae(prior=guide_parts.RealNVP(2, 4)), make_vae()
+    vae.prior.set_weights([np.zeros_like(weight) for weight in vae.prior.get_weights()])
+    for network in ("encoder", "decoder"):
+        getattr(vae, network).set_weights(getattr(plain, network).get_weights())
+    x = digits[:6]
+    for found, tolerance in (
+        (lambda vae: evaluation.log_likelihood(vae, x, 30).log_likelihood, 1e-4),
+        (lambda vae: evaluation.annealed_log_likelihood(vae, x, 2, 5).log_likelihood, 1e-4),
+        (lambda vae: vae.sample(5, seed=0), 1e-4),
+        # These look at the moments of the prior, which are those of draws here.
+        (lambda vae: evaluation.annealed_log_likelihood(vae, x, 2, 5, start="prior").log_likelihood, 0.3),
+        (lambda vae: evaluation.kl_per_unit(vae, x), 0.03),
+    ):
+        np.testing.assert_allclose(found(vae), found(plain), atol=tolerance)
+
+
+class Wrong(priors.Prior):
+    """A prior whose distribution is what a test says."""
+
+    def __init__(self, distribution, distribution_class=distributions.Distribution):
+        super().__init__()
+        self.found, self.distribution_class = distribution, distribution_class
+
+    def distribution(self, given=None, encode=None):
+        return self.found
+
+
+class OnlyDensity(distributions.Distribution):
+    event_shape = (3,)
+
+    def log_prob(self, z):
+        return z[..., 0]
+
+
+class OnlyDraws(distributions.Distribution):
+    event_shape = (3,)
+
+    def from_noise(self, noise):
+        return noise
+
+
+class WithoutShape(distributions.Distribution):
+    def log_prob(self, z):
+        return z[..., 0]
+
+    def draw(self, noise):
+        return noise, self.log_prob(noise)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (OnlyDensity, r"^OnlyDensity defines no from_noise\(noise\), with which z is drawn"),
+        (OnlyDraws, r"^OnlyDraws defines no log_prob\(z\), of which the KL is made"),
+    ],
+)
+def test_a_distribution_that_lacks_something_is_named(make_vae, digits, kind, words):
+    with pytest.raises(TypeError, match=words):  # where its class is told, when the model is made
+        make_vae(prior=Wrong(kind(), kind))
+    with pytest.raises(TypeError, match=words):
+        make_vae(prior=Wrong(kind())).fit(digits, verbose=0)
+
+
+def test_a_distribution_that_does_not_fit_its_prior_is_named(make_vae, digits):
+    with pytest.raises(TypeError, match=r"Wrong.distribution returned a DiagonalNormal, and its .* is Mixture"):
+        make_vae(prior=Wrong(DiagonalNormal.standard(3), Mixture)).elbo(digits)
+    with pytest.raises(TypeError, match=r"The WithoutShape of Wrong has no event_shape: set it to \(latent_dim,\)"):
+        make_vae(prior=Wrong(WithoutShape())).elbo(digits)

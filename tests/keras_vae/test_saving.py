@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae import ELBO, VAE, DiagonalNormal, Gaussian, networks, schedules
+from keras_vae import ELBO, VAE, DiagonalNormal, Gaussian, networks, objectives, schedules
 
 EVERYTHING = {
     "likelihood": Gaussian(scale=0.5),
@@ -76,6 +76,56 @@ def test_a_subclass_adds_and_saves_weights_of_its_own(digits, tmp_path):
     copy = keras.saving.load_model(tmp_path / "model.keras")
     assert float(copy.temperature.value) == float(vae.temperature.value)
     assert int(copy.training_step.value) == 8
+
+
+class Unregistered(objectives.Objective):
+    def __call__(self, batch):
+        return ELBO()(batch)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithAnArgument(Unregistered):
+    """It forgets its weight in a file."""
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.weight = weight
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class MakesItsNetworks(VAE):
+    def __init__(self, latent_dim=2):
+        super().__init__(*networks.mlp((8, 8, 1), latent_dim, hidden=(4,)))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("make", "words", "loads"),
+    [
+        (
+            lambda pair: VAE(*pair, objective=Unregistered()),
+            "^Unregistered is not registered, so keras.saving.load_model will find it only with custom_objects: put",
+            True,
+        ),
+        (
+            lambda pair: VAE(*pair, objective=WithAnArgument(4.0)),
+            r"^WithAnArgument .*__init__ takes \['weight'\], and its get_config returns \[\]. Let get_config",
+            True,
+        ),
+        (lambda pair: MakesItsNetworks(3), r"^MakesItsNetworks .*takes \['latent_dim'\], and its get_config", False),
+    ],
+)
+def test_what_a_file_will_not_give_back_is_said_when_it_is_written(make, words, loads, tmp_path):
+    """It is written in any case: the model may have been trained for days."""
+    vae = make(networks.mlp((8, 8, 1), 2, hidden=(4,)))
+    with pytest.warns(UserWarning, match=words):
+        vae.save(tmp_path / "model.keras")
+    load = {"custom_objects": {"Unregistered": Unregistered}}
+    if loads:
+        assert type(keras.saving.load_model(tmp_path / "model.keras", **load).objective) is type(vae.objective)
+    else:
+        with pytest.raises(TypeError, match="latent_dim|unexpected"):
+            keras.saving.load_model(tmp_path / "model.keras", **load)
 
 
 @pytest.mark.once
