@@ -42,6 +42,8 @@ class Mixed(Likelihood):
         self.parts: list[Likelihood] = [get(likelihood) for likelihood, _ in groups]
         counts = [validation.whole_number("the number of columns", count) for _, count in groups]
         self.columns: tuple[int, ...] = tuple(counts)
+        for part, count in zip(self.parts, self.columns, strict=True):
+            part.bind(count, is_table=True)
         self.is_discrete = all(part.is_discrete for part in self.parts)
         self.has_stddev = all(part.has_stddev for part in self.parts)
         low, high = self.ranges(sum(self.columns))

@@ -364,7 +364,7 @@ def test_standardized_refuses_other_data_than_it_was_made_for():
 
 @pytest.mark.parametrize(
     ("scale", "names", "trainable"),
-    [("learned", ["raw_log_scale"], 1), ("optimal", ["error", "batches"], 0), (1.0, [], 0)],
+    [("learned", ["raw_log_scale", "error", "batches"], 1), ("optimal", ["error", "batches"], 0), (1.0, [], 0)],
 )
 def test_what_a_scale_learns_is_a_weight_and_what_it_measures_is_not_trained(scale, names, trainable):
     likelihood = Laplace(scale)
