@@ -146,6 +146,15 @@ class Likelihood(Configured, Layer):
         """A warning if log_prob of these data is not a log-likelihood, with the alternative; else None."""
         return None
 
+    def advice(self, x: np.ndarray, name: str = "x") -> str | None:
+        """What to change if log_prob of these data is right but training on them is slow or fails; else None.
+
+        Args:
+            x: A NumPy batch of data; NaN where a value is missing.
+            name: Name of the data in the words, also where they are code.
+        """
+        return None
+
 
 def _as_float32(x, observed):
     """x as a tensor, 0 where a value is missing."""

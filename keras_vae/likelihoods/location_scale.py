@@ -36,6 +36,8 @@ MAX_LOG_SCALE: float = 30.0  # a scale of 1e13, above which float32 loses what i
 
 _GAIN = 10.0  # an optimizer of step 0.001 changes a learned scale by up to 1 % a step
 
+_MAX_USUAL = 20.0  # no column of standardised data has a tenth of its values above
+
 _WINDOW = 100  # training batches that the value kept by "optimal" is averaged over
 
 
@@ -181,6 +183,21 @@ class LocationScale(Likelihood):
         raw = self._unbounded(math.log(self._initial_scale()))
         return np.concatenate([location, np.full_like(location, raw * self.raw_per_log_scale)], axis=-1)
 
+    def advice(self, x: np.ndarray, name: str = "x") -> str | None:
+        size = np.nan_to_num(np.abs(x.astype("float64"))).reshape(-1, x.shape[-1])
+        # Of ten values of a column one may be as large as it likes: tails are no reason to speak.
+        usual = np.quantile(size, 0.9, axis=0, method="lower").max(initial=0.0)
+        if usual <= _MAX_USUAL:
+            return None
+        likelihood = f'keras_vae.{type(self).__name__}("{self.scale if isinstance(self.scale, str) else "learned"}")'
+        pixels = f", or train on {name} / 255 if these are pixels" if x.min() >= 0 and 128 <= size.max() <= 255 else ""
+        return (
+            f"{name} holds numbers such as {usual:g}, far from the 1 at which networks start: training on them is slow "
+            "or fails. Standardise them inside the model, whose results stay in their units:\n"
+            f"    likelihood = keras_vae.Standardized.fit({likelihood}, {name})\n"
+            f"and pass it in the place of this {type(self).__name__}, to networks.mlp or conv and to VAE{pixels}."
+        )
+
     def validate_activation(self, activation: str | None) -> None:
         if self.scale == "predicted":
             refused = ("sigmoid", "tanh", "relu", "softplus", "softmax")
@@ -212,7 +229,9 @@ class LocationScale(Likelihood):
         """Draws of the noise, NumPy."""
         raise NotImplementedError
 
-    def _initial_scale(self):
+    def _initial_scale(self) -> float:
+        if isinstance(self.scale, float):
+            return self.scale
         return self.default_scale if self.initial_scale is None else self.initial_scale
 
     def _error_of(self, scale):
@@ -251,15 +270,14 @@ class LocationScale(Likelihood):
     def _log_scale(self, raw=0.0, fitted=None):
         if not isinstance(self.scale, str):
             return ops.convert_to_tensor(math.log(self.scale), "float32")
-        if self._is_measured and fitted is None:
-            fitted = self._log_scale_at(self._error.value)
-        if self.scale == "optimal":
-            return fitted
+        offset = 0.0
         if self._is_measured:
-            raw = raw + fitted
+            offset = self._log_scale_at(self._error.value) if fitted is None else fitted
+        if self.scale == "optimal":
+            return offset
         if self._is_trained():
             raw = raw + (_amplified(self._raw_log_scale.value) if self._is_measured else self._raw_log_scale.value)
-        return self._bounded(raw)
+        return self._bounded(raw + offset)
 
     def _bounded(self, raw):
         """The log scale from an unbounded number; far above the smallest scale it is that number."""
@@ -292,10 +310,11 @@ class Gaussian(LocationScale):
     scale = 1. A mean over pixels instead of a sum would be scale**2 = D/2, which is why such models collapse.
 
     Args:
-        scale: The standard deviation, in the units of the data: a number; "learned", a weight (the sigma-VAE); "optimal", scale**2 = the mean squared error of the batch, which is the value that
-            "learned" would reach, at once; it is averaged over the last 100 batches for evaluation and export, so that
-            no reported number looks at the data it is about; "predicted", by the decoder, whose output is then the
-            mean and the log-variance (the Gaussian MLP).
+        scale: The standard deviation, in the units of the data: a number; "learned", a weight (the sigma-VAE);
+            "optimal", scale**2 = the mean squared error of the batch, which is the value that "learned" would reach, at
+            once; it is averaged over the last 100 batches for evaluation and export, so that no reported number looks
+            at the data it is about; "predicted", by the decoder, whose output is then the mean and the log-variance
+            (the Gaussian MLP).
         initial_scale, min_scale, per_column: See `LocationScale`.
 
     Example:
@@ -425,7 +444,7 @@ class DiscretizedLogistic(LocationScale):
         return rng.logistic(size=shape)
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
-        scale = self.scale if isinstance(self.scale, float) else self._initial_scale()
+        scale = self._initial_scale()
         mean = np.clip(mean, 0.001, 0.999)
         # The inverse of `mean`, for the given scale.
         location = scale * (_log_expm1(mean / scale) - np.log(-np.expm1((mean - 1.0) / scale)))

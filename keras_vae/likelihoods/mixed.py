@@ -122,6 +122,11 @@ class Mixed(Likelihood):
         found = [part.caveat(piece) for part, piece in zip(self.parts, self._of_data(x), strict=True)]
         return next((words for words in found if words), None)
 
+    def advice(self, x: np.ndarray, name: str = "x") -> str | None:
+        groups = zip(self.parts, self._of_data(x), self._starts(), self.columns, strict=True)
+        found = (part.advice(piece, f"{name}[..., {start}:{start + count}]") for part, piece, start, count in groups)
+        return next((words for words in found if words), None)
+
     def get_config(self) -> dict[str, Any]:
         serialized = [keras.saving.serialize_keras_object(part) for part in self.parts]
         return {"groups": [list(group) for group in zip(serialized, self.columns, strict=True)]}
