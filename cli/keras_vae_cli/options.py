@@ -62,6 +62,11 @@ counts: Reader = _value(
     lambda values: all(value >= 1 for value in values),
     "whole numbers with commas between them, such as 500 or 32,64",
 )
+sizes: Reader = _value(
+    lambda text: tuple(int(part) for part in text.split(",")) * (2 - text.count(",")),
+    lambda values: len(values) == 2 and min(values) >= 1,
+    "a number of pixels, or height,width",
+)
 
 
 def scale(text: str) -> str | float:
@@ -124,10 +129,12 @@ def _quickstart(parser):
 
 def _train(parser):
     add = parser.add_argument
-    add("--data", default="digits", help="digits, mnist, fashion_mnist, cifar10, or a file or folder")
+    words = "digits, mnist, fashion_mnist, cifar10, a file (.npy, .npz, idx, .csv, .parquet), or a folder of images"
+    add("--data", default="digits", help=words)
     _add_shared(parser, "--binarize")
-    names = f"{', '.join(LIKELIHOODS)} (default bce)"
-    add("--likelihood", choices=LIKELIHOODS, default="bce", metavar="NAME", help=names)
+    add("--resize", type=sizes, metavar="H,W", help="resize the images of a folder to this height and width")
+    names = f"{', '.join(LIKELIHOODS)} (default bce; for a table gaussian, its scale learned)"
+    add("--likelihood", choices=LIKELIHOODS, metavar="NAME", help=names)
     add("--scale", type=scale, help="for gaussian and its like: a number, learned, optimal or predicted")
     add("--levels", type=count, default=LEVELS, help="for discretized_logistic (default 256; the digits have 17)")
     add("--network", choices=("mlp", "conv"), default="mlp")
