@@ -38,6 +38,7 @@ from keras_vae.likelihoods import Laplace as Laplace
 from keras_vae.likelihoods import Mixed as Mixed
 from keras_vae.likelihoods import NegativeBinomial as NegativeBinomial
 from keras_vae.likelihoods import Poisson as Poisson
+from keras_vae.likelihoods import Standardized as Standardized
 from keras_vae.model import VAE as VAE
 from keras_vae.objectives import ELBO as ELBO
 from keras_vae.objectives import IWAE as IWAE

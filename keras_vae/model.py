@@ -62,8 +62,9 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         prior: p(z): a `Prior` of `keras_vae.priors`, which learns, such as `VampPrior(500)`; a `DiagonalNormal` or a
             `Mixture` over the latent dimensions, which stays as it is; None is N(0, I).
         seed: Seed for reproducible noise, an integer, or None.
-        allow_missing: Whether NaN in the data means a missing value: the encoder then sees 0 in its place, and the
-            reconstruction term leaves it out, so that the bound is one of log p(observed values). Else NaN is refused.
+        allow_missing: Whether NaN in the data means a missing value: the encoder then sees 0 in its place
+            (or what the likelihood's `fill_missing` says), and the reconstruction term leaves it out, so that the bound
+            is one of log p(observed values). Else NaN is refused.
         posterior: q(z|x): "normal", or a `Posterior`.
 
     Raises:
@@ -214,7 +215,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32."""
         x, condition = as_input(x, self.encoder), self._as_condition(condition, self.encoder)
         if self.allow_missing and "float" in keras.backend.standardize_dtype(x.dtype):  # an integer is never missing
-            x = ops.where(ops.isnan(x), ops.zeros_like(x), x)
+            x = self.likelihood.fill_missing(x)
         return self.posterior_family.distribution(run(self.encoder, "x", x, condition, training), training)
 
     def prior_distribution(self) -> Any:

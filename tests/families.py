@@ -93,7 +93,7 @@ def discretized_logistic():
 def table_with_missing_values():
     """All kinds of columns side by side, and NaN where a value is missing."""
     groups = [
-        (keras_vae.Laplace("optimal"), 2),
+        (keras_vae.Standardized(keras_vae.Laplace("optimal"), [5000.0, -0.01], [1000.0, 0.002]), 2),
         (keras_vae.Categorical(), 3),
         (keras_vae.Poisson(), 1),
         (keras_vae.NegativeBinomial(), 2),

@@ -136,6 +136,9 @@ FAULTS = {
     "gaussian: a constant": Fault(V, "constant = -0.5 * math.log(2.0 * math.pi)", "constant = 0.0", _DENSITY),
     "continuous bernoulli: the constant": Fault(V, " - ops.where(near, series, far)", "", _DENSITY),
     "poisson: x!": Fault(V, " - ops.exp(log_rate) - log_gamma(small + 1.0)", " - ops.exp(log_rate)", _DENSITY),
+    "standardized: densities of standardised data": Fault(
+        V, "ops.subtract(terms, np.log(self._stddev))", "terms", _DENSITY
+    ),
     "optimal scale: only the last batch": Fault(
         V,
         "ops.maximum(1.0 / (self._batches + 1.0), 1.0 / _WINDOW)",

@@ -17,6 +17,7 @@ from keras_vae import (
     Laplace,
     NegativeBinomial,
     Poisson,
+    Standardized,
 )
 
 UNIT = np.linspace(0.0, 1.0, 4001)[:, None]
@@ -77,6 +78,12 @@ CASES = {
         REAL,
         [[0.3, -1.0], [-1.0, 0.5]],
         lambda x, p: stats.laplace(p[..., :1], soft(p[..., 1:], 0.01)).logpdf(x),
+    ),
+    "standardized": (
+        Standardized(Gaussian(0.7), mean=1.5, stddev=2.0),
+        REAL,
+        [[-3.0], [0.2]],
+        lambda x, p: stats.norm(1.5 + 2.0 * p, 1.4).logpdf(x),
     ),
     "discretized_logistic": (
         DiscretizedLogistic(levels=16),

@@ -15,6 +15,7 @@ Every log-probability keeps its normalising constant, is in nats, and is summed 
     one-hot categories              Categorical
     counts                          Poisson, NegativeBinomial
     a table of all of these         Mixed
+    numbers far from 1              Standardized, around one of real numbers
 
 Add one by subclassing `Likelihood` and, if it deserves a short name, naming it in `registry.py`.
 """
@@ -32,5 +33,6 @@ from keras_vae.likelihoods.location_scale import LocationScale as LocationScale
 from keras_vae.likelihoods.mixed import Mixed as Mixed
 from keras_vae.likelihoods.registry import NAMES as NAMES
 from keras_vae.likelihoods.registry import get as get
+from keras_vae.likelihoods.standardized import Standardized as Standardized
 from keras_vae.likelihoods.unit_interval import Bernoulli as Bernoulli
 from keras_vae.likelihoods.unit_interval import ContinuousBernoulli as ContinuousBernoulli

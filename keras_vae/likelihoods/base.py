@@ -82,6 +82,10 @@ class Likelihood(Configured, Layer):
         """The input of the encoder, where x itself is of no use to a network; `networks` apply it."""
         return x
 
+    def fill_missing(self, x: Any) -> Any:
+        """x for the encoder, with a number in the place of each NaN: 0, or what means as little in these units."""
+        return ops.where(ops.isnan(x), ops.zeros_like(x), x)
+
     def mean(self, parameters: Any) -> Any:
         """E[x|z], shaped like the data."""
         raise NotImplementedError

@@ -77,6 +77,12 @@ class Mixed(Likelihood):
         pieces = zip(self.parts, ops.split(x, np.cumsum(self.columns)[:-1].tolist(), axis=-1), strict=True)
         return ops.concatenate([part.for_encoder(piece) for part, piece in pieces], axis=-1)
 
+    def fill_missing(self, x: Any) -> Any:
+        if all(type(part).fill_missing is Likelihood.fill_missing for part in self.parts):
+            return super().fill_missing(x)
+        pieces = zip(self.parts, self._of_data(x), strict=True)
+        return ops.concatenate([part.fill_missing(piece) for part, piece in pieces], axis=-1)
+
     def mean(self, parameters: Any) -> Any:
         return self._joined("mean", parameters)
 

@@ -19,6 +19,7 @@ from keras_vae import (
     Mixed,
     NegativeBinomial,
     Poisson,
+    Standardized,
     likelihoods,
 )
 from keras_vae.likelihoods import discrete
@@ -297,6 +298,68 @@ def test_mixed_is_what_its_parts_are(parts):
     low, high = mixed.ranges(2)
     expected = None if np.isinf(low).all() and np.isinf(high).all() else (low.min(), high.max())
     assert mixed.data_range == expected
+
+
+def test_standardized_is_the_change_of_variables_of_each_column():
+    """Also of a mixture, with holes, with a column that is constant, and as a group of columns."""
+    rng = np.random.default_rng(8)
+    unit, offset = np.array([1000.0, 0.01, 1.0]), np.array([-7000.0, 3.0, 4.0])
+    x = (rng.normal(size=(50, 3)) * [1.0, 1.0, 0.0] * unit + offset).astype("float32")
+    holes = np.where(rng.random(x.shape) < 0.2, np.float32(np.nan), x)
+    observed = ~np.isnan(holes)
+    likelihood = Standardized.fit(Mixed([(Gaussian("optimal"), 2), (Laplace("predicted"), 1)]), holes)
+    mean, stddev = np.nanmean(holes, axis=0, dtype="float64"), np.nanstd(holes, axis=0, dtype="float64")
+    stddev[2] = 1.0
+    config = likelihood.get_config()
+    np.testing.assert_allclose([config["mean"], config["stddev"]], [mean, stddev], rtol=1e-6)
+    standard = np.where(observed, (holes - np.float32(mean)) / np.float32(stddev), np.nan)
+    point = rng.normal(size=(2, 50, 4)).astype("float32")
+    base, group = likelihoods.get(config["likelihood"]), Mixed([(likelihood, 3), ("poisson", 1)])
+    fitted, expected_fitted = (
+        one.update(tensor(data), tensor(point), tensor(observed) > 0)
+        for one, data in ((likelihood, holes), (base, standard))
+    )
+    expected = base.log_prob(tensor(standard), tensor(point), observed, expected_fitted)
+    found = likelihood.log_prob(tensor(holes), tensor(point), observed, fitted)
+    np.testing.assert_allclose(numpy(found), numpy(expected) - observed @ np.log(stddev), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(numpy(likelihood.mean(tensor(point))), numpy(base.mean(tensor(point))) * stddev + mean)
+    np.testing.assert_allclose(numpy(likelihood.stddev(tensor(point))), numpy(base.stddev(tensor(point))) * stddev)
+    np.testing.assert_allclose(likelihood.sample(point, 0), base.sample(point, 0) * stddev + mean, rtol=1e-6)
+    np.testing.assert_allclose(likelihood.parameters_at_mean(x), base.parameters_at_mean((x - mean) / stddev), 1e-2)
+    # The encoder sees standardised data, and 0 where a value is missing.
+    seen = numpy(group.for_encoder(group.fill_missing(tensor(np.column_stack([holes, np.full(50, np.nan)])))))
+    np.testing.assert_allclose(seen, np.nan_to_num(np.column_stack([standard, np.zeros(50)])), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("bce",), r"needs a likelihood of real numbers, .* but Bernoulli\(.*standardise the real columns alone"),
+        ((Mixed([("mse", 1), ("poisson", 1)]),), "of real numbers, .* but Mixed"),
+        (("mse", [1.0, 2.0], [1.0, 2.0, 3.0]), "must be for as many channels; got 2, 3"),
+        (("mse", 0.0, [1.0, 0.0]), "stddev must be above 0; got 0. For a constant column it is 1"),
+        (("mse", [[0.0]]), r"mean must be a finite number, or one for each channel .* of shape \(1, 1\)"),
+        (("mse", 0.0, float("nan")), "stddev must be a finite number"),
+    ],
+)
+def test_standardized_refuses_what_it_cannot_standardise(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        Standardized(*arguments)
+
+
+def test_standardized_refuses_other_data_than_it_was_made_for():
+    likelihood = Standardized("mse", [0.0, 1.0], 2.0)
+    for act in (
+        likelihood.ranges,
+        likelihood.parameter_channels,
+        lambda channels: likelihood.validate(np.zeros((4, channels))),
+        lambda channels: likelihood.for_encoder(np.zeros((4, channels))),
+    ):
+        act(2)
+        with pytest.raises(ValueError, match="for 2 channels, but the last axis of the data has 3"):
+            act(3)
+    with pytest.raises(ValueError, match=r"axis of examples and one of channels; got shape \(3,\)"):
+        Standardized.fit("mse", np.zeros(3))
 
 
 @pytest.mark.parametrize(
