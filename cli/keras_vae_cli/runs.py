@@ -1,6 +1,7 @@
 """What a run leaves in its folder: the model, and the settings and data it was trained with."""
 
 import argparse
+import csv
 import json
 import pathlib
 
@@ -60,6 +61,23 @@ def _in_order(data, columns, source):
         raise ValueError(f"{source} lacks the column {missing[0]!r}, which the model was trained on.")
     order = [data.columns.index(name) for name in columns]
     return data._replace(train=data.train[:, order], test=data.test[:, order], columns=tuple(columns))
+
+
+def load_columns(path: str) -> tuple[str, ...] | None:
+    """The columns of the table that a model was trained on; None if it was no table or there is no summary."""
+    try:
+        columns = json.loads((_model_file(path).parent / "summary.json").read_text())["columns"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return columns and tuple(columns)
+
+
+def write_table(path: pathlib.Path, columns: tuple[str, ...], x: np.ndarray) -> None:
+    """Writes a CSV file with the names of the columns in its first line."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([[f"{value:.7g}" for value in row] for row in x])
 
 
 def is_run(folder: pathlib.Path) -> bool:

@@ -45,7 +45,9 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
             f"{shape} to train on, {len(test):,} held out{how}. {vae.count_params():,} weights."
         )
         if data.columns is not None:
-            print(f"Columns of the table: {', '.join(data.columns)}. Likelihood: {vae.likelihood!r}.")
+            scale = f" with scale {given.scale}" if given.scale else ""
+            of = "standardised columns" if given.standardize else "columns as they are"
+            print(f"Columns: {', '.join(data.columns)}. Likelihood: {given.likelihood}{scale}, of the {of}.")
         if data.train_labels is not None and given.data.endswith((".npz", ".npy")):
             print("Note: the labels in the file are not used; a conditional model is trained in Python.")
         if not isinstance(vae.numpy_prior(), keras_vae.DiagonalNormal):
@@ -56,10 +58,13 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
         collapse = runs.collapse_report(vae, test, _steps_per_epoch(given, train))
         vae.save(folder / "model.keras")
         _write_figures(folder, given, data, history, terms, collapse)
-        plotting.reconstructions(vae, test, folder / "reconstructions.png")
-        plotting.samples(vae, 100, folder / "samples.png")
-        if vae.latent_dim == 2:
-            plotting.manifold(vae, folder / "manifold.png")
+        if data.columns is not None:  # of numbers in several units a picture shows nothing
+            runs.write_table(folder / "samples.csv", data.columns, vae.sample(100, seed=given.seed, draw=True))
+        else:
+            plotting.reconstructions(vae, test, folder / "reconstructions.png")
+            plotting.samples(vae, 100, folder / "samples.png")
+            if vae.latent_dim == 2:
+                plotting.manifold(vae, folder / "manifold.png")
         files = sorted(file.name for file in folder.iterdir())
     print(f"held out  {runs.in_words(terms)}")
     if collapse is not None:
@@ -77,7 +82,9 @@ def _choose_likelihood(given, data):
     if given.likelihood is None:
         is_table = data.columns is not None and given.binarize is None
         given.likelihood = "gaussian" if is_table else "bce"
-        given.scale = given.scale or ("learned" if is_table else None)
+        if is_table:
+            given.scale = given.scale or "learned"
+            given.standardize = given.standardize is not False
     for x in (data.train, data.test):
         if not given.allow_missing and np.isnan(x).any():
             where = np.argwhere(np.isnan(x))[0]
@@ -89,6 +96,8 @@ def _choose_likelihood(given, data):
 
 def _model(given, train):
     likelihood = _likelihood(given)
+    if given.standardize:
+        likelihood = likelihoods.Standardized.fit(likelihood, train)
     likelihood.validate(train, "the data", given.allow_missing)
     build, widths = (networks.conv, "filters") if given.network == "conv" else (networks.mlp, "hidden")
     data_mean = np.nanmean(train, axis=0, dtype="float64")  # NaN is there only where it is allowed

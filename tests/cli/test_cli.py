@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import likelihoods
+from keras_vae import datasets, likelihoods
 from keras_vae_cli import backends, commands, options, progress
 
 pytestmark = pytest.mark.once
@@ -154,7 +154,23 @@ def test_a_table(tmp_path, capsys):
     assert run("train", "--data", write("t.csv", "abc", x), *arguments) == 1
     assert "contains NaN, an empty cell, first in column 'b': remove" in capsys.readouterr().err
     assert run("train", "--data", tmp_path / "t.csv", *arguments, "--allow-missing") == 0
-    assert "Columns of the table: a, b, c. Likelihood: Gaussian(scale='learned'" in capsys.readouterr().out
+    said = "Columns: a, b, c. Likelihood: gaussian with scale learned, of the standardised columns."
+    assert said in capsys.readouterr().out
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "history.csv",
+        "model.keras",
+        "samples.csv",
+        "summary.json",
+    ]
+    vae = keras.saving.load_model(tmp_path / "out" / "model.keras")
+    kept = vae.likelihood.get_config()
+    np.testing.assert_allclose(kept["stddev"], np.nanstd(datasets.load(tmp_path / "t.csv").train, axis=0), rtol=1e-4)
+    assert run("sample", tmp_path / "out", "--output", tmp_path / "s.csv", "--num", "500") == 0
+    samples = datasets.load(tmp_path / "s.csv")
+    assert samples.columns == ("a", "b", "c")
+    z_scores = (samples.train - kept["mean"]) / kept["stddev"]  # samples are in the units of the data
+    np.testing.assert_allclose(np.std(z_scores, axis=0), 1.0, rtol=0.4)
+    capsys.readouterr()
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["columns"] == ["a", "b", "c"]
     found = []
@@ -182,6 +198,7 @@ def test_images_are_resized_alike_in_every_verb(tmp_path, capsys):
     ("arguments", "words"),
     [
         (("--scale", "learned"), "--scale has no meaning for bce"),
+        (("--standardize",), "Standardized needs a likelihood of real numbers"),
         (
             ("--likelihood", "continuous_bernoulli", "--levels", "17"),
             "--levels has no meaning for continuous_bernoulli",
