@@ -1,7 +1,8 @@
 """Data for the command line and the examples: named sets, and files of several formats.
 
 Nothing is fetched unless a set is named that Keras downloads. Pixels come as float32 in [0, 1], images with a channel
-axis; arrays of other numbers come as they are, and the likelihood says whether it can use them.
+axis; arrays of other numbers come as they are, and the likelihood says whether it can use them. Tables are in
+`_tables.py`.
 """
 
 import gzip
@@ -9,11 +10,14 @@ import math
 import os
 import pathlib
 import struct
+import warnings
 import zipfile
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from keras_vae import _tables
 
 KERAS_SETS: tuple[str, ...] = ("mnist", "fashion_mnist", "cifar10")
 IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -21,24 +25,35 @@ _SPLIT_SEED = 0  # the held-out part is a property of the data, not of a run
 
 
 class Data(NamedTuple):
-    """Arrays to train on and to hold out, with labels where the source has them."""
+    """Arrays to train on and to hold out, with labels and the names of columns where the source has them."""
 
     train: np.ndarray
     test: np.ndarray
     train_labels: np.ndarray | None = None
     test_labels: np.ndarray | None = None
+    columns: tuple[str, ...] | None = None
 
 
-def load(source: str | os.PathLike[str] = "digits", binarize: str | None = None, test_fraction: float = 1 / 6) -> Data:
+def load(
+    source: str | os.PathLike[str] = "digits",
+    binarize: str | None = None,
+    test_fraction: float = 1 / 6,
+    resize: int | tuple[int, int] | None = None,
+) -> Data:
     """Loads a data set.
 
     Args:
         source: Name or path: "digits" (embedded: 1,797 handwritten digits of 8x8); "mnist", "fashion_mnist" or
             "cifar10" (downloaded by Keras); or a `.npy` or `.npz` file, an idx file or a folder of them, gzipped or
-            not, or a folder of images. An `.npz` holds one array, or `train` and `test`, or `x_train` and `x_test`.
+            not, a table (`.csv`, `.tsv`, `.parquet`), or a folder of images. An `.npz` holds `x` or one array, or
+            `train` and `test`, or `x_train` and `x_test`; labels are `y` or `labels`, or `y_train` and `y_test`. A
+            table has numeric columns, and its empty cells become NaN. Images are turned as their EXIF data say, and
+            transparent pixels are blended with white; hidden files are left out.
         binarize: Method of binarisation: None; "threshold" at 0.5; or "sample", each pixel drawn once with its grey
             value as the probability, which is how binarised MNIST was made.
         test_fraction: Share held out at random, always the same examples, if the source has no test set of its own.
+        resize: Height and width, or one number for both, that the images of a folder are resized to; None: they must
+            have one size.
 
     Returns:
         A `Data` of float32 arrays of shape `(n, ...)`.
@@ -47,12 +62,14 @@ def load(source: str | os.PathLike[str] = "digits", binarize: str | None = None,
         ValueError: If the data cannot be read or have no examples; the message says what to do.
     """
     name = str(source)
+    if resize is not None and not pathlib.Path(name).expanduser().is_dir():
+        raise _no_images_to_resize(name)
     if name == "digits":
         data = _digits(test_fraction)
     elif name in KERAS_SETS:
         data = _from_keras(name)
     else:
-        data = _from_path(pathlib.Path(name).expanduser(), test_fraction)
+        data = _from_path(pathlib.Path(name).expanduser(), test_fraction, resize)
     if len(data.train) == 0 or len(data.test) == 0:
         raise ValueError(
             f"{name} gives {len(data.train)} examples to train on and {len(data.test)} to hold out; each needs one."
@@ -105,28 +122,43 @@ def _from_keras(name):
     return Data(_with_channels(train), _with_channels(test), np.ravel(train_labels), np.ravel(test_labels))
 
 
-def _from_path(path, test_fraction):
+def _from_path(path, test_fraction, resize):
     if not path.exists():
         sets = ", ".join(("digits", *KERAS_SETS))
         raise ValueError(f"There is no file or folder {path}, and no data set of that name; the named sets are {sets}.")
     if path.is_dir():
-        images = sorted(path.glob("*train-images*")), sorted(path.glob("*t10k-images*"))
-        if all(images):
-            return _from_idx_folder(path, *(found[0] for found in images))
-        return _split(_from_image_folder(path), test_fraction)
+        if all(idx := [_visible(path.glob(name), path) for name in ("*train-images*", "*t10k-images*")]):
+            if resize is not None:
+                raise _no_images_to_resize(path)
+            return _from_idx_folder(path, *(found[0] for found in idx))
+        return _split(_from_image_folder(path, resize), test_fraction)
     if path.suffix in (".npy", ".npz"):
         return _from_numpy(path, test_fraction)
+    if path.suffix.lower() in _tables.SUFFIXES:
+        columns, x = _tables.read(path)
+        return _split(x, test_fraction)._replace(columns=columns)
     if "idx" in path.name:
         return _split(_with_channels(read_idx(path)), test_fraction)
-    raise ValueError(f"Cannot tell what {path} holds: give a .npy, .npz or idx file, or a folder of images.")
+    raise ValueError(
+        f"Cannot tell what {path} holds: give a .npy, .npz, .csv, .parquet or idx file, or a folder of images."
+    )
+
+
+def _no_images_to_resize(source):
+    return ValueError(f"resize (--resize) is for a folder of images, and {source} is none.")
 
 
 def _from_idx_folder(path, train, test):
     def labels(prefix):
-        found = sorted(path.glob(f"*{prefix}-labels*"))
+        found = _visible(path.glob(f"*{prefix}-labels*"), path)
         return read_idx(found[0]) if found else None
 
     return Data(_with_channels(read_idx(train)), _with_channels(read_idx(test)), labels("train"), labels("t10k"))
+
+
+def _visible(files, folder):
+    """Files in a folder, sorted, without those that a system hides: `.DS_Store`, `._x.png`."""
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
 
 
 def _from_numpy(path, test_fraction):
@@ -141,35 +173,62 @@ def _from_numpy(path, test_fraction):
     names = set(arrays)
     for train, test in (("x_train", "x_test"), ("train", "test")):
         if {train, test} <= names:
-            return Data(arrays[train], arrays[test])
-    if len(names) == 1:
-        return _split(arrays[names.pop()], test_fraction)
+            return Data(arrays[train], arrays[test], arrays.get("y_train"), arrays.get("y_test"))
+    others = names - {"y", "labels"}
+    if "x" in names or len(others) == 1:
+        x, labels = arrays["x" if "x" in names else others.pop()], arrays.get("y", arrays.get("labels"))
+        if labels is not None and labels.shape[:1] != x.shape[:1]:
+            raise ValueError(f"{path} holds {len(x)} examples, but labels of shape {labels.shape}.")
+        return _split(x, test_fraction, labels)
     raise ValueError(
-        f"{path} holds the arrays {sorted(names)}; it must hold one array, or train and test, or x_train and x_test."
+        f"{path} holds the arrays {sorted(names)}; it must hold one array, or x, or train and test, or x_train and "
+        "x_test; y, labels, y_train and y_test are labels."
     )
 
 
-def _from_image_folder(path):
-    from PIL import Image
-
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+def _from_image_folder(path, resize):
+    files = [file for file in _visible(path.rglob("*"), path) if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise ValueError(f"{path} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor the idx files of MNIST.")
-    images = []
+    images, transparent = [], 0
     for file in files:
-        try:
-            with Image.open(file) as image:
-                if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
-                    raise OSError(f"its mode {image.mode} is not 8-bit; save such data as a .npy array")
-                images.append(np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")))
-        except OSError as error:
-            raise ValueError(f"{file} cannot be read as an image ({error}): remove or convert it.") from None
-        if images[-1].shape != images[0].shape:
+        image, is_transparent = _read_image(file, resize)
+        transparent += is_transparent
+        if images and image.shape != images[0].shape:
             raise ValueError(
-                f"All images must have one size and all be grey or all in colour, but {files[0].name} is "
-                f"{_describe(images[0])} and {file.name} is {_describe(images[-1])}: resize or convert them first."
+                f"All images must have one size and all be grey or all in colour, but {files[0].relative_to(path)} is "
+                f"{_describe(images[0])} and {file.relative_to(path)} is {_describe(image)}: convert them first, or, "
+                "for one size, pass resize=(height, width) (--resize)."
             )
+        images.append(image)
+    if transparent:
+        warnings.warn(
+            f"{transparent} of {len(files)} images have transparent pixels: blended with white.", stacklevel=2
+        )
     return _with_channels(np.stack(images))
+
+
+def _read_image(file, resize):
+    """An image as bytes, grey or RGB, and whether it has transparent pixels."""
+    from PIL import Image, ImageOps
+
+    height, width = (resize, resize) if isinstance(resize, int) else resize or (None, None)
+    try:
+        with Image.open(file) as opened:
+            image: Any = ImageOps.exif_transpose(opened)
+            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
+                raise OSError(f"its mode {image.mode} is not 8-bit; save such data as a .npy array")
+            mode, is_transparent = "L" if image.mode in ("1", "L", "LA") else "RGB", False
+            if "A" in image.getbands() or "transparency" in image.info:
+                image = image.convert("RGBA")
+                is_transparent = image.getextrema()[-1][0] < 255
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert(mode)
+            if height is not None:
+                image = image.resize((width, height), Image.Resampling.LANCZOS)
+            return np.asarray(image), is_transparent
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as an image ({error}): remove or convert it.") from None
 
 
 def _describe(image):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from keras_vae_cli import backends, options
-from keras_vae_cli.quiet import without_native_log
+from keras_vae_cli.quiet import notes, without_native_log
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with without_native_log():
             verb = importlib.import_module(f"keras_vae_cli.{given.command}")
-        verb.run(given)
+        with notes(sys.stderr if getattr(given, "json", False) else sys.stdout):
+            verb.run(given)
     except BrokenPipeError:
         return 1  # the program that reads our output has ended
     except (ValueError, OSError, FloatingPointError, ImportError) as error:

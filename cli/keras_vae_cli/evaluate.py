@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vae import datasets, evaluation
+from keras_vae import evaluation
 from keras_vae_cli import runs
 
 # elbo_surgery compares all examples with each other.
@@ -17,11 +17,10 @@ MAX_SURGERY_EXAMPLES = 10_000
 def run(given: argparse.Namespace) -> None:
     """Prints the held-out terms of a trained model."""
     vae = runs.load_model(given.model)
-    settings = {"data": given.data} if given.data is not None else runs.load_settings(given.model)
-    if "data" not in settings:
+    data = runs.load_data(given, vae)
+    if data is None:
         raise ValueError(f"No summary.json beside {given.model} says what it was trained on: name data with --data.")
-    data = datasets.load(settings["data"], given.binarize or settings.get("binarize"))
-    x = runs.fit_shape(data.test if given.split == "test" else data.train, vae)
+    x = data.test if given.split == "test" else data.train
     found: dict[str, Any] = {"backend": keras.backend.backend()}
     found |= evaluation.held_out(vae, x, given.num_samples, given.seed)
     surgery = evaluation.elbo_surgery(vae, x[:MAX_SURGERY_EXAMPLES], given.seed)

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_vae import VAE, datasets, evaluation
+from keras_vae import VAE, evaluation
 from keras_vae_cli import runs
 from keras_vae_cli.commands import sentence
 from keras_vae_cli.quiet import without_native_log
@@ -79,17 +79,14 @@ def write(exporter: ModuleType, vae: VAE, output: str, **settings: Any) -> None:
 
 def _held_out(given, vae):
     """The data that were named, or those the model was trained on; None if they are gone, as export can do without."""
-    if given.data is not None:
-        return runs.fit_shape(datasets.load(given.data, given.binarize).test, vae)
-    settings = runs.load_settings(given.model)
-    if "data" not in settings:
-        return None
     try:
-        data = datasets.load(settings["data"], given.binarize or settings.get("binarize"))
-        return runs.fit_shape(data.test, vae)
+        data = runs.load_data(given, vae)
     except (ValueError, OSError) as error:
+        if given.data is not None:
+            raise
         print(f"Note: not compared on the data it was trained on: {sentence(error)}")
         return None
+    return data and data.test
 
 
 def _size(count):

@@ -62,6 +62,11 @@ counts: Reader = _value(
     lambda values: all(value >= 1 for value in values),
     "whole numbers with commas between them, such as 500 or 32,64",
 )
+sizes: Reader = _value(
+    lambda text: tuple(int(part) for part in text.split(",")) * (2 - text.count(",")),
+    lambda values: len(values) == 2 and min(values) >= 1,
+    "a number of pixels, or height,width",
+)
 
 
 def scale(text: str) -> str | float:
@@ -124,11 +129,17 @@ def _quickstart(parser):
 
 def _train(parser):
     add = parser.add_argument
-    add("--data", default="digits", help="digits, mnist, fashion_mnist, cifar10, or a file or folder")
+    words = "digits, mnist, fashion_mnist, cifar10, a file (.npy, .npz, idx, .csv, .parquet), or a folder of images"
+    add("--data", default="digits", help=words)
     _add_shared(parser, "--binarize")
-    names = f"{', '.join(LIKELIHOODS)} (default bce)"
-    add("--likelihood", choices=LIKELIHOODS, default="bce", metavar="NAME", help=names)
+    add("--resize", type=sizes, metavar="H,W", help="resize the images of a folder to this height and width")
+    names = f"{', '.join(LIKELIHOODS)} (default bce; for a table gaussian, its scale learned)"
+    add("--likelihood", choices=LIKELIHOODS, metavar="NAME", help=names)
     add("--scale", type=scale, help="for gaussian and its like: a number, learned, optimal or predicted")
+    words = (
+        "reckon with each column or channel at mean 0 and deviation 1; all output is in its own units (default: tables)"
+    )
+    add("--standardize", action=argparse.BooleanOptionalAction, help=words)
     add("--levels", type=count, default=LEVELS, help="for discretized_logistic (default 256; the digits have 17)")
     add("--network", choices=("mlp", "conv"), default="mlp")
     add("--hidden", type=counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas")
@@ -163,7 +174,8 @@ def _evaluate(parser):
 def _sample(parser):
     _add_shared(parser, "model")
     parser.add_argument("--num", type=count, default=100, help="number of samples (default 100)")
-    parser.add_argument("--output", default="samples.png", help="a .png picture or a .npy array (default samples.png)")
+    words = "a .png picture or a .npy array of means of p(x|z), or a .csv table of draws (default samples.png)"
+    parser.add_argument("--output", default="samples.png", help=words)
 
 
 def _export(parser):
@@ -189,6 +201,6 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "quickstart": (_quickstart, "Trains on the embedded digits with settings known to work."),
     "train": (_train, "Trains on any data."),
     "evaluate": (_evaluate, "Prints the held-out terms of a trained model."),
-    "sample": (_sample, "Writes samples of a trained model as a picture or an array."),
+    "sample": (_sample, "Writes samples of a trained model as a picture, an array or a table."),
     "export": (_export, "Writes a trained model as a bundle of ONNX files that were compared with it, or checks one."),
 }

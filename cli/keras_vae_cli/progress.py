@@ -1,11 +1,9 @@
 """What is printed while a model trains, and what Ctrl-C does meanwhile."""
 
-import contextlib
 import math
 import signal
 import sys
 import time
-import warnings
 
 import keras
 import numpy as np
@@ -19,8 +17,7 @@ def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: 
     previous = signal.signal(signal.SIGINT, lambda *_: progress.stop())
     watch = [callbacks.NonFiniteGuard(), progress]
     try:
-        with _notes():
-            vae.fit(train, batch_size=batch_size, epochs=epochs, validation_data=(test,), verbose=0, callbacks=watch)
+        vae.fit(train, batch_size=batch_size, epochs=epochs, validation_data=(test,), verbose=0, callbacks=watch)
     finally:
         signal.signal(signal.SIGINT, previous)
     return progress.history
@@ -67,19 +64,3 @@ class _Progress(keras.callbacks.Callback):
             f"  {time.monotonic() - self.started:.1f} s",
             flush=True,
         )
-
-
-@contextlib.contextmanager
-def _notes():
-    """Prints the library's warnings as lines among the others."""
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def note(message, category, *rest, **named):
-            if category is not UserWarning:
-                return show(message, category, *rest, **named)
-            return print(f"Note: {message}", flush=True)
-
-        warnings.showwarning = note
-        warnings.filterwarnings("always", category=UserWarning, module=r"keras_vae\.")
-        yield

@@ -1,10 +1,15 @@
-"""Keeps libraries' own log lines, which a user cannot act on, off the terminal. Imports neither Keras nor a backend."""
+"""What libraries say: their log lines, which a user cannot act on, stay off the terminal; our warnings are notes.
+
+Imports neither Keras nor a backend.
+"""
 
 import contextlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
+from typing import TextIO
 
 
 @contextlib.contextmanager
@@ -29,3 +34,19 @@ def without_native_log() -> Iterator[None]:
         finally:
             sys.stderr.flush()
             os.dup2(terminal, 2)
+
+
+@contextlib.contextmanager
+def notes(file: TextIO) -> Iterator[None]:
+    """Prints the warnings of keras_vae as lines among the others."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message, category, *rest, **named):
+            if category is not UserWarning:
+                return show(message, category, *rest, **named)
+            return print(f"Note: {message}", file=file, flush=True)
+
+        warnings.showwarning = note
+        warnings.filterwarnings("always", category=UserWarning, module=r"keras_vae\.")
+        yield

@@ -1,13 +1,14 @@
 """What a run leaves in its folder: the model, and the settings and data it was trained with."""
 
+import argparse
+import csv
 import json
 import pathlib
-from typing import Any
 
 import keras
 import numpy as np
 
-from keras_vae import VAE, callbacks
+from keras_vae import VAE, callbacks, datasets
 from keras_vae_cli.commands import sentence
 
 
@@ -25,15 +26,58 @@ def load_model(path: str) -> VAE:
     return model
 
 
-def load_settings(path: str) -> dict[str, Any]:
-    """The settings that the model was trained with, from the summary beside it; empty if there is none."""
-    summary = _model_file(path).parent / "summary.json"
-    if not summary.is_file():
-        return {}
+def load_data(given: argparse.Namespace, vae: VAE) -> datasets.Data | None:
+    """The data that were named, or those that the model was trained on, in the form in which it was trained on them.
+
+    Returns:
+        None if no data are named and the model has no summary beside it.
+
+    Raises:
+        ValueError: If the data cannot be read or lack a column that the model was trained on, or the summary is broken.
+    """
+    file = _model_file(given.model).parent / "summary.json"
     try:
-        return dict(json.loads(summary.read_text())["settings"])
+        summary = dict(json.loads(file.read_text())) if file.is_file() else None
+        settings = {} if summary is None else dict(summary["settings"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{summary} does not hold the settings of a run: name the data with --data.") from None
+        if given.data is None:
+            raise ValueError(f"{file} does not hold the settings of a run: name the data with --data.") from None
+        summary, settings = None, {}
+    source = given.data or settings.get("data")
+    if source is None:
+        return None
+    binarize = given.binarize or (settings.get("binarize") if given.data is None else None)
+    resize = settings.get("resize") if pathlib.Path(source).expanduser().is_dir() else None
+    data = datasets.load(source, binarize, resize=resize and tuple(resize))
+    if data.columns is not None and summary is not None and summary.get("columns"):
+        data = _in_order(data, summary["columns"], source)
+    return data._replace(train=_fit_shape(data.train, vae), test=_fit_shape(data.test, vae))
+
+
+def _in_order(data, columns, source):
+    """A table with the columns of the one that the model was trained on, found by their names."""
+    missing = [name for name in columns if name not in data.columns]
+    if missing:
+        raise ValueError(f"{source} lacks the column {missing[0]!r}, which the model was trained on.")
+    order = [data.columns.index(name) for name in columns]
+    return data._replace(train=data.train[:, order], test=data.test[:, order], columns=tuple(columns))
+
+
+def load_columns(path: str) -> tuple[str, ...] | None:
+    """The columns of the table that a model was trained on; None if it was no table or there is no summary."""
+    try:
+        columns = json.loads((_model_file(path).parent / "summary.json").read_text())["columns"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return columns and tuple(columns)
+
+
+def write_table(path: pathlib.Path, columns: tuple[str, ...], x: np.ndarray) -> None:
+    """Writes a CSV file with the names of the columns in its first line."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([[f"{value:.7g}" for value in row] for row in x])
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -44,7 +88,7 @@ def is_run(folder: pathlib.Path) -> bool:
         return False
 
 
-def fit_shape(x: np.ndarray, vae: VAE) -> np.ndarray:
+def _fit_shape(x, vae):
     """Gives images the channel axis that training gave them for a convolutional network."""
     return x[..., None] if (*x.shape[1:], 1) == tuple(vae.data_shape) else x
 

@@ -32,8 +32,9 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
     with _files.atomic_folder(given.output, given.overwrite, runs.is_run) as folder:
         with without_native_log():
             keras.utils.set_random_seed(given.seed)  # which imports TensorFlow on every backend
-        data = datasets.load(given.data, given.binarize)
+        data = datasets.load(given.data, given.binarize, resize=given.resize)
         train, test = data.train, data.test
+        _choose_likelihood(given, data)
         if given.network == "conv" and train.ndim == 3:
             train, test = train[..., None], test[..., None]
         vae = _model(given, train)
@@ -43,6 +44,12 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
             f"keras-vae {keras_vae.__version__} on {keras.backend.backend()}. {given.data}: {len(train):,} examples of "
             f"{shape} to train on, {len(test):,} held out{how}. {vae.count_params():,} weights."
         )
+        if data.columns is not None:
+            scale = f" with scale {given.scale}" if given.scale else ""
+            of = "standardised columns" if given.standardize else "columns as they are"
+            print(f"Columns: {', '.join(data.columns)}. Likelihood: {given.likelihood}{scale}, of the {of}.")
+        if data.train_labels is not None and given.data.endswith((".npz", ".npy")):
+            print("Note: the labels in the file are not used; a conditional model is trained in Python.")
         if not isinstance(vae.numpy_prior(), keras_vae.DiagonalNormal):
             name = type(vae.prior).__name__
             print(f"To a {name} the KL has no closed form: it is averaged over the samples of z, and so is its log.")
@@ -50,11 +57,14 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
         terms = evaluation.held_out(vae, test)
         collapse = runs.collapse_report(vae, test, _steps_per_epoch(given, train))
         vae.save(folder / "model.keras")
-        _write_figures(folder, given, history, terms, collapse)
-        plotting.reconstructions(vae, test, folder / "reconstructions.png")
-        plotting.samples(vae, 100, folder / "samples.png")
-        if vae.latent_dim == 2:
-            plotting.manifold(vae, folder / "manifold.png")
+        _write_figures(folder, given, data, history, terms, collapse)
+        if data.columns is not None:  # of numbers in several units a picture shows nothing
+            runs.write_table(folder / "samples.csv", data.columns, vae.sample(100, seed=given.seed, draw=True))
+        else:
+            plotting.reconstructions(vae, test, folder / "reconstructions.png")
+            plotting.samples(vae, 100, folder / "samples.png")
+            if vae.latent_dim == 2:
+                plotting.manifold(vae, folder / "manifold.png")
         files = sorted(file.name for file in folder.iterdir())
     print(f"held out  {runs.in_words(terms)}")
     if collapse is not None:
@@ -67,8 +77,27 @@ def _steps_per_epoch(given, train):
     return math.ceil(len(train) / given.batch_size)
 
 
+def _choose_likelihood(given, data):
+    """Fills in what was not said: a table has real numbers, other data are most often pixels."""
+    if given.likelihood is None:
+        is_table = data.columns is not None and given.binarize is None
+        given.likelihood = "gaussian" if is_table else "bce"
+        if is_table:
+            given.scale = given.scale or "learned"
+            given.standardize = given.standardize is not False
+    for x in (data.train, data.test):
+        if not given.allow_missing and np.isnan(x).any():
+            where = np.argwhere(np.isnan(x))[0]
+            column = f", first in column {data.columns[where[-1]]!r}" if data.columns else ""
+            raise ValueError(
+                f"{given.data} contains NaN, an empty cell{column}: remove such examples, or pass --allow-missing."
+            )
+
+
 def _model(given, train):
     likelihood = _likelihood(given)
+    if given.standardize:
+        likelihood = likelihoods.Standardized.fit(likelihood, train)
     likelihood.validate(train, "the data", given.allow_missing)
     build, widths = (networks.conv, "filters") if given.network == "conv" else (networks.mlp, "hidden")
     data_mean = np.nanmean(train, axis=0, dtype="float64")  # NaN is there only where it is allowed
@@ -77,7 +106,7 @@ def _model(given, train):
         *build(train.shape[1:], given.latent_dim, **settings),
         likelihood,
         _objective(given, train),
-        _prior(given, train),
+        _prior(given, train, data_mean),
     )
     vae = keras_vae.VAE(*parts, seed=given.seed, allow_missing=given.allow_missing)
     vae.compile(keras.optimizers.Adam(given.learning_rate))
@@ -114,7 +143,7 @@ def _objective(given, train):
     return keras_vae.IWAE(given.num_samples)
 
 
-def _prior(given, train):
+def _prior(given, train, data_mean):
     if given.prior == "normal":
         if given.components is not None:
             raise ValueError("--components has no meaning for the normal prior: it is for mixture and vamp.")
@@ -123,10 +152,10 @@ def _prior(given, train):
         return priors.GaussianMixture(given.components or 10, seed=given.seed)
     count = min(given.components or 500, len(train))
     start = train[np.random.default_rng(given.seed).permutation(len(train))[:count]]
-    return priors.VampPrior(count, pseudo_inputs=np.nan_to_num(start))
+    return priors.VampPrior(count, pseudo_inputs=np.where(np.isnan(start), data_mean, start))
 
 
-def _write_figures(folder, given, history, terms, collapse):
+def _write_figures(folder, given, data, history, terms, collapse):
     """Writes the logs of each epoch, and what `evaluate` and `export` must know of the run."""
     with open(folder / "history.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(history[0]))
@@ -137,6 +166,7 @@ def _write_figures(folder, given, history, terms, collapse):
         "backend": keras.backend.backend(),
         "versions": {"keras_vae": keras_vae.__version__, "keras": keras.__version__},
         "settings": {name: value for name, value in vars(given).items() if name not in no_settings},
+        "columns": data.columns,
         "epochs": len(history),
         "held_out": terms,
         "collapse": collapse,

@@ -169,9 +169,11 @@ def _words(model, x, look, after, steps_per_epoch):
 def _hints(model, x, steps, steps_per_epoch):
     if steps < _MIN_STEPS_BEFORE_VERDICT:
         yield f"train for longer: this was after {steps} batches, and the KL often falls before it rises;"
-    scale = getattr(model.likelihood, "scale", None)
-    if isinstance(model.likelihood, Gaussian) and isinstance(scale, float):
-        spread = _largest_deviation(data.split_condition(x)[0])
+    likelihood = getattr(model.likelihood, "likelihood", model.likelihood)  # that inside a `Standardized`
+    scale = getattr(likelihood, "scale", None)
+    if isinstance(likelihood, Gaussian) and isinstance(scale, float):
+        x = model.likelihood.for_encoder(data.split_condition(x)[0])  # standardised, as the scale is
+        spread = _largest_deviation(validation.to_numpy(x))
         linear = ", and a linear VAE trained on the bound uses no latent then" if spread <= scale else ""
         yield (
             f'let the scale of the Gaussian be learned, Gaussian("learned") or Gaussian("optimal"), or make it '

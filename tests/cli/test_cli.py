@@ -13,8 +13,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
-from keras_vae import likelihoods
+from keras_vae import datasets, likelihoods
 from keras_vae_cli import backends, commands, options, progress
 
 pytestmark = pytest.mark.once
@@ -139,10 +140,65 @@ def test_missing_values_are_taken_where_they_are_allowed(tmp_path, capsys):
     assert run("evaluate", tmp_path / "out", "--log-likelihood", 5) == 0
 
 
+def test_a_table(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3)) * [1.0, 1e-2, 1e3]
+
+    def write(name, columns, rows):
+        lines = [",".join(f"{row['abc'.index(column)]:g}" for column in columns) for row in rows]
+        (tmp_path / name).write_text("\n".join([",".join(columns), *lines]).replace("nan", ""))
+        return tmp_path / name
+
+    arguments = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--output", tmp_path / "out")
+    x[3, 1] = np.nan
+    assert run("train", "--data", write("t.csv", "abc", x), *arguments) == 1
+    assert "contains NaN, an empty cell, first in column 'b': remove" in capsys.readouterr().err
+    assert run("train", "--data", tmp_path / "t.csv", *arguments, "--allow-missing") == 0
+    said = "Columns: a, b, c. Likelihood: gaussian with scale learned, of the standardised columns."
+    assert said in capsys.readouterr().out
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "history.csv",
+        "model.keras",
+        "samples.csv",
+        "summary.json",
+    ]
+    vae = keras.saving.load_model(tmp_path / "out" / "model.keras")
+    kept = vae.likelihood.get_config()
+    np.testing.assert_allclose(kept["stddev"], np.nanstd(datasets.load(tmp_path / "t.csv").train, axis=0), rtol=1e-4)
+    assert run("sample", tmp_path / "out", "--output", tmp_path / "s.csv", "--num", "500") == 0
+    samples = datasets.load(tmp_path / "s.csv")
+    assert samples.columns == ("a", "b", "c")
+    z_scores = (samples.train - kept["mean"]) / kept["stddev"]  # samples are in the units of the data
+    np.testing.assert_allclose(np.std(z_scores, axis=0), 1.0, rtol=0.4)
+    capsys.readouterr()
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["columns"] == ["a", "b", "c"]
+    found = []
+    for name, columns in (("t.csv", "abc"), ("other.csv", "cab")):
+        assert run("evaluate", tmp_path / "out", "--json", "--data", write(name, columns, x)) == 0
+        found.append(json.loads(capsys.readouterr().out)["negative_elbo"])
+    assert found == pytest.approx([summary["held_out"]["negative_elbo"]] * 2, rel=1e-6)
+    assert run("evaluate", tmp_path / "out", "--data", write("short.csv", "ca", x)) == 1
+    assert "lacks the column 'b', which the model was trained on" in capsys.readouterr().err
+
+
+def test_images_are_resized_alike_in_every_verb(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        pixels = rng.integers(0, 256, (7 + i % 2, 6), dtype="uint8")
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{i}.png")
+    arguments = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--output", tmp_path / "out")
+    assert run("train", "--data", tmp_path / "in", "--resize", "4,5", *arguments) == 0
+    assert "examples of 4x5x1" in capsys.readouterr().out
+    assert run("evaluate", tmp_path / "out", "--data", tmp_path / "in") == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--scale", "learned"), "--scale has no meaning for bce"),
+        (("--standardize",), "Standardized needs a likelihood of real numbers"),
         (
             ("--likelihood", "continuous_bernoulli", "--levels", "17"),
             "--levels has no meaning for continuous_bernoulli",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import ELBO, VAE, Gaussian, callbacks, evaluation, networks, plotting, schedules
+from keras_vae import ELBO, VAE, Gaussian, Standardized, callbacks, evaluation, networks, plotting, schedules
 from keras_vae.callbacks import latent_monitor
 from keras_vae.objectives import Objective
 
@@ -201,6 +201,11 @@ class Other(Objective):
         ({"objective": Other()}, ["make it weaker"], ["beta", "free_bits"]),
         ({"likelihood": Gaussian(3.0)}, ["make it less than 3:", "a linear VAE"], []),
         ({"likelihood": Gaussian(0.5)}, ["make it less than 0.5:"], ["a linear VAE"]),
+        (
+            {"likelihood": Standardized(Gaussian(0.5), 0.0, 0.1)},
+            ["standard deviation is 10.2", "than 0.5:"],
+            ["linear"],
+        ),
     ],
 )
 def test_the_hints_fit_the_model(frozen, digits, capsys, settings, named, not_named):

@@ -1,7 +1,9 @@
 """Data from every source, and a sentence for every file that cannot be read."""
 
 import gzip
+import importlib.util
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -99,6 +101,81 @@ def test_a_folder_of_images(tmp_path, mode):
     assert data.train.max() <= 1.0
 
 
+def test_an_image_is_read_as_a_viewer_shows_it(tmp_path):
+    """Turned by its EXIF data, on white where it is transparent, resized if told; hidden files are none of the data."""
+    left, exif = Image.new("L", (4, 3)), Image.Exif()
+    left.putpixel((0, 0), 255)
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    for i in range(7):
+        left.save(tmp_path / f"{i}.png", exif=exif)
+    for name in (".DS_Store", "._0.png", "Thumbs.db", "__MACOSX/._0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no image")
+    data = datasets.load(tmp_path)
+    assert data.train.shape == (6, 4, 3, 1)
+    assert np.argwhere(data.test[0, ..., 0]).tolist() == [[0, 2]]
+
+    Image.new("L", (4, 3)).save(tmp_path / "z.png")
+    with pytest.raises(ValueError, match="0.png is 4x3 grey and z.png is 3x4 grey: .*resize="):
+        datasets.load(tmp_path)
+    assert datasets.load(tmp_path, resize=(6, 5)).train.shape == (7, 6, 5, 1)
+    assert datasets.load(tmp_path, resize=2).train.shape == (7, 2, 2, 1)
+    with pytest.raises(ValueError, match="for a folder of images, and digits is none"):
+        datasets.load("digits", resize=2)
+
+
+def test_transparent_pixels_are_white_and_said(tmp_path):
+    for i, colour in enumerate([(0, 0, 0, 255), (0, 0, 0, 0), (100, 0, 0, 51)]):
+        Image.new("RGBA", (2, 2), colour).save(tmp_path / f"{i}.png")
+    with pytest.warns(UserWarning, match="2 of 3 images have transparent pixels: blended with white"):
+        data = datasets.load(tmp_path)
+    found = np.concatenate([data.train, data.test])[:, 0, 0] * 255.0
+    assert sorted(found.round().tolist()) == [[0, 0, 0], [224, 204, 204], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("images", "labels"), ("x_train", "x_test", "y_train", "y_test")])
+def test_labels_in_an_npz_are_labels(images, tmp_path, names):
+    arrays = {name: np.arange(12) if name.startswith(("y", "labels")) else images for name in names}
+    np.savez(tmp_path / "x.npz", **arrays)
+    data = datasets.load(tmp_path / "x.npz")
+    for x, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
+        np.testing.assert_allclose(x, images[labels] / 255.0, rtol=1e-6)
+    assert datasets.load("digits").columns is None
+
+
+def test_tables(tmp_path):
+    text = "age;name of; \n1;2.5;0\n;-3e2;1\n3;NA;0\n\n"
+    for name, content in (("a.csv", text), ("b.tsv", text.replace(";", "\t")), ("c.csv", "\ufeff" + text)):
+        (tmp_path / name).write_text(content.replace(";", ",") if name == "c.csv" else content, encoding="utf-8")
+        data = datasets.load(tmp_path / name)
+        assert data.columns == ("age", "name of", "")
+        x = np.concatenate([data.train, data.test])
+        order = np.argsort(np.nan_to_num(x[:, 0], nan=2.0))
+        np.testing.assert_array_equal(x[order], [[1, 2.5, 0], [np.nan, -300, 1], [3, np.nan, 0]])
+    (tmp_path / "numbers.csv").write_text("1,2\n3,4\n5,6\n")
+    data = datasets.load(tmp_path / "numbers.csv")
+    assert (data.columns, len(data.train) + len(data.test)) == (("0", "1"), 3)
+    (tmp_path / "index.csv").write_text(",a\n0,2\n1,4\n2,6\n")
+    with pytest.warns(UserWarning, match="first column of .* counts the rows: it is left out"):
+        assert datasets.load(tmp_path / "index.csv").columns == ("a",)
+
+
+def test_parquet(tmp_path, monkeypatch):
+    polars = pytest.importorskip("polars")
+    table = polars.DataFrame({"a": [1, None, 3], "b": [True, False, True], "city": ["x", "y", "z"]})
+    table.write_parquet(tmp_path / "text.parquet")
+    with pytest.raises(ValueError, match="Column 'city' of .*text.parquet is not numeric .its type is String"):
+        datasets.load(tmp_path / "text.parquet")
+    table.drop("city").write_parquet(tmp_path / "t.parquet")
+    data = datasets.load(tmp_path / "t.parquet")
+    assert data.columns == ("a", "b")
+    x = np.concatenate([data.train, data.test])
+    np.testing.assert_array_equal(x[np.argsort(x[:, 0])], [[1, 1], [3, 1], [np.nan, 0]])
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ModuleNotFoundError, match=r'needs polars: pip install "keras-vae\[tables\]"'):
+        datasets.load(tmp_path / "t.parquet")
+
+
 def test_what_cannot_be_read_is_named(images, tmp_path):
     cases = {
         "missing": "no file or folder .*missing, and no data set of that name; the named sets are digits, mnist",
@@ -117,10 +194,23 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
         "fake": "cannot be read as an image",
         "deep": "its mode I;16 is not 8-bit",
         "zip.npz": "cannot be read as NumPy data",
+        "labels.npz": "holds 12 examples, but labels of shape .3,",
+        "text.csv": "Column 'b' of .*text.csv is not numeric .'red' in line 3.. Leave the column out, or encode it",
+        "ragged.csv": "Line 3 of .* has 1 cells, but the first has 2",
+        "empty.csv": "is empty",
+        "bytes.csv": "cannot be read as a table of text in UTF-8",
+        "broken.parquet": "cannot be read as a Parquet file",
         "shapes.npz": "must have one shape, without empty axes",
     }
     np.savez(tmp_path / "shapes.npz", train=images, test=images[:, :2])
     (tmp_path / "zip.npz").write_bytes((tmp_path / "shapes.npz").read_bytes()[:-30])
+    np.savez(tmp_path / "labels.npz", x=images, y=np.arange(3))
+    for name, text in (("text", "a,b\n1,2\n3,red\n"), ("ragged", "a,b\n1,2\n3\n"), ("empty", "")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    (tmp_path / "bytes.csv").write_bytes(b"a,b\n\xff,1\n")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    if not importlib.util.find_spec("polars"):
+        del cases["broken.parquet"]
     (tmp_path / "words.txt").write_text("hello")
     (tmp_path / "broken.npy").write_bytes(b"nonsense")
     np.save(tmp_path / "objects.npy", np.array([{}, {}]), allow_pickle=True)
