@@ -63,16 +63,18 @@ class Parts:
             forget(self, name)
         super().__setattr__(name, value)
 
-    def _build_networks_of_parts(self, x, condition):
+    def _build_networks_of_parts(self, x, condition, parameters):
         """Has networks inside the parts make their weights, if they wait for a call: none can be made inside a step.
 
         Args:
-            x, condition: Symbolic tensors.
+            x, condition, parameters: Symbolic tensors: the data, and what the decoder returns.
         """
         if all(layer.built for name in _ATTRIBUTES[2:] for layer in _layers(getattr(self, name))):
             return
+        sizes = zip(x.shape, parameters.shape, strict=True)
+        x = keras.KerasTensor([known if size is None else size for size, known in sizes], dtype=x.dtype)
         noise = keras.KerasTensor((self.objective.num_samples, None, self.latent_dim))
-        trace: Any = keras.Operation()
+        trace: Any = keras.Operation(name="terms")
         trace.call = lambda x, noise, condition: tuple(self.terms(x, noise, condition=condition)[:3])
         try:
             trace.compute_output_spec(x, noise, condition)
@@ -116,8 +118,8 @@ def _not_loaded_as_it_is(model) -> Iterator[str]:
         kind, base = type(part), Parts if part is model else Configured
         if kind.__module__.startswith("keras_vae.") or kind.from_config.__func__ is not base.from_config.__func__:
             continue
-        parameters = inspect.signature(kind.__init__).parameters.values()
-        takes = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} - {"self"}
+        parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # the first is the object itself
+        takes = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         gives = set(part.get_config())
         takes_more = any(p.kind == p.VAR_KEYWORD for p in parameters)
         if takes - gives - set(_PARTS) or (gives - takes and not takes_more):
@@ -137,7 +139,7 @@ def _unregistered(config):
         name, kind, module = (config.get(key) for key in ("registered_name", "class_name", "module"))
         is_own = kind and isinstance(name, str) and str(module).partition(".")[0] not in ("keras", "builtins")
         if is_own and keras.saving.get_registered_object(name) is None:
-            yield config["config"] if kind == "function" else kind
+            yield str(config["config"] if kind == "function" else kind)
         config = list(config.values())
     if isinstance(config, list | tuple):
         for item in config:

@@ -146,7 +146,8 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         latent_shape = self.posterior_family.latent_shape(run(self.encoder, "x", x, condition))
         z = keras.KerasTensor((None, *latent_shape), dtype=self.compute_dtype)
         self.likelihood.bind(data_shape[-1] if data_shape else None)
-        validation.check_decoder(run(self.decoder, "z", z, condition), data_shape, self.likelihood)
+        parameters = run(self.decoder, "z", z, condition)
+        validation.check_decoder(parameters, data_shape, self.likelihood)
         validation.check_last_activation(self.decoder, self.likelihood)
         if self.prior is None or self.prior is self._standard_prior:
             self.prior = self._standard_prior = DiagonalNormal.standard(*latent_shape)
@@ -163,7 +164,7 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         prior = getattr(self.prior, "distribution_class", type(self.prior))
         self.objective.check(self.posterior_family.distribution_class, prior)
         self._shapes = data_shape, condition_shape, latent_shape
-        self._build_networks_of_parts(x, condition)
+        self._build_networks_of_parts(x, condition, parameters)
 
     def _build_for(self, x, condition=None):
         """Builds for data like an array x and its condition, if that has not been done."""
