@@ -221,8 +221,8 @@ class Trainer(ManySteps, Steps):
             call.arguments["input_signature"] = [with_condition(x, condition)]
         try:
             return super().export(*call.args, **call.kwargs)
-        except ImportError as error:
-            error.add_note("keras_vae_export.export(vae, folder) writes ONNX from every backend without it.")
+        except Exception as error:
+            error.add_note("keras_vae_export.export(vae, folder) writes ONNX from every backend, and compares it.")
             raise
 
     def make_train_function(self, force: bool = False) -> None:
