@@ -152,6 +152,7 @@ class VAE(Trainer, Inference, Conditional, SavesSeeds, Model):  # pyright: ignor
         posteriors.check(self.posterior_family)
         latent_shape = self.posterior_family.latent_shape(run(self.encoder, "x", x, condition))
         z = keras.KerasTensor((None, *latent_shape), dtype=self.compute_dtype)
+        self.likelihood.bind(data_shape[-1] if data_shape else None)
         validation.check_decoder(run(self.decoder, "z", z, condition), data_shape, self.likelihood)
         validation.check_last_activation(self.decoder, self.likelihood)
         if self.prior is None or self.prior is self._standard_prior:

@@ -246,7 +246,7 @@ class Trainer(ManySteps, Steps):
             likelihoods.check_finite(x, "x", self.allow_missing)
         validation.check_data(target, self.data_shape, name)
         self.likelihood.validate(target, name, self.allow_missing)
-        words = self.likelihood.caveat(target)
+        words = self.likelihood.caveat(target) or self.likelihood.advice(target, name)
         if words and not self._trackers.has_warned:
             warnings.warn(words, stacklevel=2)
             self._trackers.has_warned = True

@@ -136,6 +136,18 @@ FAULTS = {
     "gaussian: a constant": Fault(V, "constant = -0.5 * math.log(2.0 * math.pi)", "constant = 0.0", _DENSITY),
     "continuous bernoulli: the constant": Fault(V, " - ops.where(near, series, far)", "", _DENSITY),
     "poisson: x!": Fault(V, " - ops.exp(log_rate) - log_gamma(small + 1.0)", " - ops.exp(log_rate)", _DENSITY),
+    "learned scale: starts at 1": Fault(
+        V,
+        'ops.cast(ops.equal(self._batches, 0.0), "float32")',
+        "0.0 * self._batches",
+        "keras_vae/test_scale.py::test_a_scale_starts_at_the_error_of_the_first_batch_and_later_batches_do_not_change_it",
+    ),
+    "learned scale: as slow as a weight": Fault(
+        V,
+        "_GAIN = 10.0",
+        "_GAIN = 1.0",
+        "keras_vae/test_scale.py::test_a_learned_scale_moves_ten_times_as_far_under_adam_and_as_far_under_gradient_descent",
+    ),
     "standardized: densities of standardised data": Fault(
         V, "ops.subtract(terms, np.log(self._stddev))", "terms", _DENSITY
     ),

@@ -39,6 +39,17 @@ class Likelihood(Configured, Layer):
         """Number of channels of the data that a decoder with that many output channels describes."""
         return parameter_channels // self.num_parameters
 
+    def bind(self, channels: int | None, is_table: bool = False) -> None:
+        """Makes the weights whose number depends on the data; called by the model that holds the likelihood.
+
+        Args:
+            channels: Size of the last axis of the data; None if it is free.
+            is_table: Whether the channels are columns of a table, each another quantity.
+
+        Raises:
+            ValueError: If the likelihood cannot serve such data; says why.
+        """
+
     def log_prob(self, x: Any, parameters: Any, observed: Any = None, fitted: Any = None) -> Any:
         """log p(x|z) in nats, summed over the data's dimensions: a pure function of its arguments and the weights.
 
@@ -133,6 +144,15 @@ class Likelihood(Configured, Layer):
 
     def caveat(self, x: np.ndarray) -> str | None:
         """A warning if log_prob of these data is not a log-likelihood, with the alternative; else None."""
+        return None
+
+    def advice(self, x: np.ndarray, name: str = "x") -> str | None:
+        """What to change if log_prob of these data is right but training on them is slow or fails; else None.
+
+        Args:
+            x: A NumPy batch of data; NaN where a value is missing.
+            name: Name of the data in the words, also where they are code.
+        """
         return None
 
 

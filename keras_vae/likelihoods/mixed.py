@@ -42,6 +42,8 @@ class Mixed(Likelihood):
         self.parts: list[Likelihood] = [get(likelihood) for likelihood, _ in groups]
         counts = [validation.whole_number("the number of columns", count) for _, count in groups]
         self.columns: tuple[int, ...] = tuple(counts)
+        for part, count in zip(self.parts, self.columns, strict=True):
+            part.bind(count, is_table=True)
         self.is_discrete = all(part.is_discrete for part in self.parts)
         self.has_stddev = all(part.has_stddev for part in self.parts)
         low, high = self.ranges(sum(self.columns))
@@ -118,6 +120,11 @@ class Mixed(Likelihood):
 
     def caveat(self, x: np.ndarray) -> str | None:
         found = [part.caveat(piece) for part, piece in zip(self.parts, self._of_data(x), strict=True)]
+        return next((words for words in found if words), None)
+
+    def advice(self, x: np.ndarray, name: str = "x") -> str | None:
+        groups = zip(self.parts, self._of_data(x), self._starts(), self.columns, strict=True)
+        found = (part.advice(piece, f"{name}[..., {start}:{start + count}]") for part, piece, start, count in groups)
         return next((words for words in found if words), None)
 
     def get_config(self) -> dict[str, Any]:

@@ -93,6 +93,9 @@ class Standardized(Likelihood):
     def data_channels(self, parameter_channels: int) -> int:
         return self.likelihood.data_channels(parameter_channels)
 
+    def bind(self, channels: int | None, is_table: bool = False) -> None:
+        self.likelihood.bind(channels, is_table)
+
     def update(self, x: Any, parameters: Any, observed: Any = None, weight: Any = None) -> Any:
         return self.likelihood.update(self._standardized(x), parameters, observed, weight)
 

@@ -8,7 +8,7 @@ from keras_vae import likelihoods, objectives, priors, schedules
 
 pytestmark = pytest.mark.once
 
-SCALE = {"initial_scale": 1.0, "min_scale": math.exp(-6.0)}
+SCALE = {"initial_scale": None, "min_scale": math.exp(-6.0), "per_column": None}
 DEFAULTS = [
     (lambda: likelihoods.Bernoulli(), {"from_logits": True}),
     (lambda: likelihoods.Gaussian(), {"scale": 1.0}),
@@ -16,7 +16,7 @@ DEFAULTS = [
     (lambda: likelihoods.Laplace("optimal"), {"scale": "optimal", **SCALE}),
     (
         lambda: likelihoods.DiscretizedLogistic(),
-        {"scale": "predicted", "initial_scale": 0.1, "min_scale": 1e-4, "levels": 256},
+        {"scale": "predicted", "initial_scale": None, "min_scale": 1e-4, "per_column": None, "levels": 256},
     ),
     (
         lambda: objectives.ELBO(),

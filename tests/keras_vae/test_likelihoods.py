@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 from scipy import special, stats
 
+import keras_vae
 import oracles
 from keras_vae import (
     Bernoulli,
@@ -218,6 +219,31 @@ def test_grey_values_are_no_bernoulli_and_fit_says_so_once(digits, make_vae):
         make_vae(likelihood="continuous_bernoulli").fit(grey, verbose=0)
 
 
+def test_data_far_from_1_are_warned_of_once_with_what_to_do(digits, make_vae):
+    """And the advice, taken as it is written, is not repeated."""
+    pixels, vae = 255.0 * digits, make_vae(likelihood="mse")
+    with pytest.warns(
+        UserWarning, match=r'(?s)such as 255.*\.fit\(keras_vae.Gaussian\("learned"\), x\)\n.*x / 255'
+    ) as found:
+        vae.fit(pixels, epochs=2, verbose=0)
+    (words,) = {str(one.message) for one in found if "Standardized" in str(one.message)}
+    line = words.split("\n")[1].strip()
+    scope = {"keras_vae": keras_vae, "x": pixels}
+    exec(line, scope)
+    table = np.random.default_rng(0).standard_t(2.5, size=(64, 6)).astype("float32")
+    thousands = np.where(np.arange(6) == 4, 1000.0 * table, table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make_vae(likelihood=scope["likelihood"]).fit(pixels, verbose=0)
+        make_vae(likelihood="mse").fit(digits, verbose=0)
+    assert Gaussian().advice(table) is None  # heavy tails
+    assert Gaussian().advice(np.where(table > 1.0, np.nan, 5.0 + table)) is None
+    words = Mixed([("mse", 3), (Laplace("predicted"), 3)]).advice(thousands)
+    assert 'Standardized.fit(keras_vae.Laplace("predicted"), x[..., 3:6])' in words
+    assert "255" not in words
+    assert Mixed([("mse", 3), (Standardized.fit("mse", thousands[:, 3:]), 3)]).advice(thousands) is None
+
+
 def test_binary_data_are_no_continuous_bernoulli(digits):
     assert "grows without bound" in ContinuousBernoulli().caveat(digits)
     assert ContinuousBernoulli().caveat(0.5 * digits) is None
@@ -364,7 +390,7 @@ def test_standardized_refuses_other_data_than_it_was_made_for():
 
 @pytest.mark.parametrize(
     ("scale", "names", "trainable"),
-    [("learned", ["raw_log_scale"], 1), ("optimal", ["error", "batches"], 0), (1.0, [], 0)],
+    [("learned", ["raw_log_scale", "error", "batches"], 1), ("optimal", ["error", "batches"], 0), (1.0, [], 0)],
 )
 def test_what_a_scale_learns_is_a_weight_and_what_it_measures_is_not_trained(scale, names, trainable):
     likelihood = Laplace(scale)
