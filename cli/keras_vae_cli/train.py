@@ -37,7 +37,7 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
         _choose_likelihood(given, data)
         if given.network == "conv" and train.ndim == 3:
             train, test = train[..., None], test[..., None]
-        vae = _model(given, train)
+        vae = _model(given, train, data.columns is not None)
         shape = "x".join(str(size) for size in train.shape[1:])
         how = f", binarised by {given.binarize}" if given.binarize else ""
         print(
@@ -94,10 +94,12 @@ def _choose_likelihood(given, data):
             )
 
 
-def _model(given, train):
-    likelihood = _likelihood(given)
+def _model(given, train, is_table):
+    likelihood = _likelihood(given, is_table)
     if given.standardize:
         likelihood = likelihoods.Standardized.fit(likelihood, train)
+    elif likelihood.advice(train) is not None:
+        print("Note: these numbers are far from 1, where networks start: train with --standardize.")
     likelihood.validate(train, "the data", given.allow_missing)
     build, widths = (networks.conv, "filters") if given.network == "conv" else (networks.mlp, "hidden")
     data_mean = np.nanmean(train, axis=0, dtype="float64")  # NaN is there only where it is allowed
@@ -113,13 +115,15 @@ def _model(given, train):
     return vae
 
 
-def _likelihood(given):
+def _likelihood(given, is_table):
     kind = type(likelihoods.get(given.likelihood))
     arguments = {}
     if given.scale is not None:
         if not issubclass(kind, likelihoods.LocationScale):
             raise ValueError(f"--scale has no meaning for {given.likelihood}: it is for gaussian and its like.")
         arguments["scale"] = given.scale
+    if is_table and given.scale in options.SCALES:
+        arguments["per_column"] = True
     if kind is likelihoods.DiscretizedLogistic:
         arguments["levels"] = given.levels
     elif given.levels != options.LEVELS:

@@ -50,6 +50,8 @@ class ReconstructionGrid(OnData):
         if folder is None and log_dir is None:
             raise ValueError("The pictures need a place: folder=, for files, or log_dir=, for TensorBoard.")
         self.folder: pathlib.Path | None = None if folder is None else pathlib.Path(folder)
+        if self.folder is not None and self.folder.is_file():
+            raise NotADirectoryError(f"{self.folder} is a file, and the pictures need a folder: choose another.")
         self._events = None if log_dir is None else _ImageEvents(log_dir)
 
     def _look(self, epoch):

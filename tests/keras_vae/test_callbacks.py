@@ -301,6 +301,9 @@ def test_bad_arguments_of_the_grid(digits, tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
         callbacks.ReconstructionGrid(digits, log_dir=tmp_path)
     callbacks.ReconstructionGrid(digits, tmp_path)  # files need none
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="is a file, and the pictures need a folder"):
+        callbacks.ReconstructionGrid(digits, tmp_path / "file")
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
