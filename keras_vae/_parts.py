@@ -116,7 +116,8 @@ def _not_loaded_as_it_is(model) -> Iterator[str]:
     layers = [layer for part in _ATTRIBUTES[2:] for layer in _layers(getattr(model, part))]
     for part in (model, *(layer for layer in layers if isinstance(layer, Configured))):
         kind, base = type(part), Parts if part is model else Configured
-        if kind.__module__.startswith("keras_vae.") or kind.from_config.__func__ is not base.from_config.__func__:
+        is_ours = kind.__init__.__module__.startswith("keras_vae.")
+        if is_ours or kind.from_config.__func__ is not base.from_config.__func__:
             continue
         parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # the first is the object itself
         takes = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}

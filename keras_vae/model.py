@@ -208,7 +208,10 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         return self._seed
 
     def posterior(self, x: Any, training: bool = False, condition: Any = None) -> Any:
-        """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32."""
+        """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32.
+
+        A subclass may change it: every verb, evaluation and an exported bundle are then of that posterior.
+        """
         x, condition = as_input(x, self.encoder), self._as_condition(condition, self.encoder)
         if self.allow_missing and "float" in keras.backend.standardize_dtype(x.dtype):  # an integer is never missing
             x = self.likelihood.fill_missing(x)

@@ -31,7 +31,8 @@ class Prior(Configured, Layer):
     """What the model asks of a prior that is not a plain distribution.
 
     A Keras layer without a call: what a prior learns is a weight of the model like any other, trained, saved, loaded
-    and counted. A subclass defines `distribution`, `distribution_class`, and `make_weights` if it learns.
+    and counted. A subclass defines `distribution`, `distribution_class`, and `make_weights` if it learns. A
+    distribution may be of a class of one's own, with `event_shape`, and `log_prob` and `from_noise` of tensors.
     """
 
     distribution_class: type[Distribution] = Distribution  # of what `distribution` returns
