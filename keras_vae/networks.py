@@ -128,6 +128,8 @@ def conv(
 
     x = keras.Input(data_shape, name="x")
     h = _encoder_features(x, likelihood, data_mean)
+    if len(h.shape) > len(data_shape) + 1:  # codes as one-hot vectors
+        h = layers.Reshape((*data_shape[:-1], math.prod(h.shape[axes + 1 :])))(h)
     sizes = []  # before each halving
     for count in filters:
         sizes.append(h.shape[1:-1])
@@ -159,6 +161,9 @@ def conv(
         bias_initializer=_output_bias(data_mean, data_shape[-1:], likelihood),
         name="x_parameters",
     )(h)
+    output_shape = validation.parameter_shape(data_shape, likelihood)
+    if parameters.shape[1:] != output_shape:
+        parameters = layers.Reshape(output_shape)(parameters)
     return encoder, _decoder(z, parameters, condition_input)
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae import VAE, Bernoulli, Gaussian, Mixed, likelihoods, networks
+from keras_vae import VAE, Bernoulli, Categorical, Gaussian, Mixed, likelihoods, networks
 
 pytestmark = pytest.mark.once
 
@@ -28,6 +28,15 @@ def test_conv_returns_to_the_input_shape(shape, filters):
     encoder, decoder = networks.conv(shape, 2, filters=filters, hidden=(4,))
     outputs = encoder(np.zeros((3, *shape), "float32"))
     assert tuple(decoder(outputs["z_mean"]).shape) == (3, *shape)
+
+
+def test_conv_takes_a_map_of_classes():
+    likelihood = Categorical(num_classes=3)
+    x = np.random.default_rng(0).integers(0, 3, (6, 5, 4, 1))
+    vae = VAE(*networks.conv((5, 4, 1), 2, filters=(2,), hidden=(4,), likelihood=likelihood), likelihood=likelihood)
+    assert vae.decoder.output_shape == (None, 5, 4, 1, 3)
+    assert set(np.unique(vae.reconstruct(x))) <= {0.0, 1.0, 2.0}
+    assert vae.elbo(x, seed=0).shape == (6,)
 
 
 def test_conv_has_its_channels_last_whatever_keras_is_told():
