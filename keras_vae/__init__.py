@@ -36,6 +36,7 @@ from keras_vae.likelihoods import DiscretizedLogistic as DiscretizedLogistic
 from keras_vae.likelihoods import Gaussian as Gaussian
 from keras_vae.likelihoods import Laplace as Laplace
 from keras_vae.likelihoods import Mixed as Mixed
+from keras_vae.likelihoods import Multinomial as Multinomial
 from keras_vae.likelihoods import NegativeBinomial as NegativeBinomial
 from keras_vae.likelihoods import Poisson as Poisson
 from keras_vae.likelihoods import Standardized as Standardized

@@ -42,9 +42,8 @@ def check_decoder(parameters: Any, data_shape: tuple[Any, ...], likelihood: Any)
 
 
 def parameter_shape(data_shape: Any, likelihood: Any) -> tuple[Any, ...]:
-    """The decoder's output shape without the batch: the data's, with the channels that the likelihood needs."""
-    *rest, channels = data_shape
-    return (*rest, None if channels is None else likelihood.parameter_channels(channels))
+    """The decoder's output shape without the batch, for data of this shape."""
+    return tuple(likelihood.parameter_shape(tuple(data_shape)))
 
 
 def _shape_fix(got, expected):

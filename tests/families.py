@@ -98,9 +98,11 @@ def table_with_missing_values():
         (keras_vae.Poisson(), 1),
         (keras_vae.NegativeBinomial(), 2),
         (keras_vae.Bernoulli(), 1),
+        (keras_vae.Categorical(num_classes=3), 1),
+        (keras_vae.Multinomial(total=5), 2),
     ]
     likelihood = keras_vae.Mixed(groups)
-    network = keras_vae.networks.mlp((9,), 3, (8,), likelihood=likelihood)
+    network = keras_vae.networks.mlp((12,), 3, (8,), likelihood=likelihood)
     return keras_vae.VAE(*network, likelihood=likelihood, objective="iwae", seed=0, allow_missing=True)
 
 

@@ -148,6 +148,13 @@ FAULTS = {
         "_GAIN = 1.0",
         "keras_vae/test_scale.py::test_a_learned_scale_moves_ten_times_as_far_under_adam_and_as_far_under_gradient_descent",
     ),
+    "multinomial: the coefficient": Fault(V, "counts - of_total / x.shape[-1]", "counts", _DENSITY),
+    "codes: a missing one is the first": Fault(
+        V,
+        "ops.where(ops.isnan(x), -ops.ones_like(x), x)",
+        "ops.where(ops.isnan(x), ops.zeros_like(x), x)",
+        "keras_vae/test_likelihoods.py::test_a_category_by_its_code_is_the_same_as_one_hot",
+    ),
     "standardized: densities of standardised data": Fault(
         V, "ops.subtract(terms, np.log(self._stddev))", "terms", _DENSITY
     ),

@@ -5,7 +5,7 @@ backends to each other. Reference densities are SciPy's, in float64.
 """
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 import oracles
 from keras_vae import (
@@ -15,6 +15,7 @@ from keras_vae import (
     DiscretizedLogistic,
     Gaussian,
     Laplace,
+    Multinomial,
     NegativeBinomial,
     Poisson,
     Standardized,
@@ -24,6 +25,7 @@ UNIT = np.linspace(0.0, 1.0, 4001)[:, None]
 REAL = np.linspace(-60.0, 60.0, 120_001)[:, None]
 COUNTS = np.arange(4000.0)[:, None]
 BITS = np.array([[0.0], [1.0]])
+FOUR_OF_THREE = np.array([[i, j, 4.0 - i - j] for i in range(5) for j in range(5 - i)])
 LEVELS = np.arange(16.0)[:, None] / 15.0
 
 
@@ -36,6 +38,13 @@ def discretized(x, location, scale, half):
     cdf = stats.logistic(location, scale).cdf
     upper = np.where(x > 1.0 - half, 1.0, cdf(x + half))
     return np.log(upper - np.where(x < half, 0.0, cdf(x - half)))
+
+
+def multinomial(x, logits):
+    """Shared out over the categories: Poisson counts of rates N p_i, given their sum."""
+    n = x.sum(axis=-1, keepdims=True)
+    p = special.softmax(logits, axis=-1)
+    return stats.poisson(n * p).logpmf(x) - stats.poisson(n).logpmf(n) / x.shape[-1]
 
 
 # name: likelihood, its support for one dimension, some parameters, and the reference log p(x) for them
@@ -97,6 +106,7 @@ CASES = {
         [[0.0, 0.0, 0.0], [3.0, -1.0, 0.5]],
         lambda x, p: x * (p - np.logaddexp.reduce(p, axis=-1, keepdims=True)),
     ),
+    "multinomial": (Multinomial(4), FOUR_OF_THREE, [[0.0, 0.0, 0.0], [3.0, -1.0, 0.5]], multinomial),
     "poisson": (Poisson(), COUNTS, [[-4.0], [0.0], [5.0]], lambda x, p: stats.poisson(np.exp(p)).logpmf(x)),
     "negative_binomial": (
         NegativeBinomial(),

@@ -132,10 +132,10 @@ def _from_pair(pair):
     def decoder(*tensors):
         return _decoder_outputs(pair.likelihood, ops.cast(_call(pair.decoder, tensors), "float32"))
 
-    *sizes, channels = pair.decoder.output.shape
-    if channels is not None and pair.likelihood is not None:
-        channels = pair.likelihood.data_channels(channels)
-    x_mean = Tensor("x_mean", "float32", _shape((*sizes, channels), "x_mean"))
+    shape = pair.decoder.output.shape
+    if pair.likelihood is not None:
+        shape = pair.likelihood.data_shape(shape)
+    x_mean = Tensor("x_mean", "float32", _shape(shape, "x_mean"))
     z_mean = Tensor("z_mean", "float32", _shape(mean.shape, "z_mean"))
     z_log_var = Tensor("z_log_var", "float32", _shape(log_var.shape, "z_log_var"))
     given, taken = _inputs_of(pair.encoder, "x"), _inputs_of(pair.decoder, "z")

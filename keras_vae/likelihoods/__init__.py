@@ -12,8 +12,8 @@ Every log-probability keeps its normalising constant, is in nats, and is summed 
     binary                          Bernoulli
     grey values in [0, 1]           ContinuousBernoulli, or DiscretizedLogistic for true bits of 8-bit images
     real numbers                    Gaussian, Laplace with outliers; see `location_scale` for which scale
-    one-hot categories              Categorical
-    counts                          Poisson, NegativeBinomial
+    categories, one-hot or numbered Categorical
+    counts                          Poisson, NegativeBinomial; Multinomial, given their total
     a table of all of these         Mixed
     numbers far from 1              Standardized, around one of real numbers
 
@@ -23,6 +23,7 @@ Add one by subclassing `Likelihood` and, if it deserves a short name, naming it 
 from keras_vae.likelihoods.base import Likelihood as Likelihood
 from keras_vae.likelihoods.base import check_finite as check_finite
 from keras_vae.likelihoods.discrete import Categorical as Categorical
+from keras_vae.likelihoods.discrete import Multinomial as Multinomial
 from keras_vae.likelihoods.discrete import NegativeBinomial as NegativeBinomial
 from keras_vae.likelihoods.discrete import Poisson as Poisson
 from keras_vae.likelihoods.location_scale import SCALES as SCALES

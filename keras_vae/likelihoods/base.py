@@ -50,6 +50,16 @@ class Likelihood(Configured, Layer):
             ValueError: If the likelihood cannot serve such data; says why.
         """
 
+    def parameter_shape(self, data_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Shape of the decoder's output, without the batch, for data of this shape."""
+        *rest, channels = data_shape
+        return (*rest, None if channels is None else self.parameter_channels(channels))
+
+    def data_shape(self, parameter_shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Inverse of `parameter_shape`; axes may stand before."""
+        *rest, channels = parameter_shape
+        return (*rest, None if channels is None else self.data_channels(channels))
+
     def log_prob(self, x: Any, parameters: Any, observed: Any = None, fitted: Any = None) -> Any:
         """log p(x|z) in nats, summed over the data's dimensions: a pure function of its arguments and the weights.
 
@@ -179,6 +189,14 @@ def check_finite(x: np.ndarray, name: str = "x", missing: bool = False) -> None:
         else:
             fix = "Remove or fill in such examples."
         raise ValueError(f"{name} contains {what}, first at index {first_index(bad)} of the batch. {fix}")
+
+
+def check_missing_together(x: np.ndarray, name: str, what: str) -> None:
+    """Raises a ValueError if only some of the values along the last axis are missing; `what` says what this is."""
+    nan = np.isnan(x)
+    partly = nan.any(axis=-1) & ~nan.all(axis=-1)
+    if partly.any():
+        raise ValueError(f"{name} has {what}, at index {first_index(partly)}: if one is missing, make all of them NaN.")
 
 
 def check_unit_interval(x: np.ndarray, name: str, likelihood: str, otherwise: str) -> None:

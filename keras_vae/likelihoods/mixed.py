@@ -74,10 +74,11 @@ class Mixed(Likelihood):
         return ops.concatenate(terms, axis=-1)
 
     def for_encoder(self, x: Any) -> Any:
-        if all(type(part).for_encoder is Likelihood.for_encoder for part in self.parts):
+        pieces = ops.split(x, np.cumsum(self.columns)[:-1].tolist(), axis=-1)
+        seen = [part.for_encoder(piece) for part, piece in zip(self.parts, pieces, strict=True)]
+        if all(each is piece for each, piece in zip(seen, pieces, strict=True)):
             return x
-        pieces = zip(self.parts, ops.split(x, np.cumsum(self.columns)[:-1].tolist(), axis=-1), strict=True)
-        return ops.concatenate([part.for_encoder(piece) for part, piece in pieces], axis=-1)
+        return ops.concatenate([_flat(each, piece) for each, piece in zip(seen, pieces, strict=True)], axis=-1)
 
     def fill_missing(self, x: Any) -> Any:
         if all(type(part).fill_missing is Likelihood.fill_missing for part in self.parts):
@@ -98,7 +99,8 @@ class Mixed(Likelihood):
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         pieces = zip(self.parts, self._of_data(np.asarray(mean)), strict=True)
-        return np.concatenate([part.parameters_at_mean(piece) for part, piece in pieces], axis=-1)
+        found = [(piece, part.parameters_at_mean(piece)) for part, piece in pieces]
+        return np.concatenate([each.reshape(*piece.shape[:-1], -1) for piece, each in found], axis=-1)
 
     def ranges(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
         self._check_columns(channels)
@@ -151,7 +153,8 @@ class Mixed(Likelihood):
         return _cut(x, self.columns)
 
     def _of_parameters(self, parameters):
-        return _cut(parameters, self._parameter_counts())
+        pieces = zip(self.parts, self.columns, _cut(parameters, self._parameter_counts()), strict=True)
+        return [_shaped(piece, part.parameter_shape((count,))) for part, count, piece in pieces]
 
     def _joined(self, what, parameters):
         pieces = zip(self.parts, self._of_parameters(parameters), strict=True)
@@ -162,3 +165,17 @@ def _cut(array, counts):
     """Pieces of these lengths along the last axis."""
     ends = np.cumsum(counts)
     return [array[..., end - count : end] for count, end in zip(counts, ends, strict=True)]
+
+
+def _shaped(array, shape):
+    """An array or tensor whose last axis has become the axes that a part expects."""
+    if len(shape) == 1:
+        return array
+    reshape = np.reshape if isinstance(array, np.ndarray) else ops.reshape
+    return reshape(array, (*ops.shape(array)[:-1], *shape))
+
+
+def _flat(array, like):
+    """A part's axes as one, the last, beside those of `like`."""
+    extra = array.shape[len(like.shape) - 1 :]
+    return array if len(extra) == 1 else ops.reshape(array, (-1, *like.shape[1:-1], math.prod(extra)))

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_vae.likelihoods.base import Likelihood
-from keras_vae.likelihoods.discrete import Categorical, NegativeBinomial, Poisson
+from keras_vae.likelihoods.discrete import Categorical, Multinomial, NegativeBinomial, Poisson
 from keras_vae.likelihoods.location_scale import DiscretizedLogistic, Gaussian, Laplace
 from keras_vae.likelihoods.unit_interval import Bernoulli, ContinuousBernoulli
 
@@ -20,6 +20,7 @@ _BY_NAME: dict[str, type[Likelihood]] = {
     "categorical": Categorical,
     "poisson": Poisson,
     "negative_binomial": NegativeBinomial,
+    "multinomial": Multinomial,
 }
 NAMES: tuple[str, ...] = tuple(_BY_NAME)
 

@@ -186,7 +186,7 @@ def test_config_round_trip(case):
 def test_parameters_at_mean_have_that_mean(case):
     likelihood, *_ = case
     # In the support, and distributions over three categories.
-    mean = np.array([[[0.1, 0.3, 0.6], [0.5, 0.4, 0.1]]])
+    mean = getattr(likelihood, "total", 1) * np.array([[[0.1, 0.3, 0.6], [0.5, 0.4, 0.1]]])
     parameters = likelihood.parameters_at_mean(mean)
     assert parameters.shape == (1, 2, likelihood.parameter_channels(3))
     np.testing.assert_allclose(numpy(likelihood.mean(tensor(parameters))), mean, rtol=1e-3)
@@ -195,7 +195,7 @@ def test_parameters_at_mean_have_that_mean(case):
 
 def test_parameters_at_a_mean_on_the_edge_of_the_support_are_finite(case):
     likelihood, *_ = case
-    mean = np.array([[0.0, 0.0, 1.0]])
+    mean = getattr(likelihood, "total", 1) * np.array([[0.0, 0.0, 1.0]])
     parameters = likelihood.parameters_at_mean(mean)
     assert np.isfinite(parameters).all()
     np.testing.assert_allclose(numpy(likelihood.mean(tensor(parameters))), mean, atol=0.03)

@@ -18,6 +18,7 @@ from keras_vae import (
     Gaussian,
     Laplace,
     Mixed,
+    Multinomial,
     NegativeBinomial,
     Poisson,
     Standardized,
@@ -165,6 +166,8 @@ def test_bernoulli_says_what_is_wrong_with_data(data, words):
         (Categorical(), [[0.0, 1.0], [1.0, 1.0]], r"At index \(1,\)"),
         (Categorical(), [[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]], r"At index \(1, 1\)"),
         (Categorical(), [[np.nan, np.nan]], "contains NaN"),
+        (Categorical(num_classes=3), [[0.0, 3.0]], r"whole numbers from 0 to 2, but x holds 3 at index \(0, 1\)"),
+        (Categorical(num_classes=3), [[0.5, -1.0]], r"but x holds 0.5 at index \(0, 0\). Number the categories from 0"),
         (Poisson(), [[1.0, 2.5]], r"needs counts, .* x holds 2.5 at index \(0, 1\)"),
         (NegativeBinomial(), [[-1.0]], "NegativeBinomial likelihood needs counts"),
         (Mixed([("mse", 1), ("poisson", 2)]), [[0.5, 1.0, 0.5]], "columns 1 to 2 of x holds 0.5"),
@@ -226,7 +229,7 @@ def test_data_far_from_1_are_warned_of_once_with_what_to_do(digits, make_vae):
         UserWarning, match=r'(?s)such as 255.*\.fit\(keras_vae.Gaussian\("learned"\), x\)\n.*x / 255'
     ) as found:
         vae.fit(pixels, epochs=2, verbose=0)
-    (words,) = {str(one.message) for one in found if "Standardized" in str(one.message)}
+    (words,) = [str(one.message) for one in found if "Standardized" in str(one.message)]
     line = words.split("\n")[1].strip()
     scope = {"keras_vae": keras_vae, "x": pixels}
     exec(line, scope)
@@ -285,6 +288,77 @@ def test_a_negative_binomial_of_large_inverse_dispersion_is_a_poisson():
         numpy(Poisson().log_prob(tensor(x), tensor(log_mean))),
         1e-3,
     )
+
+
+@pytest.mark.parametrize("total", [0, 7, 99, 150, 10_000, 1_000_000])
+def test_a_multinomial_of_any_total_has_its_probability(total, gradient):
+    p = np.array([0.5, 0.3, 0.2 - 1e-6, 1e-6])
+    x = np.array([[round(total * share) for share in p[:3]] + [0]], "float64")
+    x[0, 0] += total - x.sum()
+    logits = np.log(p)[None]
+    found = numpy(Multinomial().log_prob(tensor(x), tensor(logits)))
+    np.testing.assert_allclose(found, stats.multinomial(total, p).logpmf(x), rtol=1e-5, atol=1e-4 * (1 + total / 1e5))
+    g = gradient(lambda value: ops.sum(Multinomial().log_prob(tensor(x), value)), logits)
+    np.testing.assert_allclose(g, x - total * p, rtol=1e-3, atol=1e-5 + 1e-6 * total)
+
+
+def test_a_multinomial_says_what_it_cannot_know():
+    """The total is not the decoder's to know, and a count that is missing leaves it unknown."""
+    logits = np.log([[0.2, 0.8]])
+    np.testing.assert_allclose(numpy(Multinomial().mean(tensor(logits))), [[0.2, 0.8]], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"needs the number of counts: pass Multinomial\(total=...\)"):
+        Multinomial().sample(logits)
+    Multinomial().validate(np.array([[np.nan, np.nan], [0.0, 3.0]]), missing=True)
+    with pytest.raises(ValueError, match=r"^x has an example of which only some counts .* total, at index \(1,\)"):
+        Multinomial().validate(np.array([[0.0, 3.0], [np.nan, 3.0]]), missing=True)
+
+
+def test_a_category_by_its_code_is_the_same_as_one_hot():
+    """Alone with an axis of categories, and as columns of a table, where a missing one is no class for the encoder."""
+    rng = np.random.default_rng(3)
+    codes, logits = rng.integers(0, 4, (6, 2)).astype("float32"), rng.normal(size=(3, 6, 2, 4)).astype("float32")
+    holes, by_code = np.where(rng.random((6, 2)) < 0.3, np.nan, codes), Categorical(num_classes=4)
+    one_hot, observed = np.eye(4, dtype="float32")[codes.astype(int)], ~np.isnan(holes)
+    assert by_code.data_shape((None, *by_code.parameter_shape((7, 2)))) == (None, 7, 2)
+    expected = numpy(ops.sum(Categorical().log_prob_per_dimension(tensor(one_hot), tensor(logits)), axis=-1))
+    np.testing.assert_allclose(numpy(by_code.log_prob(codes, logits)), expected.sum(axis=-1), rtol=1e-5)
+    found = numpy(by_code.log_prob(holes, logits, observed))
+    np.testing.assert_allclose(found, (expected * observed).sum(axis=-1), rtol=1e-5)
+    draws, drawn_one_hot = by_code.sample(logits, seed=1), Categorical().sample(logits, seed=1)
+    np.testing.assert_array_equal(draws, drawn_one_hot.argmax(axis=-1))
+    np.testing.assert_array_equal(numpy(by_code.mean(tensor(logits))), logits.argmax(axis=-1))
+    np.testing.assert_array_equal(numpy(by_code.for_encoder(tensor(codes))), one_hot)
+
+    table, expanded = Mixed([(by_code, 2), ("mse", 1)]), Mixed([("categorical", 4), ("categorical", 4), ("mse", 1)])
+    flat = np.concatenate([logits.reshape(3, 6, 8), rng.normal(size=(3, 6, 1))], axis=-1).astype("float32")
+    x, wide = np.column_stack([codes, codes[:, 0]]), np.column_stack([one_hot.reshape(6, 8), codes[:, 0]])
+    assert table.parameter_shape((3,)) == (9,)
+    np.testing.assert_allclose(numpy(table.log_prob(x, flat)), numpy(expanded.log_prob(wide, flat)), rtol=1e-5)
+    np.testing.assert_array_equal(numpy(table.for_encoder(tensor(x))), numpy(tensor(wide)))
+    np.testing.assert_array_equal(numpy(table.mean(tensor(flat)))[..., :2], logits.argmax(axis=-1))
+    np.testing.assert_array_equal(table.sample(flat, 0)[..., :2].shape, draws.shape)
+    seen = numpy(table.for_encoder(table.fill_missing(tensor(np.column_stack([holes, codes[:, 0]])))))
+    np.testing.assert_array_equal(seen[:, :8], (one_hot * observed[..., None]).reshape(6, 8))
+
+
+def test_a_model_of_tokens_takes_them_as_they_are(tmp_path):
+    """An encoder that embeds integers, a decoder that ends in an axis of as many units as there are words."""
+    tokens = np.tile([[3, 0, 4, 1]], (1024, 1))
+    x, z = keras.Input((4,), dtype="int32"), keras.Input((2,))
+    h = keras.layers.Flatten()(keras.layers.Embedding(5, 3)(x))
+    encoder = keras.Model(x, [keras.layers.Dense(2)(h), keras.layers.Dense(2)(h)])
+    decoder = keras.Model(z, keras.layers.Reshape((4, 5))(keras.layers.Dense(20)(z)))
+    vae = keras_vae.VAE(encoder, decoder, Categorical(num_classes=5), seed=0)
+    vae.compile(keras.optimizers.Adam(0.1))
+    vae.fit(tokens, epochs=3, verbose=0)
+    tokens = tokens[:5]
+    for found in (vae.reconstruct(tokens), vae.predict(tokens, verbose=0), vae.sample(3, seed=0)):
+        np.testing.assert_array_equal(found, tokens[: len(found)])
+    vae.save(tmp_path / "tokens.keras")
+    loaded = keras.saving.load_model(tmp_path / "tokens.keras")
+    np.testing.assert_allclose(loaded.elbo(tokens, seed=0), vae.elbo(tokens, seed=0), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"num_classes=5\) needs whole numbers from 0 to 4, but x holds 5 at"):
+        vae.fit(tokens + (tokens == 4), verbose=0)
 
 
 def test_what_is_missing_is_not_judged():

@@ -151,6 +151,6 @@ def test_an_encoder_of_integers_is_told_too():
 
 def test_a_category_that_is_missing_in_part_is_refused():
     x = np.array([[0.0, np.nan, 1.0]])
-    with pytest.raises(ValueError, match="missing category is NaN in all of them"):
+    with pytest.raises(ValueError, match="only some of the one-hot columns are missing, .* make all of them NaN"):
         Categorical().validate(x, missing=True)
     Categorical().validate(np.full((1, 3), np.nan), missing=True)
