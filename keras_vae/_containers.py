@@ -70,6 +70,18 @@ def first(x: Any, count: int) -> Any:
     return keras.tree.map_structure(lambda *parts: np.concatenate([validation.to_numpy(p) for p in parts]), *found)
 
 
+def in_memory(x: Any) -> Any:
+    """NumPy arrays, dense, of data in any form but batches.
+
+    Raises:
+        ValueError: If x gives batches.
+    """
+    x = as_arrays(x)
+    if is_stream(x):
+        raise ValueError(f"x must be examples in memory, such as an array (n, ...); got a {type(x).__name__}.")
+    return keras.tree.map_structure(lambda part: validation.to_numpy(dense(part)), x)
+
+
 def dense(array: Any) -> Any:
     """An array from a sparse matrix; anything else unchanged."""
     return array.toarray() if is_sparse(array) else array

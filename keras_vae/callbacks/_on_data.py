@@ -15,10 +15,7 @@ class OnData(keras.callbacks.Callback):
 
     def __init__(self, x: Any, every: int) -> None:
         super().__init__()
-        x = _containers.as_arrays(x)
-        if _containers.is_stream(x):
-            raise ValueError(f"x must be examples in memory, such as an array (n, ...); got a {type(x).__name__}.")
-        self.x: Any = keras.tree.map_structure(lambda part: validation.to_numpy(_containers.dense(part)), x)
+        self.x: Any = _containers.in_memory(x)
         self.every: int = validation.whole_number("every", every)
         self.epochs: list[int] = []  # those looked at, counting from 1
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import validation
+from keras_vae import _containers, validation
 from keras_vae.likelihoods.base import Likelihood, check_finite
 from keras_vae.likelihoods.mixed import Mixed
 from keras_vae.likelihoods.registry import get
@@ -71,10 +71,10 @@ class Standardized(Likelihood):
 
         Args:
             likelihood: Likelihood of the standardised data.
-            x: `(n, ..., channels)` data; NaN is a missing value, and is left out. A channel that is constant, or
-                missing everywhere, gets stddev 1.
+            x: `(n, ..., channels)` data in memory, such as an array or a DataFrame; NaN is a missing value, and is left
+                out. A channel that is constant, or missing everywhere, gets stddev 1.
         """
-        x = validation.to_numpy(x)
+        x = _containers.in_memory(x)
         check_finite(x, missing=True)
         axes, observed = tuple(range(x.ndim - 1)), ~np.isnan(x)
         if x.ndim < 2:

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 from keras import layers
 
-from keras_vae import VAE, callbacks, evaluation, networks, plotting
+from keras_vae import VAE, Standardized, callbacks, evaluation, networks, plotting
 
 pytestmark = pytest.mark.once
 
@@ -169,8 +169,9 @@ def test_data_without_an_end_are_a_sentence(vae):
         vae.encode(Endless())
 
 
-def test_pictures_and_callbacks_take_what_fit_takes(vae):
+def test_pictures_callbacks_and_standardizing_take_what_fit_takes(vae):
     frame = pandas.DataFrame(X)
+    assert Standardized.fit("gaussian", frame).get_config() == Standardized.fit("gaussian", X).get_config()
     assert plotting.latent_scatter(vae, Batches(X), CONDITION) is not None
     vae.fit(frame, verbose=0, callbacks=[callbacks.LatentMonitor(frame)])
     with pytest.raises(ValueError, match="examples in memory"):
