@@ -77,7 +77,7 @@ class Categorical(Likelihood):
         # The first of the largest, in operators that ONNX has: Keras's argmax on TensorFlow needs one that it lacks.
         codes = np.arange(self.num_classes, dtype="float32")
         is_largest = ops.equal(parameters, ops.max(parameters, axis=-1, keepdims=True))
-        return ops.min(ops.where(is_largest, codes, self.num_classes - 1.0), axis=-1)
+        return ops.min(ops.where(is_largest, codes, codes[-1]), axis=-1)
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         logits = validation.to_numpy(parameters)
@@ -127,7 +127,7 @@ class Categorical(Likelihood):
 
     def _is_class(self, x):
         """Booleans with an axis of categories more than x; none is True where a value is no code."""
-        return ops.equal(ops.expand_dims(x, -1), np.arange(self.num_classes, dtype="float32"))
+        return ops.equal(ops.expand_dims(x, -1), np.arange(self.num_classes or 0, dtype="float32"))
 
     def validate_activation(self, activation: str | None) -> None:
         refused = ("softmax", "sigmoid", "relu", "tanh", "softplus")
