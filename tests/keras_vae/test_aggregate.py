@@ -102,7 +102,7 @@ def test_what_is_sampled_by_it_is_nearer_to_the_data(x):
         ({"components": 0}, "components must be a whole number of at least 1; got 0"),
         ({"components": 21}, "A mixture of 21 components needs as many examples; x has 20"),
         ({"covariance": "tied"}, 'covariance must be "full" or "diag"; got \'tied\''),
-        ({"x": np.zeros((0, 2))}, "x has none"),
+        ({"x": np.zeros((0, 2))}, "needs as many examples; x has 0"),
     ],
 )
 def test_what_it_refuses(x, arguments, message):
