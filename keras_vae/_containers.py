@@ -51,6 +51,9 @@ def pieces(x: Any, rows: int) -> Iterator[Any]:
     if is_stream(x):
         yield from _batches(x)
     elif any(map(is_sparse, parts)):
+        if len({part.shape[0] for part in parts}) > 1:
+            sizes = ", ".join(f"{part.shape[0]} of {name}" for name, part in x.items())
+            raise ValueError(f"The parts of the data have unequal numbers of examples: {sizes}.")
         for start in range(0, max(parts[0].shape[0], 1), rows):
             yield keras.tree.map_structure(lambda part: dense(part[start : start + rows]), x)  # noqa: B023 # called here
     else:

@@ -26,6 +26,9 @@ def read(path: pathlib.Path) -> tuple[tuple[str, ...], np.ndarray]:
     if names and names[0] == "" and np.array_equal(x[:, 0], np.arange(len(x))):
         warnings.warn(f"The first column of {path} has no name and counts the rows: it is left out.", stacklevel=2)
         names, x = names[1:], x[:, 1:]
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"Two columns of {path} are called {twice[0]!r}: give each a name of its own.")
     return tuple(names), x
 
 
@@ -42,6 +45,7 @@ def _from_csv(path):
         raise ValueError(f"{path} is empty.")
     names = [cell.strip() for cell in rows[0][1]]
     if all(_number(name) is not None for name in names):
+        warnings.warn(f"The first line of {path} holds numbers: it is read as a row, not as names.", stacklevel=3)
         names = [str(i) for i in range(len(names))]
     else:
         rows = rows[1:]

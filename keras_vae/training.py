@@ -200,10 +200,21 @@ class Trainer(ManySteps, Steps):
     @with_arguments_of(Model.train_on_batch)
     def train_on_batch(self, *args, **kwargs):
         """One training step; as `keras.Model.train_on_batch`."""
-        call = _bind_arguments(super().train_on_batch, args, kwargs)
-        call.arguments["x"] = keras.tree.map_structure(dense, call.arguments["x"])
+        call = _bind_arguments(super().train_on_batch, args, kwargs, are_dense=True)
         self._refresh()
         return super().train_on_batch(*call.args, **call.kwargs)
+
+    @with_arguments_of(Model.test_on_batch)
+    def test_on_batch(self, *args, **kwargs):
+        """The logs of one batch; as `keras.Model.test_on_batch`."""
+        call = _bind_arguments(super().test_on_batch, args, kwargs, are_dense=True)
+        return super().test_on_batch(*call.args, **call.kwargs)
+
+    @with_arguments_of(Model.predict_on_batch)
+    def predict_on_batch(self, *args, **kwargs):
+        """The reconstruction of one batch; as `keras.Model.predict_on_batch`."""
+        call = _bind_arguments(super().predict_on_batch, args, kwargs, are_dense=True)
+        return super().predict_on_batch(*call.args, **call.kwargs)
 
     @with_arguments_of(Model.export)
     def export(self, *args, **kwargs):
@@ -403,7 +414,7 @@ class Trackers:
             self._means[name].update_state(ops.stop_gradient(value), weight)
 
 
-def _bind_arguments(method, args, kwargs):
+def _bind_arguments(method, args, kwargs, are_dense=False):
     """The bound arguments of a Keras method that takes data, as a VAE means them."""
     call = inspect.signature(method).bind(*args, **kwargs)
     if call.arguments.get("class_weight") is not None:
@@ -414,6 +425,8 @@ def _bind_arguments(method, args, kwargs):
     data = [call.arguments.get(name) for name in ("x", "y", "sample_weight")]
     given = zip(("x", "y", "sample_weight"), _as_data(data), strict=True)
     call.arguments.update({name: value for name, value in given if value is not None})
+    if are_dense:
+        call.arguments["x"] = keras.tree.map_structure(dense, call.arguments["x"])
     return call
 
 
@@ -424,6 +437,8 @@ def _as_data(data):
     if is_index_batch(x):  # Keras's, within `fit`
         return x, y, weight
     x, y, weight = as_arrays(x), as_arrays(y, "y"), as_arrays(weight, "sample_weight")
+    if inspect.isgenerator(x):  # whose batches must be tuples for Keras
+        x = (batch if isinstance(batch, tuple) else (batch,) for batch in x)
     if x is not None and not is_stream(x) and count(x) == 0:
         raise ValueError(f"x holds no example: its shape is {tuple(split_condition(x)[0].shape)}.")
     # Without a y Keras would drop the weights, silently.

@@ -23,7 +23,6 @@ LIKELIHOODS = (
     "discretized_logistic",
     "poisson",
     "negative_binomial",
-    "multinomial",
 )
 SCALES = ("learned", "optimal", "predicted")
 LEVELS = 256  # those of an 8-bit image

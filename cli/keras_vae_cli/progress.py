@@ -4,6 +4,7 @@ import math
 import signal
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: 
     previous = signal.signal(signal.SIGINT, lambda *_: progress.stop())
     watch = [callbacks.NonFiniteGuard(), progress]
     try:
+        warnings.filterwarnings("ignore", ".*far from the 1 at which networks start")  # `train` has said so
         vae.fit(train, batch_size=batch_size, epochs=epochs, validation_data=(test,), verbose=0, callbacks=watch)
     finally:
         signal.signal(signal.SIGINT, previous)

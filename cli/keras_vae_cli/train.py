@@ -79,12 +79,12 @@ def _steps_per_epoch(given, train):
 
 def _choose_likelihood(given, data):
     """Fills in what was not said: a table has real numbers, other data are most often pixels."""
+    is_table = data.columns is not None and given.binarize is None
     if given.likelihood is None:
-        is_table = data.columns is not None and given.binarize is None
         given.likelihood = "gaussian" if is_table else "bce"
-        if is_table:
-            given.scale = given.scale or "learned"
-            given.standardize = given.standardize is not False
+    if is_table and type(likelihoods.get(given.likelihood)) in (likelihoods.Gaussian, likelihoods.Laplace):
+        given.scale = given.scale or "learned"
+        given.standardize = given.standardize is not False
     for x in (data.train, data.test):
         if not given.allow_missing and np.isnan(x).any():
             where = np.argwhere(np.isnan(x))[0]
@@ -102,7 +102,8 @@ def _model(given, train, is_table):
         print("Note: these numbers are far from 1, where networks start: train with --standardize.")
     likelihood.validate(train, "the data", given.allow_missing)
     build, widths = (networks.conv, "filters") if given.network == "conv" else (networks.mlp, "hidden")
-    data_mean = np.nanmean(train, axis=0, dtype="float64")  # NaN is there only where it is allowed
+    observed = ~np.isnan(train)
+    data_mean = np.sum(train, axis=0, dtype="float64", where=observed) / np.maximum(observed.sum(axis=0), 1)
     settings = {"likelihood": likelihood, "data_mean": data_mean, widths: given.hidden}
     parts = (
         *build(train.shape[1:], given.latent_dim, **settings),

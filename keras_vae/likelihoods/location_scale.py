@@ -88,7 +88,9 @@ class LocationScale(Likelihood):
         self.min_scale: float = float(min_scale)
         self.per_column: bool | None = None if per_column is None else bool(per_column)
         # Files of older versions have an initial scale and no error: their weights keep their meaning.
-        self._is_measured: bool = isinstance(scale, str) and (scale == "optimal" or initial_scale is None)
+        # Nor is there one of a noise of the user's own that does not say what the error is.
+        starts_measured = initial_scale is None and type(self).error is not LocationScale.error
+        self._is_measured: bool = isinstance(scale, str) and (scale == "optimal" or starts_measured)
         self._columns: int | None = None
         self._make_weights()
 
@@ -110,7 +112,8 @@ class LocationScale(Likelihood):
             raise ValueError(f"{self!r} needs data whose last axis has a known size.")
         if self._columns not in (None, channels):
             raise ValueError(
-                f"{self!r} has the scales of {self._columns} columns, and these data have {channels}: make a new one."
+                f"{self!r} has the scales of {self._columns} columns, and these data have {channels}: make a new one, "
+                "or say per_column=False."
             )
         if columns and self._columns is None and self.weights:
             for variable in self.weights:
@@ -157,7 +160,8 @@ class LocationScale(Likelihood):
         else:
             counts = ops.broadcast_to(counts, ops.shape(errors))
             total = ops.sum(counts, axes)
-            error, is_usable = ops.sum(errors * counts, axes) / ops.maximum(total, 1e-6), total > 0.0
+            is_usable = total > 0.0
+            error = ops.sum(errors * counts, axes) / ops.where(is_usable, total, 1.0)
         kept = self._keep(ops.stop_gradient(error), is_usable)
         return self._log_scale_at(error if self.scale == "optimal" else kept)
 
@@ -190,7 +194,9 @@ class LocationScale(Likelihood):
         if usual <= _MAX_USUAL:
             return None
         likelihood = f'keras_vae.{type(self).__name__}("{self.scale if isinstance(self.scale, str) else "learned"}")'
-        pixels = f", or train on {name} / 255 if these are pixels" if x.min() >= 0 and 128 <= size.max() <= 255 else ""
+        pixels = (
+            f", or train on {name} / 255 if these are pixels" if np.nanmin(x) >= 0 and 128 <= size.max() <= 255 else ""
+        )
         return (
             f"{name} holds numbers such as {usual:g}, far from the 1 at which networks start: training on them is slow "
             "or fails. Standardise them inside the model, whose results stay in their units:\n"
@@ -211,8 +217,10 @@ class LocationScale(Likelihood):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        # In files of older versions one scale is for all columns.
-        return cls(**({"per_column": False} | config if isinstance(config["scale"], str) else config))
+        is_ours = cls.__module__ == __name__
+        if is_ours and isinstance(config["scale"], str):  # in files of older versions one scale is for all columns
+            config = {"per_column": False} | config
+        return cls(**config)
 
     # What a subclass says about its noise
 

@@ -5,6 +5,7 @@ thousands beside columns of thousandths. Here the likelihood does the arithmetic
 out as they are, and every number of nats is one of the data's own units.
 """
 
+import warnings
 from typing import Any, Self
 
 import keras
@@ -84,6 +85,12 @@ class Standardized(Likelihood):
         variance = np.sum(np.square(x - mean, where=observed, out=np.zeros(x.shape)), axis=axes) / count
         # The values of a constant column lie off their mean by its rounding.
         is_constant = np.sqrt(variance) <= 1e-12 * np.abs(mean)
+        if np.any(np.sqrt(variance[~is_constant]) < 1e-5 * np.abs(mean[~is_constant])):
+            warnings.warn(
+                "A column varies by less than a hundred thousandth of its mean, which is more than float32 can tell "
+                "apart: subtract its mean, x - x.mean(axis=0), in float64 first.",
+                stacklevel=2,
+            )
         return cls(likelihood, mean, np.where(is_constant, 1.0, np.sqrt(variance)))
 
     def parameter_channels(self, channels: int) -> int:

@@ -388,7 +388,9 @@ def test_a_wrong_command_line_exits_with_2(arguments):
 
 def test_the_options_know_the_names_of_the_library():
     """They are written down a second time, so that --help need not import Keras."""
-    assert tuple(name for name in likelihoods.NAMES if name != "categorical") == options.LIKELIHOODS
+    assert (
+        tuple(name for name in likelihoods.NAMES if name not in ("categorical", "multinomial")) == options.LIKELIHOODS
+    )
     assert options.SCALES == likelihoods.SCALES
 
 

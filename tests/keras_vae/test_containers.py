@@ -54,7 +54,7 @@ WHOLE = {
 }
 STREAMS = {
     "PyDataset": Batches,
-    "generator": lambda x: ((x[start : start + 8],) for start in range(0, 40, 8)),
+    "generator": lambda x: (x[start : start + 8] for start in range(0, 40, 8)),
     **{"tensorflow": {"tf.data": _tf_data}, "torch": {"DataLoader": _data_loader}}.get(keras.backend.backend(), {}),
 }
 FORMS = WHOLE | STREAMS
@@ -106,6 +106,13 @@ def test_validation_data_in_every_form(vae, form):
     np.testing.assert_allclose(logs["val_loss"][0], vae.evaluate(X, batch_size=8, verbose=0)[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["a sparse matrix", "big-endian", "pandas"])
+def test_one_batch_in_every_form(vae, form):
+    x = FORMS[form](X)
+    np.testing.assert_allclose(vae.predict_on_batch(x), vae.predict(X, verbose=0), rtol=1e-5)
+    assert vae.test_on_batch(x)[0] == pytest.approx(vae.train_on_batch(x)[0], rel=0.1)
+
+
 def test_conditional_data_in_frames_and_sparse_matrices():
     model = VAE(*networks.mlp((6,), 2, hidden=(4,), condition=3), seed=0)
     model.compile(keras.optimizers.SGD(0.0))
@@ -118,6 +125,8 @@ def test_conditional_data_in_frames_and_sparse_matrices():
         np.testing.assert_allclose(model.elbo(data, seed=0), expected, rtol=1e-5)
         model.fit(data, batch_size=8, verbose=0)
         assert model.predict(data, verbose=0).shape == (40, 6)
+    with pytest.raises(ValueError, match="32 of x, 40 of condition"):
+        model.encode({"x": scipy.sparse.csr_matrix(X[:32]), "condition": CONDITION})
 
 
 @pytest.mark.parametrize("missing", [np.nan, "masked", None])

@@ -153,7 +153,8 @@ def test_tables(tmp_path):
         order = np.argsort(np.nan_to_num(x[:, 0], nan=2.0))
         np.testing.assert_array_equal(x[order], [[1, 2.5, 0], [np.nan, -300, 1], [3, np.nan, 0]])
     (tmp_path / "numbers.csv").write_text("1,2\n3,4\n5,6\n")
-    data = datasets.load(tmp_path / "numbers.csv")
+    with pytest.warns(UserWarning, match="first line of .*numbers.csv holds numbers"):
+        data = datasets.load(tmp_path / "numbers.csv")
     assert (data.columns, len(data.train) + len(data.test)) == (("0", "1"), 3)
     (tmp_path / "index.csv").write_text(",a\n0,2\n1,4\n2,6\n")
     with pytest.warns(UserWarning, match="first column of .* counts the rows: it is left out"):
@@ -195,6 +196,7 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
         "deep": "its mode I;16 is not 8-bit",
         "zip.npz": "cannot be read as NumPy data",
         "labels.npz": "holds 12 examples, but labels of shape .3,",
+        "twice.csv": "Two columns of .*twice.csv are called 'a'",
         "text.csv": "Column 'b' of .*text.csv is not numeric .'red' in line 3.. Leave the column out, or encode it",
         "ragged.csv": "Line 3 of .* has 1 cells, but the first has 2",
         "empty.csv": "is empty",
@@ -205,7 +207,12 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
     np.savez(tmp_path / "shapes.npz", train=images, test=images[:, :2])
     (tmp_path / "zip.npz").write_bytes((tmp_path / "shapes.npz").read_bytes()[:-30])
     np.savez(tmp_path / "labels.npz", x=images, y=np.arange(3))
-    for name, text in (("text", "a,b\n1,2\n3,red\n"), ("ragged", "a,b\n1,2\n3\n"), ("empty", "")):
+    for name, text in (
+        ("text", "a,b\n1,2\n3,red\n"),
+        ("ragged", "a,b\n1,2\n3\n"),
+        ("empty", ""),
+        ("twice", "a,a\n1,2\n"),
+    ):
         (tmp_path / f"{name}.csv").write_text(text)
     (tmp_path / "bytes.csv").write_bytes(b"a,b\n\xff,1\n")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import oracles
-from keras_vae import VAE, Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Mixed, evaluation, networks
+from keras_vae import VAE, Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Mixed, evaluation, likelihoods, networks
 
 pytestmark = pytest.mark.once
 
@@ -343,3 +343,34 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"needs \('batch', 12\).*networks.mlp and conv .* likelihood="):
         VAE(*networks.mlp((6,), 2), likelihood=Gaussian("predicted"))
     assert Bernoulli().has_stddev is False
+
+
+class Cauchy(likelihoods.LocationScale):
+    """A noise of one's own that says nothing of its error, and so starts at its default scale."""
+
+    modes = ("learned",)
+
+    def log_density(self, x, location, log_scale):
+        return -np.log(np.pi) - log_scale - ops.log1p(ops.square((x - location) * ops.exp(-log_scale)))
+
+
+class OwnGaussian(Gaussian):
+    def __init__(self):
+        super().__init__("learned")
+
+    def get_config(self):
+        return {}
+
+
+def test_kinds_of_ones_own_need_no_error_and_keep_their_own_config():
+    likelihood = Cauchy("learned")
+    assert likelihood.update(np.zeros((2, 3)), np.zeros((2, 3))) is None
+    assert likelihood.current_scale == pytest.approx(1.0)
+    assert OwnGaussian.from_config(OwnGaussian().get_config()).scale == "learned"
+
+
+@pytest.mark.parametrize("scale", ["learned", "optimal"])
+def test_tiny_weights_weigh_like_others(scale):
+    likelihood, x = Gaussian(scale), np.full((4, 5), 3.0, "float32")
+    likelihood.update(x, np.zeros_like(x), weight=np.full(4, 1e-11, "float32"))
+    assert likelihood.current_scale == pytest.approx(3.0, rel=1e-2)  # the lower bound of "learned" is a softplus
