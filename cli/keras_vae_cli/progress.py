@@ -18,8 +18,9 @@ def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: 
     previous = signal.signal(signal.SIGINT, lambda *_: progress.stop())
     watch = [callbacks.NonFiniteGuard(), progress]
     try:
-        warnings.filterwarnings("ignore", ".*far from the 1 at which networks start")  # `train` has said so
-        vae.fit(train, batch_size=batch_size, epochs=epochs, validation_data=(test,), verbose=0, callbacks=watch)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*far from the 1 at which networks start")  # `train` has said so
+            vae.fit(train, batch_size=batch_size, epochs=epochs, validation_data=(test,), verbose=0, callbacks=watch)
     finally:
         signal.signal(signal.SIGINT, previous)
     return progress.history

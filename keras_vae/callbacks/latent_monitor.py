@@ -91,9 +91,8 @@ class LatentMonitor(OnData):
             self._report()
 
     def _look(self, epoch):
-        look = _look_at(
-            self.model, self.x, self.threshold
-        )  # on JAX this also puts the state into the model's variables
+        # On JAX this also puts the state into the model's variables.
+        look = _look_at(self.model, self.x, self.threshold)
         self._looks.append(look)
         collapsed = look.is_collapsed(self.model)
         if collapsed is None:

@@ -39,8 +39,7 @@ def pieces(vae: VAE, x: Any, max_bytes: int, draws: int) -> Iterator[tuple[list[
 
 
 def size(x: Any) -> int | None:
-    """Number of examples in data in any form; None if only reading them would tell."""
-    x = _containers.as_arrays(x)
+    """Number of examples in data as `as_arrays` gives them; None if only reading them would tell."""
     return None if _containers.is_stream(x) else data.count(x)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_vae import data, validation
+from keras_vae import _containers, data, validation
 from keras_vae.evaluation import _model
 from keras_vae.evaluation._importance import importance_estimate, progress_bar
 from keras_vae.evaluation.bound import LogLikelihood
@@ -87,6 +87,7 @@ def annealed_log_likelihood(
     temperatures, prior = _sigmoid_schedule(steps), vae.numpy_prior()
     first = np.random.default_rng(seed)  # drawn from as `log_likelihood` does
     moves, pilots = np.random.SeedSequence(seed).spawn(2)  # one stream per example: the same however the work is cut
+    x = _containers.as_arrays(x)  # once: a table or a list is copied
     bar, found = progress_bar(_model.size(x), verbose), []
     for part, _ in _model.pieces(vae, x, max_bytes, chains):
         n = len(part[0])

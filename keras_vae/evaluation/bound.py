@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_vae import validation
+from keras_vae import _containers, validation
 from keras_vae.evaluation import _model
 from keras_vae.evaluation._importance import importance_estimate, progress_bar
 from keras_vae.model import VAE
@@ -103,6 +103,7 @@ def log_likelihood(
     """
     num_samples = validation.whole_number("num_samples", num_samples)
     generator = np.random.default_rng(seed)
+    x = _containers.as_arrays(x)  # once: a table or a list is copied
     bar, found = progress_bar(_model.size(x), verbose), []
     for part, rows in _model.pieces(vae, x, max_bytes, num_samples):
         log_weights = []
