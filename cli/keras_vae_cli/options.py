@@ -189,8 +189,8 @@ def _export(parser):
     add("--precision", type=precisions, default=("float32",), help=words)
     add("--engine", default="auto", choices=("auto", "tensorflow", "torch"), help="(default auto)")
     add("--tolerance", type=positive, help="difference allowed (default 1e-4)")
-    words = "nats that a smaller variant may lose (default 0.5)"
-    add("--max-elbo-loss", type=positive, default=0.5, help=words)
+    words = "nats that a smaller variant may lose (default 0.5, or 0.5%% of the nats at stake)"
+    add("--max-elbo-loss", type=positive, help=words)
     words = "call anomalous what scores above this quantile of the held-out data, such as 0.99"
     add("--threshold", type=share, metavar="QUANTILE", help=words)
     add("--max-batch-size", type=count, default=64, help="for Triton (default 64)")

@@ -24,7 +24,6 @@ from keras_vae_serving import BundleError, Manifest, manifest
 
 TOLERANCE = 1e-4
 MAX_BATCH_SIZE = 64
-MAX_ELBO_LOSS = 0.5
 MAX_EXAMPLES = 1000  # of the caller's data, to compare and measure on
 RECORDED = "probe.npz"
 
@@ -46,7 +45,7 @@ def export(
     engine: str = "auto",
     precision: str | Sequence[str] = "float32",
     tolerance: float = TOLERANCE,
-    max_elbo_loss: float = MAX_ELBO_LOSS,
+    max_elbo_loss: float | None = None,
     max_batch_size: int = MAX_BATCH_SIZE,
     simplify: bool = False,
     overwrite: bool = False,
@@ -80,9 +79,11 @@ def export(
         precision: "float32", or a sequence of "float32", "float16" and "int8". The smaller variants are written beside
             the float32 graphs, as `NAME_float16` and `NAME_int8`.
         tolerance: Largest difference between file and model: absolute up to 1, and relative to the largest value of
-            the example above 1. A model under a half-precision policy is compared in float32; its own outputs may
-            differ from that by `POLICY_TOLERANCES`.
-        max_elbo_loss: Number of nats per example of `data` that the bound of a smaller variant may lose.
+            the example above 1. Where the rounding of float32 moves an output further, as it does log(1 - p) of a
+            probability near 1, more is allowed (`rounding.py`), and the manifest says how much. A model under a
+            half-precision policy is compared in float32; its own outputs may differ from that by `POLICY_TOLERANCES`.
+        max_elbo_loss: Number of nats per example of `data` that the bound of a smaller variant may lose; None allows
+            0.5 nats, or 0.5% of the nats at stake, mean |reconstruction| + mean KL, if these are more.
         max_batch_size: Largest batch for Triton, in each `config.pbtxt`.
         simplify: Whether to run onnxslim over the graphs.
         overwrite: Whether to replace an existing bundle once the new one is verified.
@@ -132,6 +133,7 @@ def export(
                 _blame_the_archive(graphs.from_model(archive.load(source)), functions, tried)
                 raise
             written[graph.name] = entry
+        _warn_of_rounding(written.values(), exported.likelihood)
         for name in precisions:
             assert held_out is not None  # `check_precisions` requires data
             written.update(quantization.variants(folder, written, name, held_out, max_elbo_loss))
@@ -208,7 +210,8 @@ def _check_options(engine, tolerance, max_elbo_loss, max_batch_size):
     if engine not in ("auto", *converters.ENGINES):
         raise ValueError(f'engine must be "auto", "tensorflow" or "torch"; got {engine!r}.')
     _positive("tolerance", tolerance)
-    _positive("max_elbo_loss", max_elbo_loss)
+    if max_elbo_loss is not None:
+        _positive("max_elbo_loss", max_elbo_loss)
     whole_number("max_batch_size", max_batch_size)
 
 
@@ -291,6 +294,24 @@ def _rounding(graph, tried, policies):
         for name, (_, scaled) in parity.compare(graph.name, probe, found, allowed, "half-precision model").items():
             largest[name] = max(largest[name], scaled)
     return {"rounding_of_policy": largest, "tolerance_of_policy": allowed}
+
+
+def _warn_of_rounding(entries, likelihood):
+    """Warns where the user's own data, or ordinary inputs, meet outputs that float32 hardly determines."""
+    found = [
+        f"{name} of {entry.name} to {moved:.1g}"
+        for entry in entries
+        for kind, by_output in entry.parity.get("rounding", {}).items()
+        for name, moved in by_output.items()
+        if kind != "extreme" and moved > entry.parity["tolerance"]
+    ]
+    if found:
+        advice = " A decoder that returns logits, with from_logits=True, loses nothing."
+        warnings.warn(
+            f"float32 determines {', '.join(dict.fromkeys(found))} only: file and model may differ by as much."
+            f"{'' if getattr(likelihood, 'from_logits', True) else advice}",
+            stacklevel=3,
+        )
 
 
 def _blame_the_archive(loaded, functions, tried):
