@@ -548,7 +548,7 @@ class TestTracedSteps:
             np.testing.assert_array_equal(one, other)
 
     def test_jit_compile_says_when_it_cannot(self, make_vae, digits):
-        vae = make_vae(network=_network(layers.Dropout(0.5)), compile={"jit_compile": True})
+        vae = make_vae(network=_network(Doubled()), compile={"jit_compile": True})
         with pytest.warns(UserWarning, match="runs eagerly in spite of jit_compile=True"):
             vae.fit(digits, batch_size=16, verbose=0)
 
