@@ -147,12 +147,13 @@ def _bounds(session):
         for resolution in ("lowest-direct", "highest"):
             environment = folder / f"{version}-{resolution}"
             python = environment / "bin" / "python"
-            session.run("uv", "venv", "-q", "--clear", "--python", version, str(environment), success_codes=(0, 1, 2))
+            find = ("uv", "venv", "-q", "--clear", "--no-python-downloads", "--python", version, str(environment))
+            session.run(*find, success_codes=(0, 1, 2))
             if not python.exists():
                 session.warn(f"no Python {version} was found: its tests are left out")
                 break
             # Only wheels: the lowest version is the lowest that has one for this Python.
-            install = ("uv", "pip", "install", "-q", "--no-build", "--compile-bytecode", "--python", str(python))
+            install = ("uv", "pip", "install", "-q", "--no-build", "--python", str(python))
             requirements = ("-r", "pyproject.toml", *(f"--extra={extra}" for extra in extras), *tools)
             session.run(*install, "--resolution", resolution, *requirements)
             session.run(*install, "--no-deps", str(wheel))
