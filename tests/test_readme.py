@@ -101,6 +101,7 @@ def test_the_python_blocks_run_in_order(document, at_least, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Running on the CPU:RuntimeWarning")
 @pytest.mark.parametrize(
     ("document", "blocks_run", "commands_run"), [("export/README.md", 2, 3), ("serving/README.md", 1, 3)]
 )
