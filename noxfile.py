@@ -4,6 +4,8 @@
     jax, tensorflow           the tests that depend on the backend
     torch                     the same, and all that do not, on the backend that starts fastest
     slow                      the examples, and the runtimes that have environments of their own; only by name
+    bounds                    the wheel with the lowest and the newest versions that it allows, on each Python that is
+                              found; only by name
     mutation                  whether the tests of the mathematics notice small changes to it; hours, only by name
 
 One environment for everything, because installing three frameworks takes longer than testing on one, and because the
@@ -30,6 +32,27 @@ TRITON = ("tritonclient[grpc,http]==2.73.0", "protobuf==6.33.6")
 RAY = ("ray[data,serve]==2.60.0", "numpy==2.4.6", "onnxruntime==1.31.1", "orjson==3.13.0")
 WEB = "onnxruntime-web@1.30.0"
 MUTMUT = "mutmut==3.8.1"
+UV = "uv==0.13.9"  # pip cannot take the lowest versions
+
+PYTHONS = ("3.11", "3.12", "3.13")
+# What each dependency is used for: fit, save, pictures, tables, scikit-learn, export and its variants, serving.
+BOUNDS = (
+    "tests/test_readme.py::test_the_python_blocks_run_in_order[README.md-2]",
+    "tests/test_readme.py::test_the_commands_run_in_order[README.md-written0]",
+    "tests/keras_vae/test_older_files.py",
+    "tests/keras_vae/test_saving.py::test_training_continues_as_if_it_had_not_stopped",
+    "tests/keras_vae/test_saving.py::test_a_convolutional_pair_with_a_data_mean_is_saved",
+    "tests/keras_vae/test_plotting.py::test_pictures_of_images",
+    "tests/keras_vae/test_datasets.py::test_parquet",
+    "tests/keras_vae/test_datasets.py::test_a_folder_of_images",
+    "tests/keras_vae/test_disentanglement.py::test_the_codes_of_a_model",
+    "tests/export/test_bundle.py::test_the_layout",
+    "tests/export/test_bundle.py::test_check_accepts_what_export_wrote",
+    "tests/export/test_quantization.py::test_simplifying_leaves_the_names",
+    "tests/serving/test_schema_1.py",
+    "tests/serving/test_server.py::test_every_verb_answers_with_the_numbers_of_the_pipeline",
+    "tests/serving/test_server.py::test_metrics_count_requests_by_model_and_status",
+)
 
 nox.options.reuse_existing_virtualenvs = True
 
@@ -37,8 +60,9 @@ nox.options.reuse_existing_virtualenvs = True
 @nox.session
 def checks(session):
     """Format, lint, types and import contracts; the tests on each backend; the tests that compare backends."""
-    session.install("-q", "-c", "constraints.txt", "-e", ".[tensorflow,jax,torch,export,serving,evaluation,dev]")
     parts = session.posargs or ("lint", "jax", "tensorflow", "torch")
+    if set(parts) != {"bounds"}:
+        session.install("-q", "-c", "constraints.txt", "-e", ".[all,dev]")
     for part in parts:
         if part == "lint":
             session.run("ruff", "format", "--check")
@@ -49,13 +73,15 @@ def checks(session):
             if part == "slow":
                 session.env.update(_other_runtimes(session))
             _pytest(session, part)
+        elif part == "bounds":
+            _bounds(session)
         elif part == "mutation":
             session.install("-q", MUTMUT)
             environment = {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "PYTHONPATH": "tests"}
             session.run("mutmut", "run", "--max-children", "2", env=environment)
             session.run("mutmut", "results")
         else:
-            session.error(f"there is no part {part!r}: choose from lint, {', '.join(TESTS)}, mutation")
+            session.error(f"there is no part {part!r}: choose from lint, {', '.join(TESTS)}, bounds, mutation")
 
 
 def _other_runtimes(session):
@@ -97,6 +123,47 @@ def _image(session, folder):
             command = line.removeprefix("RUN ").replace("/venv", str(folder)).replace("${RUNTIME}", "onnxruntime")
             session.run("sh", "-e", "-c", command, external=True)
     return str(folder / "bin" / "python")
+
+
+def _bounds(session):
+    """Tests of the wheel, outside these sources, with the lowest and the newest versions that it allows.
+
+    On TensorFlow and JAX: PyTorch's wheels on PyPI bring several GB of CUDA for each version and each Python.
+    """
+    session.install("-q", UV)
+    folder = pathlib.Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder / "dist", ignore_errors=True)
+    session.run("uv", "build", "-q", "--out-dir", str(folder / "dist"))
+    (wheel,) = (folder / "dist").glob("*.whl")
+    (archive,) = (folder / "dist").glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder / "dist", filter="data")
+    sources = folder / "dist" / archive.name.removesuffix(".tar.gz")
+    for package in ("keras_vae", "cli", "export/keras_vae_export", "serving/keras_vae_serving"):
+        shutil.rmtree(sources / package)
+    extras = ("tensorflow", "jax", "export-cpu", "serving-cpu", "evaluation", "tables")
+    pins = pathlib.Path("constraints.txt").read_text(encoding="utf-8").splitlines()
+    tools = [pin for pin in pins if pin.startswith(("pytest==", "httpx==", "openapi-spec-validator=="))]
+    for version in PYTHONS:
+        for resolution in ("lowest-direct", "highest"):
+            environment = folder / f"{version}-{resolution}"
+            python = environment / "bin" / "python"
+            find = ("uv", "venv", "-q", "--clear", "--no-python-downloads", "--python", version, str(environment))
+            session.run(*find, success_codes=(0, 1, 2))
+            if not python.exists():
+                session.warn(f"no Python {version} was found: its tests are left out")
+                break
+            # Only wheels: the lowest version is the lowest that has one for this Python.
+            install = ("uv", "pip", "install", "-q", "--no-build", "--python", str(python))
+            requirements = ("-r", "pyproject.toml", *(f"--extra={extra}" for extra in extras), *tools)
+            session.run(*install, "--resolution", resolution, *requirements)
+            session.run(*install, "--no-deps", str(wheel))
+            for backend in ("tensorflow", "jax"):
+                session.log(f"bounds: Python {version}, {resolution}, {backend}")
+                variables = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+                # Not every version is free of warnings of the others.
+                command = (str(python), "-m", "pytest", "-q", "-o", "filterwarnings=", *BOUNDS)
+                with session.chdir(sources):
+                    session.run(*command, env=variables, external=True)
 
 
 def _pytest(session, part):

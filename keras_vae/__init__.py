@@ -8,6 +8,10 @@ try:
     import keras as _keras  # noqa: F401
 except (ModuleNotFoundError, ValueError) as error:  # ValueError: a name that Keras does not know
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else None
+    if missing == "keras":
+        raise ModuleNotFoundError(
+            'keras_vae needs Keras and a backend: pip install "keras-vae[jax]", or [tensorflow], or [torch].', name="keras"
+        ) from None
     if missing not in (None, "tensorflow", "jax", "torch"):
         raise
     raise ImportError(
@@ -46,4 +50,4 @@ from keras_vae.objectives import IWAE as IWAE
 from keras_vae.objectives import BetaTC as BetaTC
 from keras_vae.objectives import InfoVAE as InfoVAE
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,17 +1,23 @@
-"""Every command and every block of Python in the README and the guide runs, so that they cannot rot."""
+"""Every command and every block of Python in the READMEs and the guide runs, so that they cannot rot."""
 
+import ast
+import contextlib
 import json
 import os
 import pathlib
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
 import time
 
 import keras
+import numpy as np
 import pytest
+
+import keras_vae
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -44,16 +50,24 @@ def folder(tmp_path, monkeypatch):
 )
 def test_the_commands_run_in_order(document, written, folder):
     assert len(commands(document)) >= 3
-    servers = []
+    run_commands(commands(document))
+    assert [name for name in written if not (folder / name).exists()] == []
+
+
+def run_commands(lines):
+    """Runs command lines in order in the current folder; what serves runs until the last of them has ended."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    try:
-        for line in commands(document):
+    with contextlib.ExitStack() as servers:
+        for line in lines:
             program, *arguments = shlex.split(line.replace("--backend jax", "").replace(":8000", f":{port}"))
-            command = [program] if program == "curl" else [sys.executable, "-m", "keras_vae_cli"]
-            if arguments[0] == "serve":
-                servers.append(subprocess.Popen([*command, *arguments, "--port", port]))
+            module = ["-m", "keras_vae_cli"] if program == "keras-vae" else []
+            command = [program] if program == "curl" else [sys.executable, *module]
+            if "serve" in arguments or "keras_vae_serving" in arguments:
+                server = servers.enter_context(subprocess.Popen([*command, *arguments, "--port", port]))
+                servers.callback(server.kill)
                 wait_for(int(port))
+                assert server.poll() is None, line
                 continue
             if program == "curl":
                 arguments += ["--silent", "--show-error", "--fail-with-body"]
@@ -61,12 +75,6 @@ def test_the_commands_run_in_order(document, written, folder):
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             if program == "curl":
                 assert json.loads(done.stdout)["outputs"][0]["shape"] == [2, 8, 8, 1]
-        assert all(server.poll() is None for server in servers)
-    finally:
-        for server in servers:
-            server.kill()
-            server.wait()
-    assert [name for name in written if not (folder / name).exists()] == []
 
 
 def wait_for(port):
@@ -90,6 +98,39 @@ def test_the_python_blocks_run_in_order(document, at_least, folder):
     for block in found:
         exec(compile(block, document, "exec"), namespace)
     keras.saving.get_custom_objects().update(registered)  # a class of the guide is another test's, too
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Running on the CPU:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("document", "blocks_run", "commands_run"), [("export/README.md", 2, 3), ("serving/README.md", 1, 3)]
+)
+def test_the_readmes_of_the_packages_run_in_order(document, blocks_run, commands_run, folder):
+    """Their blocks of Python, but those of clients that are not installed, and the commands in their sentences."""
+    run_commands(["keras-vae quickstart --epochs 1"])
+    shutil.copy("quickstart/model.keras", ".")
+    for name in "abc":
+        shutil.copytree("quickstart/bundle", f"{name}/bundle")
+    held_out = keras_vae.datasets.load("digits", binarize="threshold").test
+    namespace = {"np": np, "keras_vae": keras_vae, "held_out": held_out, "vae": keras.saving.load_model("model.keras")}
+    found = [block for block in blocks(document, "python") if not {"tritonclient", "ray"} & imported(block)]
+    assert len(found) == blocks_run
+    for block in found:
+        shutil.rmtree("bundle", ignore_errors=True)  # each of them writes it
+        exec(compile(block, document, "exec"), namespace)
+    lines = re.findall(r"`(keras-vae \w[^`]*|python -m keras_vae_serving [^`]*)`", (ROOT / document).read_text())
+    lines += commands(document)
+    assert len(lines) == commands_run
+    for line in sorted(lines, key=lambda line: "--check" not in line):
+        if "--check" not in line:
+            shutil.rmtree("bundle", ignore_errors=True)
+        run_commands([line])
+
+
+def imported(block):
+    """The names of the packages that a block of Python imports."""
+    nodes = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {(getattr(node, "module", None) or node.names[0].name).partition(".")[0] for node in nodes}
 
 
 @pytest.mark.once
