@@ -205,6 +205,7 @@ def test_metadata_health_index_and_description(server, pipeline):
         for path in (f"/v2/models/{name}", f"/v2/models/{name}/versions/1"):
             model = get(path).json()
             assert (model["name"], model["versions"]) == (name, ["1"])
+            assert model["platform"] == ("onnxruntime_onnx" if name in pipeline.sessions else "keras_vae")
             assert get(f"{path}/ready").status_code == 200
     score = get("/v2/models/score").json()
     assert score["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 8, 8, 1]}]
@@ -264,9 +265,8 @@ def test_what_does_not_fit_is_refused_with_a_sentence(server, status, model, inp
         (400, "sample", {"seed": -1}, 'the parameter "seed" must be a whole number from 0 to 2**63 - 1; got -1'),
         (400, "sample", {"seed": 2**63}, 'the parameter "seed"'),
         (400, "sample", {"seed": 1.5}, 'the parameter "seed"'),
-        (400, "sample", {"seeds": 1}, "there is no parameter 'seeds': sample takes n, seed."),
-        (400, "decode", {"seed": 1}, "there is no parameter 'seed': decode takes none."),
-        (400, "decoder", {"seed": 1}, "there is no parameter 'seed': decoder takes none."),
+        (400, "sample", {"seeds": 1}, "there is no parameter 'seeds'; did you mean 'seed'? sample takes n, seed,"),
+        (400, "score", {"samples": 1}, "there is no parameter 'samples'; did you mean 'num_samples'?"),
         (400, "reconstruct", {"sample": 1}, 'the parameter "sample" must be true or false; got 1'),
         (400, "score", {"num_samples": 0}, 'the parameter "num_samples" must be a whole number'),
         (413, "score", {"num_samples": 51}, "2 examples with 51 samples each are more than 100 at a time"),
@@ -275,6 +275,43 @@ def test_what_does_not_fit_is_refused_with_a_sentence(server, status, model, inp
 def test_parameters_are_checked(server, x, status, model, parameters, sentence):
     inputs = {"decode": ONE_Z, "decoder": ONE_Z, "sample": {}}.get(model, {"x": x[:2]})
     assert sentence in server.error(status, model, inputs, parameters=parameters)
+
+
+def test_parameters_that_an_endpoint_does_not_have_are_ignored_as_the_protocol_says(server, x):
+    optional = {
+        "timeout": 1000,
+        "priority": 2,
+        "sequence_id": "a",
+        "sequence_start": True,
+        "sequence_end": False,
+        "content_type": "np",
+        "headers": {"a": [1]},
+        "p" * 10_000: None,
+    }
+    for model, inputs, own in (
+        ("decoder", ONE_Z, {}),
+        ("decode", ONE_Z, {}),
+        ("score", {"x": x[:2]}, {"num_samples": 2, "seed": 4}),
+        ("sample", {}, {"n": 2, "seed": 4}),
+    ):
+        expected = server.infer(model, inputs, parameters=own)
+        # A seed means nothing to a graph, and is ignored there as anything else.
+        found = server.infer(model, inputs, parameters={"seed": 4} | own | optional)
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-6)
+
+
+def test_a_client_of_version_1_is_told_what_to_send_instead(server):
+    tensor = '{"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [...]}'
+    told = f'this server speaks version 2: POST {{"inputs": [{tensor}]}} to /v2/models/decode/infer.'
+    for path, status in (
+        ("/v2/models/decode/infer", 400),
+        ("/v1/models/decode:predict", 404),
+        ("/v1/models/nope:predict", 404),  # of the first there is
+        ("/v1/models", 404),
+    ):
+        done = server.client.post(path, json={"instances": [[0.0, 0.0, 0.0]]})
+        assert (done.status_code, done.json()["error"].endswith(told)) == (status, True), done.text
 
 
 def test_other_paths_methods_and_versions_are_refused_in_the_protocols_words(server):
@@ -772,6 +809,9 @@ def test_a_bundle_is_loaded_again_without_dropping_a_request(two_versions, tmp_p
 
         shutil.rmtree(folder)
         shutil.copytree(two_versions / "2", folder)
+        (folder / "ensemble" / "1").mkdir(parents=True)  # of Triton's: left alone
+        (folder / "ensemble" / "config.pbtxt").write_text('platform: "ensemble"')
+        keras_vae_export.check(folder)
         finished = []
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             asking = [pool.submit(ask_until, lambda: bool(finished)) for _ in range(4)]
@@ -890,6 +930,7 @@ def test_samples_are_of_the_models_own_prior(exported):
         assert described["prior"]["name"] == "GaussianMixture"
         assert len(described["prior"]["moments"]["mean"]) == 3
         assert server.infer("prior", {"noise": np.zeros((2, 4), "float32")})["z"].shape == (2, 3)
+        assert server.client.get("/v2/models/prior").json()["platform"] == "onnxruntime_onnx"
 
 
 def test_int8_graphs_are_served_where_they_are_asked_for(bundle, x):

@@ -78,7 +78,8 @@ class Infer:
 
     async def _answer(self, name, version, body, json_length, lease):
         bundle, endpoint = self._server.repository.find(name, version)
-        request = protocol.parse(body, json_length, endpoint.numbers_per_example * bundle.endpoints.max_rows)
+        max_numbers = endpoint.numbers_per_example * bundle.endpoints.max_rows
+        request = protocol.parse(body, json_length, max_numbers, name, endpoint.inputs)
         if request.outputs is not None:
             names = [tensor.name for tensor in endpoint.outputs]
             unknown = [output for output in request.outputs if output not in names]

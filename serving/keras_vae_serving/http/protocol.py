@@ -10,6 +10,7 @@ documentation.
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ import orjson
 
 from keras_vae_serving.errors import RequestError, abbreviate
 from keras_vae_serving.inputs import all_finite
+from keras_vae_serving.manifest import Tensor
 
 DATATYPES: dict[str, str] = {
     "BOOL": "bool",
@@ -58,7 +60,13 @@ class Request:
     id: str | None = None
 
 
-def parse(body: bytes | bytearray, json_length: int | None = None, max_numbers: float = math.inf) -> Request:
+def parse(
+    body: bytes | bytearray,
+    json_length: int | None = None,
+    max_numbers: float = math.inf,
+    model: str = "MODEL",
+    tensors: Iterable[Tensor] = (),
+) -> Request:
     """Reads a request.
 
     Args:
@@ -66,6 +74,7 @@ def parse(body: bytes | bytearray, json_length: int | None = None, max_numbers: 
         json_length: Number of bytes that are JSON, where raw tensors follow; None if all are.
         max_numbers: Number of numbers allowed in one tensor in JSON, checked before they are converted, which takes
             time. 0 means no limit.
+        model, tensors: Name of the endpoint and the tensors that it takes, for errors.
 
     Raises:
         RequestError: If it is not a request of the protocol; says what is wrong with which part.
@@ -78,6 +87,8 @@ def parse(body: bytes | bytearray, json_length: int | None = None, max_numbers: 
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the request is not JSON: {error}.") from None
     fields = _expect(dict, "the request", fields)
+    if "inputs" not in fields and ("instances" in fields or "signature_name" in fields):
+        raise RequestError(f"this is a request of version 1 of the protocol; {version_2(model, tensors)}")
     raw = _Raw(None if json_length is None else view[json_length:])
     inputs = {}
     for i, tensor in enumerate(_tensors('"inputs"', fields.get("inputs"))):
@@ -135,6 +146,16 @@ def respond(request: Request, model: str, version: str, outputs: dict[str, np.nd
     return (b"".join((text, *raw)), len(text)) if raw else (text, None)
 
 
+def version_2(model: str, tensors: Iterable[Tensor]) -> str:
+    """What a client of version 1 should send to an endpoint that takes these tensors, as part of an error."""
+    inputs = (
+        f'{{"name": "{tensor.name}", "datatype": "{datatype(tensor.dtype)}", "shape": '
+        f'[{", ".join(str(size) if isinstance(size, int) else "1" for size in tensor.shape)}], "data": [...]}}'
+        for tensor in tensors
+    )
+    return f'this server speaks version 2: POST {{"inputs": [{", ".join(inputs)}]}} to /v2/models/{model}/infer.'
+
+
 def datatype(dtype: str) -> str:
     """Name of a NumPy dtype in the protocol."""
     return _NAMES[np.dtype(dtype)]
@@ -177,7 +198,9 @@ def _tensor(what, tensor, raw, max_numbers):
     ):
         raise RequestError(f'{what} has the "shape" {abbreviate(shape)}; it must be a list of whole numbers.')
     count = math.prod(shape)
-    size = _parameters(what, tensor).get("binary_data_size")
+    parameters = _parameters(what, tensor)
+    _refuse_shared_memory(what, parameters)
+    size = parameters.get("binary_data_size")
     if size is None:
         if 0 < max_numbers < count:
             raise RequestError(
@@ -250,10 +273,16 @@ def _outputs(value, binary):
         if name in outputs:
             raise RequestError(f"the output {name!r} is asked for twice.")
         parameters = _parameters(f"the output {name!r}", output)
+        _refuse_shared_memory(f"the output {name!r}", parameters)
         if parameters.get("classification"):
             raise RequestError(f"the output {name!r} is no set of classes: leave out the parameter classification.")
         outputs[name] = _expect(bool, f'"binary_data" of the output {name!r}', parameters.get("binary_data", binary))
     return outputs or None
+
+
+def _refuse_shared_memory(what, parameters):
+    if "shared_memory_region" in parameters:
+        raise RequestError(f"{what} is to be in shared memory, which this server does not use: send the numbers.")
 
 
 def _parameters(what, fields):
