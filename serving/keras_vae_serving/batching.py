@@ -79,8 +79,7 @@ class Batcher:
             Overloaded: If too many examples wait.
             RequestError: If the graph cannot run on these inputs; other requests are not affected.
         """
-        self.session.check(inputs)  # now: two wrong requests might fit together
-        rows = batch_size_of(inputs)
+        rows = self.session.check(inputs)  # now: two wrong requests might fit together
         cost = max(1, inputs["epsilon"].shape[1]) if "epsilon" in inputs else 1
         if self.waiting and self.waiting + rows * cost > self.max_queue:
             raise Overloaded(f"{self.waiting} examples are waiting already: try again in a second.")
@@ -150,8 +149,8 @@ class Batcher:
         return [result for job in group for result in self._run([job])]
 
     def _run_together(self, group):
-        parts = []
-        for part in split(concatenate([job.inputs for job in group]), max(1, self.max_batch // group[0].cost)):
+        inputs, size, parts = concatenate([job.inputs for job in group]), max(1, self.max_batch // group[0].cost), []
+        for part in [inputs] if sum(job.rows for job in group) <= size else split(inputs, size):
             rows = batch_size_of(part)
             self._on_batch(rows)
             started = time.perf_counter()

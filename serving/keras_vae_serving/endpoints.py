@@ -98,7 +98,7 @@ class Endpoints:
     @functools.cached_property
     def latent_activity(self) -> np.ndarray | None:
         """`Pipeline.latent_activity`, which takes a moment, or None without a prior."""
-        return self.pipeline.latent_activity() if "sample" in self.by_name else None
+        return self.pipeline.latent_activity() if self.pipeline.verbs.can_sample else None
 
     async def run(self, endpoint: Endpoint, inputs: Arrays, parameters: dict[str, Any]) -> Arrays:
         """The outputs of an endpoint, arrays by name.
@@ -123,6 +123,8 @@ class Endpoints:
         """Runs what is waiting, then ends the threads."""
         for batcher in self.batchers.values():
             batcher.close()
+        # They hold this object: without them it is freed at once and not, with its weights, at some later collection.
+        self.by_name = {}
 
     def _graph(self, name):
         graph, checks = self.pipeline.sessions[name].graph, self.pipeline.inputs

@@ -25,6 +25,7 @@ class Doubling:
     def check(self, inputs):
         if inputs["x"].ndim != 2:
             raise RequestError("x must be a matrix.")
+        return len(inputs["x"])
 
     def run(self, inputs, outputs=None, check=True):
         self.started.set()

@@ -511,6 +511,41 @@ def test_a_connection_that_is_closing_keeps_its_limit_when_some_was_read(monkeyp
     assert asyncio.run(read_some_and_stop()) is closing
 
 
+@pytest.mark.parametrize(
+    ("method", "headers", "fails", "writes"),
+    [
+        ("GET", "", False, ["HTTP/1.1 200 OK...ab", "c"]),
+        ("HEAD", "", False, ["HTTP/1.1 200 OK..."]),
+        ("POST", "expect: 100-continue\r\n", False, ["HTTP/1.1 100 Continue...", "HTTP/1.1 200 OK...ab", "c"]),
+        ("GET", "", True, ["HTTP/1.1 200 OK..."]),
+    ],
+)
+def test_the_head_of_an_answer_is_written_together_with_its_body(method, headers, fails, writes):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+        if fails:
+            return
+        await send({"type": "http.response.body", "body": b"ab", "more_body": True})
+        await send({"type": "http.response.body", "body": b"c"})
+
+    async def ask():
+        server = _uvicorn.UvicornServer(app, lambda: None, lambda: None, lambda: None)
+        server.config.load()
+        server.config.loaded_app = app
+        transport = unittest.mock.Mock(**{"is_closing.return_value": False, "get_extra_info.return_value": None})
+        protocol = _uvicorn.Protocol(server.config, server.server_state, {})
+        protocol.connection_made(transport)
+        protocol.data_received(f"{method} / HTTP/1.1\r\nhost: h\r\n{headers}\r\n".encode())
+        await asyncio.gather(*protocol.tasks)
+        protocol.connection_lost(None)
+        return [call.args[0].decode() for call in transport.write.call_args_list], transport.close.called
+
+    written, closed = asyncio.run(ask())
+    assert [re.sub(r"\r\n.*\r\n", "...", text, flags=re.DOTALL) for text in written] == writes
+    assert closed or not fails
+
+
 def break_prior(manifest):
     manifest["prior"]["config"]["mean"] = [0.0] * 5
 
