@@ -133,12 +133,12 @@ class Endpoints:
         async def run(inputs, parameters):
             for key, array in inputs.items():
                 if array.size == 0:
-                    raise RequestError(f"the input {key!r} holds no numbers.")
+                    raise RequestError(f"the input {key!r} holds no numbers: send an example at least.")
                 if not all_finite(array):
                     nan_allowed = checks.allows_nan(key)
                     if not nan_allowed or np.isinf(array).any():
                         what = "infinite" if nan_allowed else "NaN or infinite"
-                        raise RequestError(f"the input {key!r} holds {what} values.")
+                        raise RequestError(f"the input {key!r} holds {what} values: leave out such examples.")
                 checks.check_labels(key, array)
             if scalars:
                 inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}

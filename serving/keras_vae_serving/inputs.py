@@ -100,7 +100,7 @@ class Inputs:
         if condition is None and tensor is not None:
             raise RequestError(f"This model is conditional: pass a condition {tensor.shape_text}, or one for all.")
         if condition is not None and not self.is_conditional:
-            raise RequestError("This model takes no condition.")
+            raise RequestError("This model takes no condition: leave it out.")
         if tensor is None:
             return {}
         condition = np.asarray(condition)

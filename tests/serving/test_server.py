@@ -317,9 +317,9 @@ def test_a_client_of_version_1_is_told_what_to_send_instead(server):
 def test_other_paths_methods_and_versions_are_refused_in_the_protocols_words(server):
     for method, path, status, sentence in [
         ("GET", "/nowhere", 404, "there is nothing here: the protocol is under /v2"),
-        ("DELETE", "/v2", 405, "this path does not take DELETE"),
-        ("GET", "/v2/models/decode/infer", 405, "this path does not take GET"),
-        ("GET", "/v2/models/decode/versions/2", 404, "the model decode has no version 2"),
+        ("DELETE", "/v2", 405, "this path does not take DELETE: use GET"),
+        ("GET", "/v2/models/decode/infer", 405, "this path does not take GET: use POST."),
+        ("GET", "/v2/models/decode/versions/2", 404, "the model decode has no version 2; it has 1."),
         ("GET", "/v2/models/" + "a" * 3000, 404, "there is no model 'aaa"),
         ("POST", "/v2/models/decode/versions/9/infer", 404, "the model decode has no version 9"),
         ("POST", "/v2/repository/models/decode/load", 403, "send the server the signal SIGHUP instead"),
@@ -370,7 +370,9 @@ def test_what_is_not_http_gets_an_answer_in_json(server):
     ):
         answer = server.raw(garbage)
         assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-        assert answer.endswith(b'{"error":"this is not HTTP that the server understands."}')
+        assert answer.endswith(
+            b'{"error":"this is no request that the server understands: send HTTP/1.1, without TLS."}'
+        )
 
 
 def test_a_client_that_only_listens_gets_its_answer(server, pipeline):

@@ -30,7 +30,7 @@ class Protocol(HttpToolsProtocol):
     _begun = False  # whether the head of a request is under way
     _beside = 0  # bytes of a request that are not its body
     _deaf = False  # whether further input is ignored: the answers in hand are the last
-    _refusal = (b"400 Bad Request", "this is not HTTP that the server understands.")
+    _refusal = (b"400 Bad Request", "this is no request that the server understands: send HTTP/1.1, without TLS.")
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -45,7 +45,9 @@ class Protocol(HttpToolsProtocol):
         self._beside += len(data)
         super().data_received(data)
         if self._beside > MAX_HEAD and not self.transport.is_closing():
-            self._refuse(b"431 Request Header Fields Too Large", f"the head of a request may have {MAX_HEAD} bytes.")
+            self._refuse(
+                b"431 Request Header Fields Too Large", f"the head of a request may have {MAX_HEAD} bytes: send fewer."
+            )
             return
         waiting = self.cycle is None or self.cycle.response_complete
         if waiting and self._head is None and self.timeout_keep_alive_task is None:

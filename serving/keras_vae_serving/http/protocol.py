@@ -80,7 +80,10 @@ def parse(
         RequestError: If it is not a request of the protocol; says what is wrong with which part.
     """
     if json_length is not None and not 0 <= json_length <= len(body):
-        raise RequestError(f"the JSON part is said to have {json_length} bytes, but the body has {len(body)}.")
+        raise RequestError(
+            f"the JSON part is said to have {json_length} bytes, but the body has {len(body)}: let the header "
+            "Inference-Header-Content-Length say where the JSON ends."
+        )
     view = memoryview(body)
     try:
         fields = orjson.loads(view if json_length is None else view[:json_length])
@@ -95,7 +98,7 @@ def parse(
         tensor = _expect(dict, f"inputs[{i}]", tensor)
         name = _name(f'inputs[{i}]["name"]', tensor.get("name"))
         if name in inputs:
-            raise RequestError(f"there are two inputs of the name {name!r}.")
+            raise RequestError(f"there are two inputs of the name {name!r}: send one.")
         inputs[name] = _tensor(f"the input {name!r}", tensor, raw, max_numbers)
     raw.check_empty()
     parameters = _parameters("the request", fields)
@@ -175,7 +178,8 @@ class _Raw:
             )
         if self.offset + size > len(self.view):
             raise RequestError(
-                f"{what} should have {size} bytes of data, but only {len(self.view) - self.offset} are left."
+                f"{what} should have {size} bytes of data, but only {len(self.view) - self.offset} are left: "
+                "send all of them, behind the JSON."
             )
         array = np.frombuffer(self.view, dtype, size // dtype.itemsize, self.offset)
         self.offset += size
@@ -183,7 +187,10 @@ class _Raw:
 
     def check_empty(self):
         if self.view is not None and self.offset != len(self.view):
-            raise RequestError(f"{len(self.view) - self.offset} bytes of the body belong to no input.")
+            raise RequestError(
+                f"{len(self.view) - self.offset} bytes of the body belong to no input: say how many each has in its "
+                '"parameters": {"binary_data_size": ...}.'
+            )
 
 
 def _tensor(what, tensor, raw, max_numbers):
@@ -271,7 +278,7 @@ def _outputs(value, binary):
         output = _expect(dict, f"outputs[{i}]", output)
         name = _name(f'outputs[{i}]["name"]', output.get("name"))
         if name in outputs:
-            raise RequestError(f"the output {name!r} is asked for twice.")
+            raise RequestError(f"the output {name!r} is asked for twice: name it once.")
         parameters = _parameters(f"the output {name!r}", output)
         _refuse_shared_memory(f"the output {name!r}", parameters)
         if parameters.get("classification"):
