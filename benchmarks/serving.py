@@ -12,7 +12,8 @@ minute in which the machine is slow is slow for all; the figures are medians. Al
 the server's process until it is ready, its memory, its CPU time for a request (which depends least on what else the
 machine does), what its environment takes on disk, and what the checks of `Pipeline` add to a bare `session.run`.
 
-Environments with pinned versions are made on demand, below --environments. Writes benchmarks/serving.csv, all
+Environments with pinned versions are made on demand, below --environments; once they are there, it takes less than six
+minutes. Writes benchmarks/serving.csv, all
 quantities with the lowest and the highest value, and the tables of serving/README.md; with --quick, with --only or
 where a part could not be measured, it only prints.
 """
@@ -104,7 +105,7 @@ def main():
 
 def _options():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=int, default=5, help="of load for each figure (default 5)")
+    parser.add_argument("--seconds", type=int, default=2, help="of load for each figure (default 2)")
     parser.add_argument("--repeats", type=int, default=3, help="of everything, of which medians are taken (default 3)")
     parser.add_argument("--quick", action="store_true", help="one repeat of one second, to see that it works")
     parser.add_argument("--only", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS), help="these servers")

@@ -90,9 +90,9 @@ def read_all(connection):
 
 
 @contextlib.contextmanager
-def running(*arguments, python=sys.executable, environment=None):
-    """Starts a server on a free port and ends it; yields a `Running`."""
-    command = [python, "-m", "keras_vae_serving", *map(str, arguments), "--port", "0"]
+def running(*arguments, python=sys.executable, environment=None, port=0):
+    """Starts a server on a free port, or this one, and ends it; yields a `Running`."""
+    command = [python, "-m", "keras_vae_serving", *map(str, arguments), "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(SERVING), "PYTHONUNBUFFERED": "1", **(environment or {})}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True

@@ -18,7 +18,7 @@ import onnxruntime
 from keras_vae_serving import Pipeline
 
 
-def main(bundle, seconds=1.0):
+def main(bundle, seconds=0.4):
     pipeline, rng, rows = Pipeline.load(bundle, providers="cpu", threads=1), np.random.default_rng(0), []
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

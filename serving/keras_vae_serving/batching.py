@@ -1,10 +1,12 @@
 """Requests that arrive while a graph is busy are run together, next.
 
 A dense decoder runs 64 examples in little more than the time of one, so that requests which wait for each other anyway
-should not be run one by one. There is no window: the first request of a quiet moment is run at once, and whatever came
+should not be run one by one. There is no window: what the event loop reads at once is run at once, and whatever came
 meanwhile is the next batch. Measured: a window of 2 ms made a single client ten times slower and did not help many.
 
-Each graph has a thread of its own, so that the event loop goes on accepting requests while onnxruntime computes.
+A graph that takes long has a thread of its own, so that the event loop goes on accepting requests while onnxruntime
+computes. One that takes less than `INLINE_SECONDS` is run in the event loop: the way to the thread and back would take
+longer.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +23,8 @@ import numpy as np
 
 from keras_vae_serving.errors import Overloaded, RequestError
 from keras_vae_serving.session import Session, batch_size_of, concatenate, split
+
+INLINE_SECONDS = 0.0002  # that a run may keep the event loop busy
 
 _logger = logging.getLogger("keras_vae_serving")
 
@@ -41,7 +46,7 @@ class Batcher:
         session: Session of the graph.
         max_batch: Number of examples run at once; a request of more is run in parts. Each sample of z counts.
         max_queue: Number of examples that may wait or run; a larger request is accepted when nothing else is there.
-        on_batch: Called, in the batcher's thread, with the number of examples of each run.
+        on_batch: Called, in the thread that runs the graph, with the number of examples of each run.
 
     Attributes:
         waiting: Number of examples that wait or run.
@@ -61,6 +66,8 @@ class Batcher:
         self._on_batch = on_batch
         # Dynamic int8 takes one scale over the whole batch: an answer would depend on who else asked.
         self._merge = session.graph.precision != "int8"
+        self._arrived: list[_Job] = []  # since the event loop last looked
+        self._last: tuple[Any, float, int] = (None, 0.0, 1)  # key, seconds and cost of the last run
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"run {session.graph.name}", daemon=True)
         self._thread.start()
@@ -72,8 +79,7 @@ class Batcher:
             Overloaded: If too many examples wait.
             RequestError: If the graph cannot run on these inputs; other requests are not affected.
         """
-        self.session.check(inputs)  # now: two wrong requests might fit together
-        rows = batch_size_of(inputs)
+        rows = self.session.check(inputs)  # now: two wrong requests might fit together
         cost = max(1, inputs["epsilon"].shape[1]) if "epsilon" in inputs else 1
         if self.waiting and self.waiting + rows * cost > self.max_queue:
             raise Overloaded(f"{self.waiting} examples are waiting already: try again in a second.")
@@ -81,15 +87,43 @@ class Batcher:
         job = _Job(key, inputs, outputs, rows, cost, asyncio.get_running_loop().create_future())
         self.waiting += rows * cost
         try:
-            self._queue.put(job)
+            if not self._arrived:
+                job.future.get_loop().call_soon(self._dispatch)  # after the requests that were read with this one
+            self._arrived.append(job)
             return await job.future
         finally:
             self.waiting -= rows * cost
 
     def close(self) -> None:
         """Runs what is waiting, then ends the thread."""
+        self._enqueue()
         self._queue.put(None)
         self._thread.join()
+
+    def _enqueue(self):
+        jobs, self._arrived = self._arrived, []
+        for job in jobs:
+            self._queue.put(job)
+
+    def _dispatch(self):
+        """Runs what has arrived, here if that is quick and the thread is not at it."""
+        cost = sum(job.rows * job.cost for job in self._arrived)
+        key, seconds, last_cost = self._last
+        seconds *= max(1.0, cost / last_cost)
+        if cost < self.waiting or seconds > INLINE_SECONDS or any(job.key != key for job in self._arrived):
+            self._enqueue()
+            return
+        jobs, self._arrived = self._arrived, []
+        for group in self._groups(jobs):
+            _deliver(group, self._run(group))
+
+    def _groups(self, jobs):
+        """The jobs that can be run together."""
+        groups = {}
+        for i, job in enumerate(jobs):
+            if not job.future.done():  # a caller that has gone needs no run
+                groups.setdefault(job.key if self._merge else i, []).append(job)
+        return groups.values()
 
     def _work(self):
         while True:
@@ -97,11 +131,7 @@ class Batcher:
             with contextlib.suppress(queue.Empty):
                 while jobs[-1] is not None and (cost := cost + jobs[-1].rows * jobs[-1].cost) < self.max_batch:
                     jobs.append(self._queue.get_nowait())
-            groups = {}
-            for i, job in enumerate(jobs):
-                if job is not None and not job.future.done():  # a caller that has gone needs no run
-                    groups.setdefault(job.key if self._merge else i, []).append(job)
-            for group in groups.values():
+            for group in self._groups(job for job in jobs if job is not None):
                 results = self._run(group)
                 # Nobody waits in a loop that has been closed.
                 with contextlib.suppress(RuntimeError):
@@ -119,10 +149,13 @@ class Batcher:
         return [result for job in group for result in self._run([job])]
 
     def _run_together(self, group):
-        parts = []
-        for part in split(concatenate([job.inputs for job in group]), max(1, self.max_batch // group[0].cost)):
-            self._on_batch(batch_size_of(part))
+        inputs, size, parts = concatenate([job.inputs for job in group]), max(1, self.max_batch // group[0].cost), []
+        for part in [inputs] if sum(job.rows for job in group) <= size else split(inputs, size):
+            rows = batch_size_of(part)
+            self._on_batch(rows)
+            started = time.perf_counter()
             parts.append(self.session.run(part, group[0].outputs, check=False))
+            self._last = group[0].key, time.perf_counter() - started, rows * group[0].cost
         outputs = concatenate(parts)
         if len(group) == 1:
             return [outputs]

@@ -5,6 +5,7 @@ there without change. A verb (`encode`, `decode`, `reconstruct`, `sample`, `scor
 each run of a graph is shared with other requests.
 """
 
+import difflib
 import functools
 import math
 import os
@@ -36,6 +37,7 @@ class Endpoint:
         inputs, outputs: Tensors, whose first size is "batch"; a verb converts inputs of any numeric dtype.
         run: Called with inputs and parameters by `Endpoints.run`, after its checks.
         parameters: Meaning of each parameter of a request, by name.
+        platform: "onnxruntime_onnx", as Triton calls it, for a graph; "keras_vae" for a verb.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Endpoint:
     outputs: tuple[Tensor, ...]
     run: Callable[[Arrays, dict[str, Any]], Awaitable[Arrays]]
     parameters: dict[str, str] = field(default_factory=dict)
+    platform: str = "keras_vae"
 
     @functools.cached_property
     def numbers_per_example(self) -> float:
@@ -95,7 +98,7 @@ class Endpoints:
     @functools.cached_property
     def latent_activity(self) -> np.ndarray | None:
         """`Pipeline.latent_activity`, which takes a moment, or None without a prior."""
-        return self.pipeline.latent_activity() if "sample" in self.by_name else None
+        return self.pipeline.latent_activity() if self.pipeline.verbs.can_sample else None
 
     async def run(self, endpoint: Endpoint, inputs: Arrays, parameters: dict[str, Any]) -> Arrays:
         """The outputs of an endpoint, arrays by name.
@@ -103,10 +106,8 @@ class Endpoints:
         Raises:
             RequestError: If it cannot be run on these inputs with these parameters.
         """
-        unknown = sorted(set(parameters) - set(endpoint.parameters))
-        if unknown:
-            takes = f"takes {', '.join(endpoint.parameters)}" if endpoint.parameters else "takes none"
-            raise RequestError(f"there is no parameter {abbreviate(unknown[0])}: {endpoint.name} {takes}.")
+        if not parameters.keys() <= endpoint.parameters.keys():
+            parameters = _known(endpoint, parameters)
         for name, array in inputs.items():
             # Each sample of z of an example is as much work as an example.
             rows = math.prod(array.shape[: 2 if name == "epsilon" else 1]) if array.ndim else 0
@@ -122,6 +123,8 @@ class Endpoints:
         """Runs what is waiting, then ends the threads."""
         for batcher in self.batchers.values():
             batcher.close()
+        # They hold this object: without them it is freed at once and not, with its weights, at some later collection.
+        self.by_name = {}
 
     def _graph(self, name):
         graph, checks = self.pipeline.sessions[name].graph, self.pipeline.inputs
@@ -130,12 +133,12 @@ class Endpoints:
         async def run(inputs, parameters):
             for key, array in inputs.items():
                 if array.size == 0:
-                    raise RequestError(f"the input {key!r} holds no numbers.")
+                    raise RequestError(f"the input {key!r} holds no numbers: send an example at least.")
                 if not all_finite(array):
                     nan_allowed = checks.allows_nan(key)
                     if not nan_allowed or np.isinf(array).any():
                         what = "infinite" if nan_allowed else "NaN or infinite"
-                        raise RequestError(f"the input {key!r} holds {what} values.")
+                        raise RequestError(f"the input {key!r} holds {what} values: leave out such examples.")
                 checks.check_labels(key, array)
             if scalars:
                 inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}
@@ -148,6 +151,7 @@ class Endpoints:
             tuple(map(_unsqueezed, graph.inputs)),
             tuple(map(_unsqueezed, graph.outputs)),
             run,
+            platform="onnxruntime_onnx",
         )
 
     def _verbs(self):
@@ -231,6 +235,21 @@ class Endpoints:
         elif value > self.max_rows:
             raise RequestError(f'the parameter "{name}" may be up to {self.max_rows} here: ask again for more.', 413)
         return value
+
+
+def _known(endpoint, parameters):
+    """The parameters that an endpoint has; others, such as `timeout` and `priority`, are ignored, as the protocol says.
+
+    A misspelt one is refused: the answer would be another than was asked for.
+    """
+    known = {name: value for name, value in parameters.items() if name in endpoint.parameters}
+    for name in parameters.keys() - known.keys():
+        if len(name) <= 20 and (meant := difflib.get_close_matches(name, endpoint.parameters, 1, 0.75)):
+            raise RequestError(
+                f"there is no parameter {name!r}; did you mean {meant[0]!r}? {endpoint.name} takes "
+                f"{', '.join(endpoint.parameters)}, and ignores what it does not know."
+            )
+    return known
 
 
 def _unsqueezed(tensor):

@@ -100,7 +100,7 @@ class Inputs:
         if condition is None and tensor is not None:
             raise RequestError(f"This model is conditional: pass a condition {tensor.shape_text}, or one for all.")
         if condition is not None and not self.is_conditional:
-            raise RequestError("This model takes no condition.")
+            raise RequestError("This model takes no condition: leave it out.")
         if tensor is None:
             return {}
         condition = np.asarray(condition)
@@ -183,9 +183,11 @@ class Inputs:
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Whether there is neither a NaN nor an infinity; one pass in the usual case, and no temporary array."""
+    """Whether there is neither a NaN nor an infinity; a large array takes one pass in the usual case, and no memory."""
     if array.dtype.kind != "f":
         return True
+    if array.size < 10_000:
+        return bool(np.isfinite(array).all())
     with np.errstate(over="ignore", invalid="ignore"):  # of float64, finite values may add up to infinity
         total = array.sum(dtype="float64")
     return math.isfinite(total) or bool(np.isfinite(array).all())

@@ -233,7 +233,10 @@ class Manifest:
                     raise ValueError(f"the prior has {len(part)} latents and not {self.latent_dim}")
 
     def verify(self, directory: str | os.PathLike[str]) -> None:
-        """Raises a BundleError that names the first file which is missing, cut short, changed or unknown."""
+        """Raises a BundleError that names the first file which is missing, cut short, changed or unknown.
+
+        A folder with nothing but `config.pbtxt` is left alone: it is an ensemble of Triton, which has no file to run.
+        """
         for name, expected in self.files.items():
             path = pathlib.Path(directory) / name
             if not path.is_file():
@@ -246,10 +249,12 @@ class Manifest:
                 )
             if file_hash(path) != expected["sha256"]:
                 raise BundleError(f"{path} has been changed: its sha256 is not the manifest's. Copy the bundle again.")
+        folders = {name.partition("/")[0] for name in self.files}
         for path in sorted(pathlib.Path(directory).glob("*/**/*")):
             # Triton serves the highest version it finds: decoder/2/model.onnx would be run in place of the one checked.
-            ours = path.relative_to(directory).as_posix() in self.files
-            if path.is_file() and not ours and not path.name.startswith("."):
+            folder, _, rest = path.relative_to(directory).as_posix().partition("/")
+            known = f"{folder}/{rest}" in self.files or (rest == "config.pbtxt" and folder not in folders)
+            if path.is_file() and not known and not path.name.startswith("."):
                 raise BundleError(f"{path} is not part of the bundle: remove it, or export the model again.")
 
 

@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 import onnxruntime
 
+from keras_vae_serving import _requirements
+
 Providers: TypeAlias = str | Sequence[str | tuple[str, dict[str, Any]]]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -40,7 +42,7 @@ def resolve(providers: Providers = "auto") -> list[Any]:
         reason = why_no_cuda()
         if reason is None:
             return [_CUDA, _CPU]
-        if _CUDA in onnxruntime.get_available_providers():
+        if _CUDA in onnxruntime.get_available_providers() or _gpu_wheel_overwritten():
             _say_once(reason)
         return [_CPU]
     chosen = []
@@ -77,7 +79,10 @@ def check(session: Any, asked: list[Any], fall_back: bool = False) -> None:
 def why_no_cuda() -> str | None:
     """None if CUDA can be used, else the reason in words."""
     if _CUDA not in onnxruntime.get_available_providers():
-        return "this onnxruntime was built without CUDA (install onnxruntime-gpu in its place)"
+        return _gpu_wheel_overwritten() or (
+            "this onnxruntime was built without CUDA (run `pip uninstall -y onnxruntime`, then `pip install "
+            "onnxruntime-gpu`)"
+        )
     if sys.platform != "linux":
         return None  # how the driver is called elsewhere was not tried: `check` will tell
     try:
@@ -99,6 +104,12 @@ def why_no_cuda() -> str | None:
         if "undefined symbol" not in str(error):
             return f"a library is missing: {error} (pip install 'onnxruntime-gpu[cuda,cudnn]' brings them)"
     return None
+
+
+@functools.cache
+def _gpu_wheel_overwritten():
+    """What is wrong where onnxruntime has no CUDA although the wheel that has it is installed beside it; else None."""
+    return _requirements.conflict() if all(map(_requirements.is_installed, _requirements.WHEELS)) else None
 
 
 @functools.cache

@@ -90,7 +90,8 @@ class Repository:
         if found is None:
             names = self.names
             if name in names:
-                raise RequestError(f"the model {name} has no version {version!s:.20}.", status=404)
+                have = ", ".join(self.versions(name))
+                raise RequestError(f"the model {name} has no version {version!s:.20}; it has {have}.", status=404)
             raise RequestError(f"there is no model {abbreviate(name)}; there are {', '.join(names)}.", status=404)
         return found
 

@@ -59,6 +59,7 @@ class Session:
     ) -> None:
         self.graph: GraphSpec = graph
         self.threads: int = threads
+        self._names = [tensor.name for tensor in graph.outputs]
         path = pathlib.Path(directory) / graph.file
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -94,22 +95,23 @@ class Session:
         """
         if check:
             self.check(inputs)
-        names = [tensor.name for tensor in self.graph.outputs]
-        unknown = set(outputs or ()) - set(names)
-        if unknown:
-            raise ValueError(f"The graph {self.graph.name} gives {names}; it has no output {sorted(unknown)[0]!r}.")
-        names = names if outputs is None else list(outputs)
+        names = self._names
+        if outputs is not None:
+            unknown = set(outputs) - set(names)
+            if unknown:
+                raise ValueError(f"The graph {self.graph.name} gives {names}; it has no output {sorted(unknown)[0]!r}.")
+            names = list(outputs)
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         return dict(zip(names, self._session.run(names, arrays), strict=True))
 
-    def check(self, inputs: dict[str, np.ndarray]) -> None:
-        """Raises a RequestError if these are not a dict of arrays that the graph takes, all of one batch size."""
+    def check(self, inputs: dict[str, np.ndarray]) -> int:
+        """Number of examples in a dict of arrays; raises a RequestError if they are not what the graph takes."""
         expected = [tensor.name for tensor in self.graph.inputs]
-        if set(inputs) != set(expected):
+        if inputs.keys() != set(expected):
             raise RequestError(f"The graph {self.graph.name} takes {expected}; got {sorted(inputs)}.")
         for tensor in self.graph.inputs:
             tensor.check(inputs[tensor.name])
-        batch_size_of(inputs)
+        return batch_size_of(inputs)
 
     def _check_signature(self, path):
         for what, found, expected in (

@@ -1,12 +1,14 @@
 """Requests that wait are run together, and nobody notices: each has its own numbers and its own errors."""
 
 import asyncio
+import math
 import threading
 import types
 
 import numpy as np
 import pytest
 
+from keras_vae_serving import batching
 from keras_vae_serving.batching import Batcher
 from keras_vae_serving.errors import Overloaded, RequestError
 
@@ -23,6 +25,7 @@ class Doubling:
     def check(self, inputs):
         if inputs["x"].ndim != 2:
             raise RequestError("x must be a matrix.")
+        return len(inputs["x"])
 
     def run(self, inputs, outputs=None, check=True):
         self.started.set()
@@ -82,6 +85,33 @@ def test_a_quiet_server_runs_each_request_at_once(session):
 
     asyncio.run(one_by_one())
     assert sizes(session) == [1, 1, 1]
+
+
+def test_a_quick_graph_is_run_in_the_event_loop_and_a_slow_one_is_not(session, monkeypatch):
+    session.may_run.set()
+    threads = []
+
+    def run(inputs, *others, **named):
+        threads.append(threading.current_thread())
+        return {"y": inputs["x"]}
+
+    monkeypatch.setattr(session, "run", run)
+
+    async def ask():
+        batcher = Batcher(session, max_batch=4)
+        await batcher.run(rows(0))  # nothing is known of the graph yet
+        monkeypatch.setattr(batching, "INLINE_SECONDS", math.inf)
+        results = await asyncio.gather(*(batcher.run(rows(value)) for value in range(6)), return_exceptions=True)
+        await batcher.run({"x": np.ones((1, 2), "float32")})  # nor of inputs of this size
+        monkeypatch.setattr(batching, "INLINE_SECONDS", 0.0)
+        await batcher.run({"x": np.ones((1, 2), "float32")})
+        batcher.close()
+        return results
+
+    results = asyncio.run(ask())
+    assert [result["y"].tolist() for result in results] == [[[value]] for value in range(6)]
+    here = threading.main_thread()
+    assert [thread is here for thread in threads] == [False, True, True, False, False]  # 6 rows, 4 at a time
 
 
 def test_shapes_dtypes_and_outputs_are_not_mixed(session):

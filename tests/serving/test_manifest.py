@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_vae_serving import BundleError, GraphSpec, Manifest, Tensor
-from keras_vae_serving.manifest import AnomalyThreshold
+from keras_vae_serving.manifest import AnomalyThreshold, file_hash
 
 pytestmark = pytest.mark.once
 
@@ -106,6 +106,26 @@ def changed(manifest, change):
 def test_a_changed_manifest_is_refused(manifest, change, message):
     with pytest.raises(BundleError, match=message):
         Manifest.from_json(changed(manifest, change))
+
+
+def test_an_ensemble_of_triton_beside_the_graphs_is_left_alone_and_nothing_else(manifest, tmp_path):
+    def write(name):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        return (tmp_path / name).write_bytes(b"abc")
+
+    write("encoder/1/model.onnx")
+    (tmp_path / "ensemble" / "1").mkdir(parents=True)
+    write("ensemble/config.pbtxt")
+    write("manifest.json")
+    entry = {"sha256": file_hash(tmp_path / "ensemble/config.pbtxt"), "bytes": 3}
+    manifest = dataclasses.replace(manifest, files={"encoder/1/model.onnx": entry})
+    manifest.verify(tmp_path)
+    for name in ("encoder/config.pbtxt", "ensemble/1/model.onnx", "ensemble/1/config.pbtxt", "encoder/2/model.onnx"):
+        write(name)
+        with pytest.raises(BundleError, match=f"{name} is not part of the bundle"):
+            manifest.verify(tmp_path)
+        (tmp_path / name).unlink()
+    manifest.verify(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])

@@ -91,6 +91,15 @@ def test_large_finite_numbers_are_finite():
     assert not all_finite(np.array([np.inf, -np.inf]))
 
 
+def test_parameters_that_change_no_bytes_are_let_through():
+    optional = {"content_type": "np", "timeout": 5, "anything": [{}]}
+    body = tensor(parameters=optional) | {"parameters": optional | {"binary_data_output": True}}
+    body["outputs"] = [{"name": "y", "parameters": optional}]
+    request = protocol.parse(json.dumps(body).encode())
+    np.testing.assert_array_equal(request.inputs["x"], np.array([1, 2], "float32"), strict=True)
+    assert (request.outputs, request.binary, request.parameters) == ({"y": True}, True, optional)
+
+
 def tensor(**fields):
     return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2], **fields}]}
 
@@ -153,6 +162,12 @@ def tensor(**fields):
         ({"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 3}}]}, r"no set of classes"),
         ({"inputs": [], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]}, r"must be true or false; got 1"),
         ({"inputs": tensor()["inputs"] * 2}, r"two inputs of the name 'x'"),
+        (tensor(parameters={"shared_memory_region": "a"}), r"the input 'x' is to be in shared memory, which this"),
+        (
+            {"inputs": [], "outputs": [{"name": "y", "parameters": {"shared_memory_region": "a"}}]},
+            r"the output 'y' is to be in shared memory",
+        ),
+        ({"instances": [[1, 2]]}, r"a request of version 1 .* version 2: POST {\"inputs\": \[\]} to /v2/models/MODEL"),
     ],
 )
 def test_what_is_no_request_is_refused_with_a_sentence(fields, sentence):

@@ -205,6 +205,7 @@ def test_metadata_health_index_and_description(server, pipeline):
         for path in (f"/v2/models/{name}", f"/v2/models/{name}/versions/1"):
             model = get(path).json()
             assert (model["name"], model["versions"]) == (name, ["1"])
+            assert model["platform"] == ("onnxruntime_onnx" if name in pipeline.sessions else "keras_vae")
             assert get(f"{path}/ready").status_code == 200
     score = get("/v2/models/score").json()
     assert score["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 8, 8, 1]}]
@@ -264,9 +265,8 @@ def test_what_does_not_fit_is_refused_with_a_sentence(server, status, model, inp
         (400, "sample", {"seed": -1}, 'the parameter "seed" must be a whole number from 0 to 2**63 - 1; got -1'),
         (400, "sample", {"seed": 2**63}, 'the parameter "seed"'),
         (400, "sample", {"seed": 1.5}, 'the parameter "seed"'),
-        (400, "sample", {"seeds": 1}, "there is no parameter 'seeds': sample takes n, seed."),
-        (400, "decode", {"seed": 1}, "there is no parameter 'seed': decode takes none."),
-        (400, "decoder", {"seed": 1}, "there is no parameter 'seed': decoder takes none."),
+        (400, "sample", {"seeds": 1}, "there is no parameter 'seeds'; did you mean 'seed'? sample takes n, seed,"),
+        (400, "score", {"samples": 1}, "there is no parameter 'samples'; did you mean 'num_samples'?"),
         (400, "reconstruct", {"sample": 1}, 'the parameter "sample" must be true or false; got 1'),
         (400, "score", {"num_samples": 0}, 'the parameter "num_samples" must be a whole number'),
         (413, "score", {"num_samples": 51}, "2 examples with 51 samples each are more than 100 at a time"),
@@ -277,12 +277,49 @@ def test_parameters_are_checked(server, x, status, model, parameters, sentence):
     assert sentence in server.error(status, model, inputs, parameters=parameters)
 
 
+def test_parameters_that_an_endpoint_does_not_have_are_ignored_as_the_protocol_says(server, x):
+    optional = {
+        "timeout": 1000,
+        "priority": 2,
+        "sequence_id": "a",
+        "sequence_start": True,
+        "sequence_end": False,
+        "content_type": "np",
+        "headers": {"a": [1]},
+        "p" * 10_000: None,
+    }
+    for model, inputs, own in (
+        ("decoder", ONE_Z, {}),
+        ("decode", ONE_Z, {}),
+        ("score", {"x": x[:2]}, {"num_samples": 2, "seed": 4}),
+        ("sample", {}, {"n": 2, "seed": 4}),
+    ):
+        expected = server.infer(model, inputs, parameters=own)
+        # A seed means nothing to a graph, and is ignored there as anything else.
+        found = server.infer(model, inputs, parameters={"seed": 4} | own | optional)
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-6)
+
+
+def test_a_client_of_version_1_is_told_what_to_send_instead(server):
+    tensor = '{"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [...]}'
+    told = f'this server speaks version 2: POST {{"inputs": [{tensor}]}} to /v2/models/decode/infer.'
+    for path, status in (
+        ("/v2/models/decode/infer", 400),
+        ("/v1/models/decode:predict", 404),
+        ("/v1/models/nope:predict", 404),  # of the first there is
+        ("/v1/models", 404),
+    ):
+        done = server.client.post(path, json={"instances": [[0.0, 0.0, 0.0]]})
+        assert (done.status_code, done.json()["error"].endswith(told)) == (status, True), done.text
+
+
 def test_other_paths_methods_and_versions_are_refused_in_the_protocols_words(server):
     for method, path, status, sentence in [
         ("GET", "/nowhere", 404, "there is nothing here: the protocol is under /v2"),
-        ("DELETE", "/v2", 405, "this path does not take DELETE"),
-        ("GET", "/v2/models/decode/infer", 405, "this path does not take GET"),
-        ("GET", "/v2/models/decode/versions/2", 404, "the model decode has no version 2"),
+        ("DELETE", "/v2", 405, "this path does not take DELETE: use GET"),
+        ("GET", "/v2/models/decode/infer", 405, "this path does not take GET: use POST."),
+        ("GET", "/v2/models/decode/versions/2", 404, "the model decode has no version 2; it has 1."),
         ("GET", "/v2/models/" + "a" * 3000, 404, "there is no model 'aaa"),
         ("POST", "/v2/models/decode/versions/9/infer", 404, "the model decode has no version 9"),
         ("POST", "/v2/repository/models/decode/load", 403, "send the server the signal SIGHUP instead"),
@@ -333,7 +370,9 @@ def test_what_is_not_http_gets_an_answer_in_json(server):
     ):
         answer = server.raw(garbage)
         assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-        assert answer.endswith(b'{"error":"this is not HTTP that the server understands."}')
+        assert answer.endswith(
+            b'{"error":"this is no request that the server understands: send HTTP/1.1, without TLS."}'
+        )
 
 
 def test_a_client_that_only_listens_gets_its_answer(server, pipeline):
@@ -472,6 +511,41 @@ def test_a_connection_that_is_closing_keeps_its_limit_when_some_was_read(monkeyp
         return transport.abort.called
 
     assert asyncio.run(read_some_and_stop()) is closing
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "fails", "writes"),
+    [
+        ("GET", "", False, ["HTTP/1.1 200 OK...ab", "c"]),
+        ("HEAD", "", False, ["HTTP/1.1 200 OK..."]),
+        ("POST", "expect: 100-continue\r\n", False, ["HTTP/1.1 100 Continue...", "HTTP/1.1 200 OK...ab", "c"]),
+        ("GET", "", True, ["HTTP/1.1 200 OK..."]),
+    ],
+)
+def test_the_head_of_an_answer_is_written_together_with_its_body(method, headers, fails, writes):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+        if fails:
+            return
+        await send({"type": "http.response.body", "body": b"ab", "more_body": True})
+        await send({"type": "http.response.body", "body": b"c"})
+
+    async def ask():
+        server = _uvicorn.UvicornServer(app, lambda: None, lambda: None, lambda: None)
+        server.config.load()
+        server.config.loaded_app = app
+        transport = unittest.mock.Mock(**{"is_closing.return_value": False, "get_extra_info.return_value": None})
+        protocol = _uvicorn.Protocol(server.config, server.server_state, {})
+        protocol.connection_made(transport)
+        protocol.data_received(f"{method} / HTTP/1.1\r\nhost: h\r\n{headers}\r\n".encode())
+        await asyncio.gather(*protocol.tasks)
+        protocol.connection_lost(None)
+        return [call.args[0].decode() for call in transport.write.call_args_list], transport.close.called
+
+    written, closed = asyncio.run(ask())
+    assert [re.sub(r"\r\n.*\r\n", "...", text, flags=re.DOTALL) for text in written] == writes
+    assert closed or not fails
 
 
 def break_prior(manifest):
@@ -772,6 +846,9 @@ def test_a_bundle_is_loaded_again_without_dropping_a_request(two_versions, tmp_p
 
         shutil.rmtree(folder)
         shutil.copytree(two_versions / "2", folder)
+        (folder / "ensemble" / "1").mkdir(parents=True)  # of Triton's: left alone
+        (folder / "ensemble" / "config.pbtxt").write_text('platform: "ensemble"')
+        keras_vae_export.check(folder)
         finished = []
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             asking = [pool.submit(ask_until, lambda: bool(finished)) for _ in range(4)]
@@ -890,6 +967,7 @@ def test_samples_are_of_the_models_own_prior(exported):
         assert described["prior"]["name"] == "GaussianMixture"
         assert len(described["prior"]["moments"]["mean"]) == 3
         assert server.infer("prior", {"noise": np.zeros((2, 4), "float32")})["z"].shape == (2, 3)
+        assert server.client.get("/v2/models/prior").json()["platform"] == "onnxruntime_onnx"
 
 
 def test_int8_graphs_are_served_where_they_are_asked_for(bundle, x):

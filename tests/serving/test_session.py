@@ -1,11 +1,16 @@
 """A graph in onnxruntime: held to the manifest, clear about wrong inputs, and never on a provider nobody asked for."""
 
 import dataclasses
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from keras_vae_serving import BundleError, Manifest, ProviderError, Session, Tensor, providers
+import server_process
+from keras_vae_serving import BundleError, Manifest, ProviderError, Session, Tensor, _requirements, providers
 
 pytestmark = pytest.mark.once
 
@@ -73,10 +78,11 @@ def no_driver(monkeypatch):
     built_with = [CUDA, "CPUExecutionProvider"]
     monkeypatch.setattr(providers.onnxruntime, "get_available_providers", lambda: built_with)
     monkeypatch.setattr(providers.ctypes, "CDLL", no_library)
-    for cached in (providers.why_no_cuda, providers._say_once):
+    all_cached = (providers.why_no_cuda, providers._say_once, providers._gpu_wheel_overwritten)
+    for cached in all_cached:
         cached.cache_clear()
     yield
-    for cached in (providers.why_no_cuda, providers._say_once):
+    for cached in all_cached:
         cached.cache_clear()
 
 
@@ -91,6 +97,55 @@ def test_auto_falls_back_and_says_so_once(bundle, no_driver, recwarn):
         assert Session(bundle, graph).providers == ["CPUExecutionProvider"]
     said = [str(warning.message) for warning in recwarn if "Running on the CPU" in str(warning.message)]
     assert said == ["Running on the CPU: there is no NVIDIA driver on this machine (libcuda.so.1 is not found)."]
+
+
+MEND = "run `pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install onnxruntime-gpu`"
+
+
+def test_a_wheel_of_the_gpu_that_the_other_has_overwritten_is_said_with_what_mends_it(bundle, monkeypatch, no_driver):
+    monkeypatch.setattr(providers.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(_requirements, "is_installed", lambda name: True)
+    with pytest.raises(ProviderError, match=f"CUDA cannot be used: .* both installed, and one has .*: {MEND}"):
+        providers.resolve("cuda")
+    with pytest.warns(RuntimeWarning, match=f"Running on the CPU: .* both installed, and one has .*: {MEND}"):
+        Session(bundle, Manifest.load(bundle).graphs["decoder"])
+
+
+def test_one_wheel_without_cuda_is_no_fault_where_cuda_was_not_asked_for(monkeypatch, no_driver, recwarn):
+    monkeypatch.setattr(providers.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(_requirements, "is_installed", lambda name: name == "onnxruntime")
+    assert providers.resolve("auto") == ["CPUExecutionProvider"]
+    assert not recwarn
+    with pytest.raises(ProviderError, match="built without CUDA .run `pip uninstall -y onnxruntime`, then"):
+        providers.resolve("cuda")
+
+
+@pytest.mark.parametrize(
+    ("left", "recorded", "message"),
+    [
+        (
+            ["onnxruntime/capi"],
+            ["onnxruntime_gpu"],
+            f"no attribute 'InferenceSession'.*files of onnxruntime-gpu .*{MEND}",
+        ),
+        ([], ["onnxruntime", "onnxruntime_gpu"], f"No module named 'onnxruntime'.*are both installed, .*{MEND}"),
+        ([], ["onnxruntime"], "files of onnxruntime are missing.*then `pip install onnxruntime`"),
+        ([], [], r'keras_vae_serving needs onnxruntime: pip install "keras-vae\[serving\]"'),
+    ],
+)
+def test_what_is_left_when_one_of_two_wheels_was_uninstalled_is_no_riddle(tmp_path, left, recorded, message):
+    """The folders as pip leaves them: seen with the wheels of 1.31.1, whichever was installed first."""
+    for name in left:
+        (tmp_path / name).mkdir(parents=True)
+    for name in recorded:
+        (tmp_path / f"{name}-1.31.1.dist-info").mkdir()
+        (tmp_path / f"{name}-1.31.1.dist-info/METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n"
+        )
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(server_process.SERVING)])}
+    command = [sys.executable, "-S", "-c", "import keras_vae_serving"]
+    done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, timeout=60)
+    assert re.search(f"ModuleNotFoundError: .*{message}", done.stderr), done.stderr
 
 
 @pytest.mark.skipif(providers.why_no_cuda() is None, reason="this machine has a usable GPU")

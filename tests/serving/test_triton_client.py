@@ -50,7 +50,10 @@ def test_every_model_in_every_combination_of_binary_and_json(bundle, tmp_path):
     assert report["metadata"]["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 8, 8, 1]}]
     assert report["combinations"] == 8 * 6
     assert report["asynchronous"] == [[1, 8, 8, 1]] * 8
-    (unknown, wrong, compressed) = report["errors"]
+    assert report["keywords_not_tried"] == ["request_compression_algorithm"]  # which is among the errors
+    (unknown, wrong, compressed, shared, classes) = report["errors"]
     assert (unknown[0], "there is no model 'nope'" in unknown[1]) == ("404", True)
     assert (wrong[0], wrong[1]) == ("400", "z must have shape (batch, 3); got (1, 99).")
     assert (compressed[0], "compressed requests are not read" in compressed[1]) == ("415", True)
+    assert (shared[0], "is to be in shared memory" in shared[1]) == ("400", True)
+    assert (classes[0], "is no set of classes" in classes[1]) == ("400", True)

@@ -30,7 +30,7 @@ class Protocol(HttpToolsProtocol):
     _begun = False  # whether the head of a request is under way
     _beside = 0  # bytes of a request that are not its body
     _deaf = False  # whether further input is ignored: the answers in hand are the last
-    _refusal = (b"400 Bad Request", "this is not HTTP that the server understands.")
+    _refusal = (b"400 Bad Request", "this is no request that the server understands: send HTTP/1.1, without TLS.")
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -45,7 +45,9 @@ class Protocol(HttpToolsProtocol):
         self._beside += len(data)
         super().data_received(data)
         if self._beside > MAX_HEAD and not self.transport.is_closing():
-            self._refuse(b"431 Request Header Fields Too Large", f"the head of a request may have {MAX_HEAD} bytes.")
+            self._refuse(
+                b"431 Request Header Fields Too Large", f"the head of a request may have {MAX_HEAD} bytes: send fewer."
+            )
             return
         waiting = self.cycle is None or self.cycle.response_complete
         if waiting and self._head is None and self.timeout_keep_alive_task is None:
@@ -68,6 +70,8 @@ class Protocol(HttpToolsProtocol):
             self._refusal = (b"503 Service Unavailable\r\nretry-after: 1", "wait for answers before you ask for more.")
             raise ValueError
         super().on_headers_complete()
+        if self.scope["method"] != "HEAD":  # which has no body to wait for
+            self.cycle.transport = _Answer(self.transport, self.cycle)  # pyright: ignore[reportAttributeAccessIssue]
         self.headers = []  # what follows the body is not kept
 
     def on_body(self, body):
@@ -138,6 +142,30 @@ class Protocol(HttpToolsProtocol):
         head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (status, len(content)) + content)
         self._close()
+
+
+class _Answer:
+    """The transport of one answer, which writes the head together with the first piece of the body.
+
+    uvicorn writes them one by one: two system calls, and a client that is woken up twice.
+    """
+
+    def __init__(self, transport, cycle):
+        self._transport, self._cycle = transport, cycle
+        self._head = None  # then, its bytes; then, once it is written, none
+        self.is_closing = transport.is_closing
+
+    def write(self, data):
+        if self._cycle.response_started and self._head is None:
+            self._head = data
+        else:  # or it is 100 Continue
+            self._transport.write(self._head + data if self._head else data)
+            self._head = self._head and b""
+
+    def close(self):
+        if self._head:  # the application failed after it
+            self._transport.write(self._head)
+        self._transport.close()
 
 
 class UvicornServer(uvicorn.Server):

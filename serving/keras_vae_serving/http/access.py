@@ -51,7 +51,7 @@ class AccessControl:
             elif name == b"host":
                 host = value.decode("latin-1")
         if self._hosts is not None and host.rpartition(":")[0] not in self._hosts and host not in self._hosts:
-            return json_response({"error": f"this server answers to {', '.join(self._hosts)} only."}, 403)
+            return json_response({"error": f"ask this server by one of its names: {', '.join(self._hosts)}."}, 403)
         foreign = origin is not None and origin not in self._origins and origin.partition("://")[2] != host
         if foreign and scope["method"] == "POST":
             return json_response({"error": "pages of other sites may not call this server: see --allow-origin."}, 403)

@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from keras_vae_serving.errors import RequestError
 from keras_vae_serving.http.access import AccessControl, token_of_environment
 from keras_vae_serving.http.budget import Limits
+from keras_vae_serving.http.infer import Infer, Shortcut
 from keras_vae_serving.http.metrics import Metrics
 from keras_vae_serving.http.responses import on_bug, on_http_error, on_request_error
 from keras_vae_serving.http.routes import HttpServer
@@ -53,6 +54,7 @@ def create_app(
         allowed: dict[str, Any] = {"allow_origins": origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
         middleware.append(Middleware(CORSMiddleware, expose_headers=["inference-header-content-length"], **allowed))
     middleware.append(Middleware(AccessControl, token=token or "", origins=origins, hosts=hosts))
+    middleware.append(Middleware(Shortcut, infer=Infer(server)))
     app = Starlette(
         routes=server.routes(),
         middleware=middleware,

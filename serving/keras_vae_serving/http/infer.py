@@ -1,6 +1,7 @@
 """The one route that must be fast: an ASGI application of its own, without the objects a route usually gets."""
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -10,6 +11,28 @@ from keras_vae_serving.http.budget import MemoryLease
 from keras_vae_serving.http.responses import error_content
 
 _PIECE = 2**16  # bytes of an answer that are written at a time
+
+
+_PATH = re.compile("/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
+
+
+class Shortcut:
+    """Middleware that leads to `Infer`, past Starlette's routes and handlers, which take an eighth of a small request.
+
+    Args:
+        app: ASGI application that gets all other requests.
+        infer: The `Infer` of the server.
+    """
+
+    def __init__(self, app: Any, infer: "Infer") -> None:
+        self._app, self._infer = app, infer
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Passes one request on."""
+        if scope["type"] == "http" and scope["method"] == "POST" and (path := _PATH.fullmatch(scope["path"])):
+            scope["path_params"] = path.groupdict()
+            return await self._infer(scope, receive, send)
+        return await self._app(scope, receive, send)
 
 
 class Infer:
@@ -78,7 +101,8 @@ class Infer:
 
     async def _answer(self, name, version, body, json_length, lease):
         bundle, endpoint = self._server.repository.find(name, version)
-        request = protocol.parse(body, json_length, endpoint.numbers_per_example * bundle.endpoints.max_rows)
+        max_numbers = endpoint.numbers_per_example * bundle.endpoints.max_rows
+        request = protocol.parse(body, json_length, max_numbers, name, endpoint.inputs)
         if request.outputs is not None:
             names = [tensor.name for tensor in endpoint.outputs]
             unknown = [output for output in request.outputs if output not in names]

@@ -10,6 +10,7 @@ documentation.
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ import orjson
 
 from keras_vae_serving.errors import RequestError, abbreviate
 from keras_vae_serving.inputs import all_finite
+from keras_vae_serving.manifest import Tensor
 
 DATATYPES: dict[str, str] = {
     "BOOL": "bool",
@@ -58,7 +60,13 @@ class Request:
     id: str | None = None
 
 
-def parse(body: bytes | bytearray, json_length: int | None = None, max_numbers: float = math.inf) -> Request:
+def parse(
+    body: bytes | bytearray,
+    json_length: int | None = None,
+    max_numbers: float = math.inf,
+    model: str = "MODEL",
+    tensors: Iterable[Tensor] = (),
+) -> Request:
     """Reads a request.
 
     Args:
@@ -66,25 +74,31 @@ def parse(body: bytes | bytearray, json_length: int | None = None, max_numbers: 
         json_length: Number of bytes that are JSON, where raw tensors follow; None if all are.
         max_numbers: Number of numbers allowed in one tensor in JSON, checked before they are converted, which takes
             time. 0 means no limit.
+        model, tensors: Name of the endpoint and the tensors that it takes, for errors.
 
     Raises:
         RequestError: If it is not a request of the protocol; says what is wrong with which part.
     """
     if json_length is not None and not 0 <= json_length <= len(body):
-        raise RequestError(f"the JSON part is said to have {json_length} bytes, but the body has {len(body)}.")
+        raise RequestError(
+            f"the JSON part is said to have {json_length} bytes, but the body has {len(body)}: let the header "
+            "Inference-Header-Content-Length say where the JSON ends."
+        )
     view = memoryview(body)
     try:
         fields = orjson.loads(view if json_length is None else view[:json_length])
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the request is not JSON: {error}.") from None
     fields = _expect(dict, "the request", fields)
+    if "inputs" not in fields and ("instances" in fields or "signature_name" in fields):
+        raise RequestError(f"this is a request of version 1 of the protocol; {version_2(model, tensors)}")
     raw = _Raw(None if json_length is None else view[json_length:])
     inputs = {}
     for i, tensor in enumerate(_tensors('"inputs"', fields.get("inputs"))):
         tensor = _expect(dict, f"inputs[{i}]", tensor)
         name = _name(f'inputs[{i}]["name"]', tensor.get("name"))
         if name in inputs:
-            raise RequestError(f"there are two inputs of the name {name!r}.")
+            raise RequestError(f"there are two inputs of the name {name!r}: send one.")
         inputs[name] = _tensor(f"the input {name!r}", tensor, raw, max_numbers)
     raw.check_empty()
     parameters = _parameters("the request", fields)
@@ -135,6 +149,16 @@ def respond(request: Request, model: str, version: str, outputs: dict[str, np.nd
     return (b"".join((text, *raw)), len(text)) if raw else (text, None)
 
 
+def version_2(model: str, tensors: Iterable[Tensor]) -> str:
+    """What a client of version 1 should send to an endpoint that takes these tensors, as part of an error."""
+    inputs = (
+        f'{{"name": "{tensor.name}", "datatype": "{datatype(tensor.dtype)}", "shape": '
+        f'[{", ".join(str(size) if isinstance(size, int) else "1" for size in tensor.shape)}], "data": [...]}}'
+        for tensor in tensors
+    )
+    return f'this server speaks version 2: POST {{"inputs": [{", ".join(inputs)}]}} to /v2/models/{model}/infer.'
+
+
 def datatype(dtype: str) -> str:
     """Name of a NumPy dtype in the protocol."""
     return _NAMES[np.dtype(dtype)]
@@ -154,7 +178,8 @@ class _Raw:
             )
         if self.offset + size > len(self.view):
             raise RequestError(
-                f"{what} should have {size} bytes of data, but only {len(self.view) - self.offset} are left."
+                f"{what} should have {size} bytes of data, but only {len(self.view) - self.offset} are left: "
+                "send all of them, behind the JSON."
             )
         array = np.frombuffer(self.view, dtype, size // dtype.itemsize, self.offset)
         self.offset += size
@@ -162,7 +187,10 @@ class _Raw:
 
     def check_empty(self):
         if self.view is not None and self.offset != len(self.view):
-            raise RequestError(f"{len(self.view) - self.offset} bytes of the body belong to no input.")
+            raise RequestError(
+                f"{len(self.view) - self.offset} bytes of the body belong to no input: say how many each has in its "
+                '"parameters": {"binary_data_size": ...}.'
+            )
 
 
 def _tensor(what, tensor, raw, max_numbers):
@@ -177,7 +205,9 @@ def _tensor(what, tensor, raw, max_numbers):
     ):
         raise RequestError(f'{what} has the "shape" {abbreviate(shape)}; it must be a list of whole numbers.')
     count = math.prod(shape)
-    size = _parameters(what, tensor).get("binary_data_size")
+    parameters = _parameters(what, tensor)
+    _refuse_shared_memory(what, parameters)
+    size = parameters.get("binary_data_size")
     if size is None:
         if 0 < max_numbers < count:
             raise RequestError(
@@ -248,12 +278,18 @@ def _outputs(value, binary):
         output = _expect(dict, f"outputs[{i}]", output)
         name = _name(f'outputs[{i}]["name"]', output.get("name"))
         if name in outputs:
-            raise RequestError(f"the output {name!r} is asked for twice.")
+            raise RequestError(f"the output {name!r} is asked for twice: name it once.")
         parameters = _parameters(f"the output {name!r}", output)
+        _refuse_shared_memory(f"the output {name!r}", parameters)
         if parameters.get("classification"):
             raise RequestError(f"the output {name!r} is no set of classes: leave out the parameter classification.")
         outputs[name] = _expect(bool, f'"binary_data" of the output {name!r}', parameters.get("binary_data", binary))
     return outputs or None
+
+
+def _refuse_shared_memory(what, parameters):
+    if "shared_memory_region" in parameters:
+        raise RequestError(f"{what} is to be in shared memory, which this server does not use: send the numbers.")
 
 
 def _parameters(what, fields):

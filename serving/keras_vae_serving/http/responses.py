@@ -28,9 +28,10 @@ def on_request_error(request: Request, error: Any) -> Response:
 
 def on_http_error(request: Request, error: Any) -> Response:
     """Handler of Starlette's own errors."""
+    allowed = ", ".join(sorted((error.headers or {}).get("Allow", "another method").split(", ")))
     sentences = {
         404: "there is nothing here: the protocol is under /v2, a page at /, and /openapi.json lists all paths.",
-        405: f"this path does not take {request.method}.",
+        405: f"this path does not take {request.method}: use {allowed}.",
     }
     return json_response({"error": sentences.get(error.status_code, error.detail)}, error.status_code, error.headers)
 

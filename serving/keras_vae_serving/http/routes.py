@@ -76,6 +76,7 @@ class HttpServer:
             Route("/metrics", self._prometheus),
             Route("/openapi.json", self._openapi),
             Route("/", self._page),
+            Route("/v1/{path:path}", self._version_1, methods=["GET", "POST"]),
         ]
 
     @contextlib.asynccontextmanager
@@ -105,12 +106,19 @@ class HttpServer:
             {
                 "name": name,
                 "versions": self.repository.versions(name),
-                "platform": "onnxruntime_onnx" if endpoint.name in ("encoder", "decoder", "elbo") else "keras_vae",
+                "platform": endpoint.platform,
                 "inputs": [_tensor(tensor) for tensor in endpoint.inputs],
                 "outputs": [_tensor(tensor) for tensor in endpoint.outputs],
                 "parameters": {"description": endpoint.description, **endpoint.parameters},
             }
         )
+
+    async def _version_1(self, request):
+        """Tells a client of version 1 of the protocol what to ask for instead."""
+        name = request.path_params["path"].removeprefix("models/").partition(":")[0]
+        name = name if name in self.repository.names else self.repository.names[0]
+        _, endpoint = self.repository.find(name)
+        raise RequestError(protocol.version_2(name, endpoint.inputs), status=404)
 
     async def _model_ready(self, request):
         name = request.path_params["model"]
