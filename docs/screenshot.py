@@ -19,7 +19,7 @@ DIGITS = (166, 1482)  # a zero and a six that are easy to recognise
 
 
 def main(bundle):
-    with np.load(ROOT / "keras_vae" / "data" / "digits.npz") as file:
+    with np.load(ROOT / "keras_vae" / "digits" / "digits.npz") as file:
         images = file["images"]
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -14,7 +14,7 @@ from keras_vae.callbacks._on_data import OnData
 class ReconstructionGrid(OnData):
     """Pictures of data above their reconstructions, as training goes on: as files, in TensorBoard, or both.
 
-    Data that are not images are drawn as curves; see `plotting.reconstructions`. It draws no noise, so training goes
+    Data that are not images are drawn as lines; see `plotting.reconstructions`. It draws no noise, so training goes
     on as without it.
 
     Args:

@@ -1,8 +1,9 @@
 """Pictures of what a model does (reconstructions, samples, the latent space) and of how it was trained.
 
 Each function returns a matplotlib Figure, made without pyplot so that no window or global state is involved, and
-writes it if a path is given. Data that are images, `(height, width)` or with 1, 3 or 4 channels, are drawn as such;
-anything else as curves. Latents are numbered from 0, as the columns of `vae.encode(x).mean` are.
+writes it if a path is given. Pictures are drawn as such; a series, `(steps, channels)`, as a line for each channel; the
+row of a table as a line over its columns, each with a scale of its own. `is_image` has the rule for data of two axes,
+which the page of `keras_vae_serving` shares. Latents are numbered from 0, as the columns of `vae.encode(x).mean` are.
 """
 
 from keras_vae.plotting._figure import DPI as DPI

@@ -1,5 +1,10 @@
-"""Pictures made of examples: reconstructions, samples, the manifold and traversals."""
+"""Pictures made of examples: reconstructions, samples, the manifold and traversals.
 
+A shape alone does not say what data are, so the rule of `is_image` decides, which the page of `keras_vae_serving` has
+too. All tiles are in one Axes, whether they are pixels or lines: hundreds of small Axes are slow to lay out.
+"""
+
+import math
 import os
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -7,15 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_vae import _containers, data, evaluation, validation
+from keras_vae.likelihoods import Bernoulli, ContinuousBernoulli
 from keras_vae.model import VAE
 from keras_vae.plotting._figure import largest_first, new_figure, written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_CHANNELS = 16  # lines that can be told apart in a tile
+_MOST_COLUMNS = 64  # of a table; longer 1-d data are a series, such as a spectrum
+_LEAST_SIDE = 8  # pixels; smaller squares are hardly pictures
+
 
 def reconstructions(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None, columns: int = 10) -> "Figure":
-    """Data above their reconstructions.
+    """Data and their reconstructions: pictures above one another, lines over one another.
 
     Args:
         vae: A trained `VAE`.
@@ -28,11 +38,11 @@ def reconstructions(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None
     """
     x = _containers.first(x, 4 * columns)
     reconstructed = vae.reconstruct(x)
-    x = np.asarray(data.split_condition(x)[0])
-    pairs = np.stack([x, reconstructed], axis=1)  # (n, 2, ...)
-    rows = [pairs[start : start + columns] for start in range(0, len(x), columns)]
-    tiles = [[pair[i] for pair in row] for row in rows for i in range(2)]
-    return _draw(tiles, f"data, and below each row its reconstruction ({_latents(vae)})", path)
+    x, reconstructed = (_rows(vae, each, columns) for each in (data.split_condition(x)[0], reconstructed))
+    if is_image(x[0][0].shape):
+        tiles = [row for pair in zip(x, reconstructed, strict=True) for row in pair]
+        return _draw(tiles, f"data, and below each row its reconstruction ({_latents(vae)})", path)
+    return _draw(reconstructed, f"data (pale), and over them their reconstructions ({_latents(vae)})", path, behind=x)
 
 
 def samples(
@@ -45,7 +55,7 @@ def samples(
 ) -> "Figure":
     """Decoded draws from the prior; arguments as in `reconstructions` and `VAE.sample`."""
     drawn = vae.sample(n, seed=seed, condition=condition)
-    tiles = [list(drawn[start : start + columns]) for start in range(0, n, columns)]
+    tiles = _rows(vae, drawn, columns)
     return _draw(tiles, f"decoded samples of the prior ({_latents(vae)})", path)
 
 
@@ -65,7 +75,7 @@ def manifold(vae: VAE, path: str | os.PathLike[str] | None = None, steps: int = 
     quantiles = _quantiles(steps)
     z = np.array([(a, b) for b in reversed(quantiles) for a in quantiles], "float32")
     decoded = vae.decode(vae.numpy_prior().moment_matched().reparameterize(z), condition=condition)
-    tiles = [list(decoded[start : start + steps]) for start in range(0, steps**2, steps)]
+    tiles = _rows(vae, decoded, steps)
     return _draw(tiles, "the latent plane, decoded at the quantiles of the prior", path)
 
 
@@ -127,15 +137,23 @@ def traversals(
     for row, i in zip(z, order, strict=True):
         row[:, i] = along[:, i]
     decoded = vae.decode(z.reshape(-1, len(base)), condition=condition)
-    tiles = [list(decoded[start : start + steps]) for start in range(0, len(decoded), steps)]
+    tiles = _rows(vae, decoded, steps)
     title = f"each latent in standard deviations of the prior, the others at {others}"
     # Rounded before it is written, and 0.0 added: the median would come out as -0.0 on some machines.
     return _draw(tiles, title, path, names, [f"{round(quantile, 1) + 0.0:.1f}" for quantile in quantiles])
 
 
 def is_image(data_shape: tuple[int, ...]) -> bool:
-    """Whether one example of that shape can be drawn as a picture."""
-    return len(data_shape) == 2 or (len(data_shape) == 3 and data_shape[-1] in (1, 3, 4))
+    """Whether one example of that shape, with channels last, is drawn as a picture, and not as lines.
+
+    A picture has the shape `(height, width, channels)` with 1, 3 or 4 channels. Data of two axes are a series `(steps,
+    channels)`, as `networks.conv` reads them, with two exceptions: a square of at least 8 x 8 is a grey picture, as
+    people often leave out its channel axis, and so are more than 16 channels, whose lines could not be told apart.
+    """
+    if len(data_shape) == 2:
+        steps, channels = data_shape
+        return channels > _MOST_CHANNELS or steps == channels >= _LEAST_SIDE
+    return len(data_shape) == 3 and data_shape[-1] in (1, 3, 4)
 
 
 def _latents(vae):
@@ -147,36 +165,92 @@ def _quantiles(steps, span=0.96):
     return [NormalDist().inv_cdf(p) for p in np.linspace(0.5 - span / 2, 0.5 + span / 2, steps)]
 
 
-def _draw(tiles, title, path, row_names=None, column_names=None):
-    """Rows of examples as one picture, with names to the left and below if given."""
-    columns = max(len(row) for row in tiles)
+def _rows(vae, x, columns):
+    """Examples as rows of `columns` tiles; those that are pictures in another layout as pictures, channels last."""
+    x = np.asarray(x)
+    side = math.isqrt(x.shape[1])
+    is_square = x.ndim == 2 and x.shape[1] == side**2 and side >= _LEAST_SIDE
+    if x.ndim == 4 and not is_image(x.shape[1:]) and x.shape[1] in (1, 3, 4):
+        x = np.moveaxis(x, 1, -1)
+    elif is_square and isinstance(vae.likelihood, Bernoulli | ContinuousBernoulli):  # nearly always flattened pictures
+        x = x.reshape(-1, side, side)
+    return [list(x[start : start + columns]) for start in range(0, len(x), columns)]
+
+
+def _draw(tiles, title, path, row_names=None, column_names=None, behind=None):
+    """Rows of examples as one picture, with names to the left and below if given, and others behind if not images."""
+    columns, shape = max(len(row) for row in tiles), tiles[0][0].shape
     left, above = (0.8 if row_names else 0.0), (0.75 if column_names else 0.5)  # inches for names and title
     most = 2.0 * len(tiles)  # inches: one example alone need not fill a page
-    if is_image(tiles[0][0].shape):
+    if is_image(shape):
         mosaic, gap = _mosaic(tiles, columns)
+        height, width = shape[:2]
         figure = new_figure(8.0, min((8.0 - left) * mosaic.shape[0] / mosaic.shape[1], most) + above)
         axes = figure.subplots()
         axes.imshow(mosaic, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0, labelsize=8)
-        height, width = tiles[0][0].shape[:2]
-        axes.set_yticks(*_centres(row_names, height, gap))
-        axes.set_xticks(*_centres(column_names, width, gap))
     else:
-        figure = new_figure(8.0, min(8.0 / columns * len(tiles), most) + above)
-        grid = figure.subplots(len(tiles), columns, squeeze=False, sharey=True)
-        for row, axes_row in zip(tiles, grid, strict=True):
-            for i, axes in enumerate(axes_row):
-                axes.set_axis_off()
-                if i < len(row):
-                    # A single number needs a dot, as it makes no line.
-                    axes.plot(np.ravel(row[i]), linewidth=0.8, marker="." if row[i].size == 1 else None)
-        for axes, name in zip(grid[:, 0], row_names or (), strict=False):
-            axes.text(-0.1, 0.5, name, transform=axes.transAxes, fontsize=8, ha="right", va="center")
-        for axes, name in zip(grid[-1], column_names or (), strict=False):
-            axes.text(0.5, -0.1, name, transform=axes.transAxes, fontsize=8, ha="center", va="top")
+        height, width, gap = 1, 1, 0.12
+        inches = min(max(8.0, 1.4 * columns), 14.0)
+        keys = -(-shape[1] // 4) if len(shape) == 2 else 0
+        figure = new_figure(inches, min(0.75 * inches / columns * len(tiles), most) + above + 0.35 + 0.2 * keys)
+        axes = figure.subplots()
+        _draw_lines(axes, tiles, behind or [], gap)
+        if keys and shape[1] > 1:
+            figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_yticks(*_centres(row_names, height, gap))
+    axes.set_xticks(*_centres(column_names, width, gap))
     figure.suptitle(title, fontsize=10)
     return written(figure, path)
+
+
+def _draw_lines(axes, tiles, behind, gap):
+    """A line in each tile for each channel of a series, or one for the row of a table, from its least to its greatest.
+
+    What a column or a channel measures has a unit of its own, so each has a scale of its own, the same in all tiles.
+    """
+    import matplotlib
+
+    shape = tiles[0][0].shape
+    is_table = len(shape) == 1 and shape[0] <= _MOST_COLUMNS
+    channels = shape[1] if len(shape) == 2 else 1
+
+    def flat(rows):
+        return np.stack([np.reshape(tile, (-1, channels)) for row in rows for tile in row])  # (n, steps, channels)
+
+    everything = np.concatenate([flat(rows) for rows in (tiles, behind) if rows])
+    over = (0,) if is_table else (0, 1)
+    low, high = (end.reduce(everything, axis=over, keepdims=True) for end in (np.fmin, np.fmax))  # NaN: missing
+    steps = everything.shape[1]
+    along = np.linspace(-0.5, 0.5, steps) if steps > 1 else np.zeros(1)
+    places = [(r * (1 + gap), c * (1 + gap)) for r, row in enumerate(tiles) for c in range(len(row))]
+    across = np.array([[*(left + 0.96 * along), np.nan] for _, left in places])  # NaN: where one tile's line ends
+    colours = matplotlib.colormaps["tab10" if channels <= 10 else "tab20"]
+    marker = "." if is_table or steps == 1 else None  # a single number makes no line
+    for r, row in enumerate(tiles):
+        axes.broken_barh(
+            [(c * (1 + gap) - 0.5, 1.0) for c in range(len(row))], (r * (1 + gap) - 0.5, 1.0), color="0.95"
+        )
+    for rows, width, alpha in ((behind, 2.6, 0.4), (tiles, 1.0, 1.0)):
+        if not rows:
+            continue
+        share = (flat(rows) - low) / np.where(high > low, high - low, 1.0) + np.where(high > low, 0.0, 0.5)
+        for k in range(channels):
+            label = f"channel {k}: {low[0, 0, k]:.3g} to {high[0, 0, k]:.3g}" if rows is tiles else None
+            down = [[*(top + 0.46 - 0.92 * tile), np.nan] for (top, _), tile in zip(places, share[..., k], strict=True)]
+            style = {"linewidth": width, "alpha": alpha, "color": colours(k), "marker": marker, "markersize": 3 * width}
+            axes.plot(across.ravel(), np.ravel(down), label=label, **style)
+    axes.margins(0.01)
+    axes.invert_yaxis()
+    if everything[0].size == 1:
+        words = f"one number, from {low.item():.3g} to {high.item():.3g}"
+    elif is_table:
+        words = f"columns 0 to {steps - 1}, each from its least to its greatest value drawn"
+    else:
+        ends = "each channel from" if channels > 1 else f"from {low.item():.3g} to {high.item():.3g},"
+        words = f"steps 0 to {steps - 1}, {ends} the least to the greatest value drawn"
+    axes.set_xlabel(f"in each tile: {words}", fontsize=8)
 
 
 def _centres(names, size, gap):

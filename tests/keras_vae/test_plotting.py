@@ -46,6 +46,45 @@ def test_other_shapes(shape, tmp_path):
     assert pixels(tmp_path / "r.png").std() > 1
 
 
+@pytest.mark.parametrize(
+    ("shape", "image"),
+    [
+        *(((8, 8), True), ((28, 28), True), ((28, 20), True), ((28, 28, 1), True), ((8, 8, 3), True)),
+        *(((24, 7), False), ((100, 16), False), ((4, 4), False), ((12, 1), False), ((784,), False)),
+    ],
+)
+def test_two_axes_are_a_series_unless_they_are_square_or_of_many_channels(shape, image):
+    assert plotting.is_image(shape) is image
+
+
+@pytest.mark.parametrize("shape", [(9, 3), (5,), (70,)])
+def test_series_and_tables_are_lines_over_one_another_each_on_its_own_scale(shape):
+    """The lines lead back to the data: a value is its share of the way from the least to the greatest of its scale."""
+    vae = VAE(*networks.mlp(shape, 2, (3,), likelihood="mse"), likelihood="mse", allow_missing=True)
+    channels, over = (shape[1], (0, 1)) if len(shape) == 2 else (1, 0 if shape == (5,) else (0, 1))
+    x = np.random.default_rng(0).normal(size=(4, *shape)).astype("float32") * np.linspace(1, 1000, shape[-1])
+    x[1, 2] = np.nan
+    figure = plotting.reconstructions(vae, x, columns=2)
+    drawn = [each.reshape(4, shape[0], channels) for each in (x, vae.reconstruct(x))]
+    both = np.concatenate(drawn)
+    low, high = np.nanmin(both, over, keepdims=True), np.nanmax(both, over, keepdims=True)
+    lines = [line.get_ydata().reshape(4, -1)[:, :-1] for line in figure.axes[0].lines]  # the last is NaN, a gap
+    for i, expected in enumerate(drawn):
+        got = np.stack(lines[i * channels : (i + 1) * channels], axis=-1) - np.array([0, 0, 1.12, 1.12])[:, None, None]
+        np.testing.assert_allclose((0.46 - got) / 0.92, (expected - low) / (high - low), atol=1e-4)
+    keys = [text.get_text() for text in figure.legends[0].get_texts()] if figure.legends else []
+    assert keys == [f"channel {k}: {low[0, 0, k]:.3g} to {high[0, 0, k]:.3g}" for k in range(channels) if channels > 1]
+    assert ("columns 0 to 4" in figure.axes[0].get_xlabel()) is (shape == (5,))
+
+
+def test_flat_digits_and_channels_first_are_drawn_as_pictures(digits):
+    flat, first = digits.reshape(-1, 64), np.repeat(digits.transpose(0, 3, 1, 2), 3, axis=1)
+    for x, expected in ((flat, digits[0, ..., 0]), (first, np.repeat(digits[0], 3, axis=-1))):
+        vae = VAE(*networks.mlp(x.shape[1:], 2, (3,)))
+        picture = plotting.reconstructions(vae, x[:2], columns=2).axes[0].images[0].get_array()
+        np.testing.assert_array_equal(picture[:8, :8], expected)
+
+
 def test_the_manifold_is_laid_out_by_quantiles(make_vae, monkeypatch):
     vae = make_vae(latent_dim=2)
     seen = []

@@ -1,7 +1,9 @@
 """The routes: metadata, health, loading of bundles, metrics and the page. `infer.py` has the one that runs graphs."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import importlib.metadata
 import logging
 import pathlib
@@ -23,13 +25,12 @@ from keras_vae_serving.providers import ProviderError
 from keras_vae_serving.repository import Repository
 
 _PAGE = pathlib.Path(__file__).parent / "static" / "explorer.html"
-_PAGE_HEADERS = {
-    # The page is one file and calls only this server; these headers make the browser enforce that.
-    "content-security-policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "cache-control": "no-cache",
-}
+# The page is one file, calls only this server, and makes no HTML of what it reads: the browser enforces it.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'sha256-{}'; style-src 'unsafe-inline'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
 _logger = logging.getLogger("keras_vae_serving")
 
 
@@ -187,6 +188,7 @@ class HttpServer:
                     "data_range": _finite(pipeline.manifest.data_range),
                     "prior": pipeline.manifest.prior,
                     "labels": pipeline.manifest.labels,
+                    "missing": pipeline.manifest.missing,
                     "latent_activity": await asyncio.to_thread(getattr, endpoints, "latent_activity"),
                     "max_rows": endpoints.max_rows,
                 }
@@ -200,7 +202,11 @@ class HttpServer:
         return json_response(openapi.document(self.repository, version(), self.has_token))
 
     async def _page(self, request):
-        return Response(await asyncio.to_thread(_PAGE.read_bytes), media_type="text/html", headers=_PAGE_HEADERS)
+        page = (await asyncio.to_thread(_PAGE.read_bytes)).replace(b"\r\n", b"\n")  # as a browser hashes it
+        script = page.partition(b"<script>")[2].partition(b"</script>")[0]
+        policy = _PAGE_POLICY.format(base64.b64encode(hashlib.sha256(script).digest()).decode())
+        headers = {"content-security-policy": policy, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
+        return Response(page, media_type="text/html", headers=headers)
 
 
 def version() -> str:
