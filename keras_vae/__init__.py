@@ -10,7 +10,8 @@ except (ModuleNotFoundError, ValueError) as error:  # ValueError: a name that Ke
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else None
     if missing == "keras":
         raise ModuleNotFoundError(
-            'keras_vae needs Keras and a backend: pip install "keras-vae[jax]", or [tensorflow], or [torch].', name="keras"
+            'keras_vae needs Keras and a backend: pip install "keras-vae[jax]", or [tensorflow], or [torch].',
+            name="keras",
         ) from None
     if missing not in (None, "tensorflow", "jax", "torch"):
         raise
