@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import concurrent.futures
 import contextlib
 import hashlib
 import importlib.metadata
@@ -56,6 +57,8 @@ class HttpServer:
         self.stopping: bool = False
         self.memory: int = 0
         self._loading = asyncio.Lock()
+        # One thread, as malloc keeps what each thread has freed for that thread: the next bundle takes it again.
+        self._loader = concurrent.futures.ThreadPoolExecutor(1, "load")
 
     def routes(self) -> list[Route]:
         """The paths of the server."""
@@ -86,6 +89,7 @@ class HttpServer:
         yield
         self.stop()
         await asyncio.to_thread(self.repository.close)
+        self._loader.shutdown(wait=False)
 
     def stop(self) -> None:
         """Reports from now on that the server is not ready."""
@@ -158,7 +162,8 @@ class HttpServer:
         """
         async with self._loading:
             try:
-                loaded = await asyncio.to_thread(self.repository.load_again, name)
+                run = asyncio.get_running_loop().run_in_executor
+                loaded = await run(self._loader, self.repository.load_again, name)
             except Exception as error:  # whatever is wrong with a folder, the one in use is not
                 self.metrics.loaded("refused")
                 ours = isinstance(error, BundleError | ProviderError | OSError)
@@ -172,7 +177,7 @@ class HttpServer:
                 _logger.info("loaded %s again", bundle.path)
                 while bundle.users:
                     await asyncio.sleep(0.01)
-                await asyncio.to_thread(bundle.endpoints.close)
+                await run(self._loader, bundle.endpoints.close)
 
     async def _bundles(self, request):
         """What the page needs: the descriptions of the pipelines, and how active each latent is."""
