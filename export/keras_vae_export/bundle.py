@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import pathlib
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from keras_vae import VAE, DiagonalNormal, evaluation, likelihoods
 from keras_vae_export import archive, converters, graphs, parity, probes, quantization, triton
 from keras_vae_export._internals import GraphSpec, atomic_folder, compile_function, first, whole_number
 from keras_vae_export.converters import tidy
-from keras_vae_export.errors import ParityError
+from keras_vae_export.errors import ConversionError, ParityError, StructureError
 from keras_vae_serving import BundleError, Manifest, manifest
 
 TOLERANCE = 1e-4
@@ -75,8 +76,8 @@ def export(
         likelihood: Likelihood whose parameters the decoder of a pair returns; None if it returns the mean.
         threshold: Result of `keras_vae.evaluation.fit_threshold` for a VAE. The manifest keeps it, so that a client
             who scores with the bundle learns which examples are anomalous.
-        engine: "tensorflow" (tf2onnx), "torch" (torch.onnx), or "auto": TensorFlow, or torch with a warning if the
-            model cannot be loaded on TensorFlow or is above 2 GB.
+        engine: "tensorflow" (tf2onnx), "torch" (torch.onnx), or "auto": TensorFlow, or torch with a warning if
+            TensorFlow's cannot convert the model, or writes files that differ from it, or if it is above 2 GB.
         precision: "float32", or a sequence of "float32", "float16" and "int8". The smaller variants are written beside
             the float32 graphs, as `NAME_float16` and `NAME_int8`.
         tolerance: Largest difference between file and model: absolute up to 1, and relative to the largest value of
@@ -91,7 +92,7 @@ def export(
         The `Manifest` of the bundle, with the largest differences measured.
 
     Raises:
-        ConversionError: If an engine cannot convert the model; names the layer or operator.
+        ConversionError: If no engine can convert the model; names the layer or operator.
         StructureError: If a file is not valid ONNX or has other inputs or outputs.
         ParityError: If a file does not compute what the model computes.
         AccuracyError: If a smaller variant loses too much.
@@ -113,25 +114,13 @@ def export(
         tempfile.TemporaryDirectory(prefix="keras_vae_export-") as source,
     ):
         archive.save(exported, source)
-        engine = _convert(exported, source, engine, folder)
+
+        def attempt(engine):
+            converters.run(source, engine, folder)
+            return _verified(folder, source, exported, held_out, simplify, tolerance)
+
+        engine, (written, tried) = _with_first_engine(_engines(exported, engine), attempt, source, folder)
         policies = archive.policies(exported)
-        tried = probes.make_probes(graphs.from_model(archive.load(source)) if policies else functions, held_out)
-        written = {}
-        for graph in functions:
-            path = folder / _file(graph.name)
-            if simplify:
-                quantization.simplify(path)
-                tidy.tidy(path, graph)
-            tidy.check(path, graph)
-            entry = GraphSpec(graph.name, _file(graph.name), "float32", graph.inputs, graph.outputs, {})
-            try:
-                entry.parity.update(parity.measure(folder, entry, tried[graph.name], tolerance))
-                if policies:
-                    entry.parity.update(_rounding(graph, tried[graph.name], policies))
-            except ParityError:
-                _blame_the_archive(graphs.from_model(archive.load(source)), functions, tried)
-                raise
-            written[graph.name] = entry
         for name in precisions:
             assert held_out is not None  # `check_precisions` requires data
             written.update(quantization.variants(folder, written, name, held_out, max_elbo_loss))
@@ -247,36 +236,109 @@ def _is_bundle(folder):
     return True
 
 
-def _convert(model, source, engine, folder):
-    """Converts with the requested engine, or with the first that can; returns its name."""
-    if engine != "auto":
-        _require(engine)
-        converters.run(source, engine, folder)
-        return engine
+def _verified(folder, source, model, held_out, simplify, tolerance):
+    """The float32 files as the manifest describes them, and the inputs on which they were compared with the model."""
+    functions, policies = graphs.from_model(model), archive.policies(model)
+    tried = probes.make_probes(graphs.from_model(archive.load(source)) if policies else functions, held_out)
+    written = {}
+    for graph in functions:
+        path = folder / _file(graph.name)
+        if simplify:
+            quantization.simplify(path)
+            tidy.tidy(path, graph)
+        tidy.check(path, graph)
+        entry = GraphSpec(graph.name, _file(graph.name), "float32", graph.inputs, graph.outputs, {})
+        try:
+            entry.parity.update(parity.measure(folder, entry, tried[graph.name], tolerance))
+            if policies:
+                entry.parity.update(_rounding(graph, tried[graph.name], policies))
+        except ParityError:
+            _blame_the_archive(graphs.from_model(archive.load(source)), functions, tried)
+            raise
+        written[graph.name] = entry
+    return written, tried
+
+
+def _engines(model, requested):
+    """The engines to try, in this order.
+
+    TensorFlow's comes first whichever backend the model is from: its files are smaller, and so the same for all.
+    """
     size = archive.weight_bytes(model)
-    if size > _TENSORFLOW_LIMIT:
+    if requested == "auto" and size > _TENSORFLOW_LIMIT:
         warnings.warn(
             f"The weights are {size / 1e9:.1f} GB, too much for TensorFlow's converter: exporting with PyTorch's.",
             stacklevel=3,
         )
-        return _convert(model, source, "torch", folder)
-    _require("tensorflow")
-    try:
-        converters.run(source, "tensorflow", folder)
-    except converters.LoadError as error:
-        if importlib.util.find_spec("torch") is None:
-            raise
-        warnings.warn(f"{error} Exporting with PyTorch instead.", stacklevel=3)
-        return _convert(model, source, "torch", folder)
-    return "tensorflow"
+        requested = "torch"
+    first = "tensorflow" if requested == "auto" else requested
+    missing = _missing_package(first)
+    if missing is not None:
+        package, extra = missing
+        raise ModuleNotFoundError(
+            f'The {first} engine of export needs {package}: pip install "keras-vae[{extra}]".', name=package
+        )
+    return ["tensorflow", "torch"] if requested == "auto" and _missing_package("torch") is None else [first]
 
 
-def _require(engine):
-    for package, extra in converters.ENGINES[engine].items():
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(
-                f'The {engine} engine of export needs {package}: pip install "keras-vae[{extra}]".', name=package
+def _missing_package(engine):
+    """The first package that an engine lacks, and the extra that installs it; None if it lacks none."""
+    return next(
+        (item for item in converters.ENGINES[engine].items() if importlib.util.find_spec(item[0]) is None), None
+    )
+
+
+def _with_first_engine(engines, attempt, source, folder):
+    """Name and files of the first engine that converts the model to files that compute the same.
+
+    If none does, the error is that of the engine whose backend the model is known to run on, or else of the first.
+    """
+    refusals = {}
+    for engine in engines:
+        for remains in folder.iterdir():
+            shutil.rmtree(remains)
+        try:
+            found = attempt(engine)
+        except (ConversionError, StructureError, ParityError) as error:
+            if _is_hopeless(error, source):
+                raise
+            refusals[engine] = error
+            continue
+        if refusals:
+            first, error = next(iter(refusals.items()))
+            warnings.warn(
+                f"The {engine} engine wrote the files, because the {first} engine could not: {error}", stacklevel=3
             )
+        return engine, found
+    error = refusals.get(keras.backend.backend(), next(iter(refusals.values())))
+    if len(engines) == 1:
+        error.args = (f"{error} {_advice(engines[0])}", *error.args[1:])
+    raise error
+
+
+def _is_hopeless(error, source):
+    """Whether no other engine can do better: the fault is in the model, or it cannot be loaded where it comes from."""
+    if isinstance(error, converters.RandomnessError | _LossyArchiveError):
+        return True
+    if isinstance(error, converters.LoadError):
+        try:
+            archive.load(source)
+        except Exception:  # as in the engine: the user's code may raise anything
+            return True
+    return False
+
+
+def _advice(engine):
+    """What may help when one engine cannot convert a model and no other was tried."""
+    other = "torch" if engine == "tensorflow" else "tensorflow"
+    missing = _missing_package(other)
+    if missing is None:
+        return f'Or try engine="{other}".'
+    return f'Or try the {other} engine, which needs {missing[0]}: pip install "keras-vae[{missing[1]}]".'
+
+
+class _LossyArchiveError(ParityError):
+    """A model that changes when Keras saves and loads it."""
 
 
 def _rounding(graph, tried, policies):
@@ -304,7 +366,7 @@ def _blame_the_archive(loaded, functions, tried):
         try:
             parity.compare(graph.name, expected, found, max(POLICY_TOLERANCES.values()), "loaded model")
         except ParityError as error:
-            raise ParityError(
+            raise _LossyArchiveError(
                 f"The model changes when Keras saves and loads it: {error} The get_config() of a custom layer most "
                 "likely leaves out an argument of its __init__.",
                 error.graph,

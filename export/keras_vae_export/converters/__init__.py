@@ -34,6 +34,14 @@ class LoadError(ConversionError):
     """A model that cannot be loaded on the engine's backend; another engine may be able to load it."""
 
 
+class RandomnessError(ConversionError):
+    """A graph that draws random numbers, which no engine may convert."""
+
+
+# By the stage at which an engine failed; `__main__` says which.
+_ERRORS = {"load": LoadError, "convert": ConversionError, "random": RandomnessError}
+
+
 def run(archive: Path, engine: str, folder: Path) -> None:
     """Converts every graph of the archived model to `folder`/NAME/1/model.onnx, tidied.
 
@@ -44,6 +52,7 @@ def run(archive: Path, engine: str, folder: Path) -> None:
 
     Raises:
         LoadError: If the model cannot be loaded on the engine's backend.
+        RandomnessError: If a graph draws random numbers.
         ConversionError: If a graph cannot be converted.
     """
     result = pathlib.Path(archive) / RESULT
@@ -59,7 +68,7 @@ def run(archive: Path, engine: str, folder: Path) -> None:
     if outcome["stage"] == "system":
         raise OSError(outcome["errno"], outcome["error"])
     if outcome["error"] is not None:
-        raise {"load": LoadError, "convert": ConversionError}[outcome["stage"]](outcome["error"])
+        raise _ERRORS[outcome["stage"]](outcome["error"])
 
 
 def start_process(archive: Path, engine: str, folder: Path) -> subprocess.CompletedProcess[str]:

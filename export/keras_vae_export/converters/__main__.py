@@ -30,6 +30,7 @@ def main(source: str, engine: str, folder: str) -> None:
             tidy.tidy(path, graph)
     except ExportError as error:
         outcome["error"] = str(error)
+        outcome["stage"] = "random" if isinstance(error, converters.RandomnessError) else outcome["stage"]
     except OSError as error:
         outcome.update(error=str(error), stage="system", errno=error.errno)
     except Exception as error:
@@ -44,8 +45,7 @@ def _explained(error, engine, stage):
     theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
     where = f" in {theirs[-1].name}(), line {theirs[-1].lineno}: {theirs[-1].line}" if theirs else ""
     advice = (
-        "Write custom layers in keras.ops, which runs on every backend, or export with the engine of the framework "
-        "they are written in."
+        "Write custom layers in keras.ops, which runs on every backend."
         if theirs or stage == "convert"
         else "If the model has custom classes or functions, decorate each with "
         "@keras.saving.register_keras_serializable() and let its get_config() return every argument of its __init__."

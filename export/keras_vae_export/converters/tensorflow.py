@@ -10,6 +10,7 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
+from keras_vae_export.converters import RandomnessError
 from keras_vae_export.converters.canonical import nodes
 from keras_vae_export.converters.formulas import HANDLERS
 from keras_vae_export.converters.tidy import OPSET
@@ -37,7 +38,7 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
 def _refuse_randomness(concrete, graph):
     for operation in _operations(concrete.graph.as_graph_def()):
         if "Random" in operation.op or operation.op in ("Multinomial", "ParameterizedTruncatedNormal"):
-            raise ConversionError(
+            raise RandomnessError(
                 f"The {graph.name} draws random numbers ({operation.op} in {operation.name}), but an exported graph "
                 "must not: two runs would differ. The encoder must return the mean and log variance and leave the "
                 "sampling to the VAE."
@@ -56,5 +57,5 @@ def _refuse_unconverted(model, graph):
         if node.domain == "" and not onnx.defs.has(node.op_type):
             raise ConversionError(
                 f"The {graph.name} uses the TensorFlow operator {node.op_type}, in {node.name}, which has no ONNX "
-                'counterpart here. Build that layer from other keras.ops, or try engine="torch".'
+                "counterpart here. Build that layer from other keras.ops."
             )

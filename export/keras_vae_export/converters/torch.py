@@ -40,8 +40,7 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ConversionError(
-            f"torch.onnx cannot convert the {graph.name}: {_reason(error)} Build that layer from other operations, or "
-            'try engine="tensorflow".'
+            f"torch.onnx cannot convert the {graph.name}: {_reason(error)} Build that layer from other operations."
         ) from None
     assert program is not None  # torch's types: None only without dynamo
     weights = (value.const_value for value in program.model.graph.initializers.values())
