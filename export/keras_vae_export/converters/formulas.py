@@ -36,12 +36,8 @@ def _erfinv(g, x):
 
 
 def _floor_div(g, x, y):
-    """The floor of a quotient; ONNX's own quotient of integers is cut towards 0."""
-    quotient = g("Div", x, y)
-    if g.is_float():
-        return g("Floor", quotient)
-    rest = g("Mod", x, y)  # has the sign of y, unlike what the quotient leaves
-    return g("Div", g("Sub", x, rest), y)
+    """ONNX's quotient of integers is cut towards 0, so the rest, which has the sign of y, is taken off before."""
+    return g("Floor", g("Div", x, y)) if g.is_float() else g("Div", g("Sub", x, g("Mod", x, y)), y)
 
 
 def _floor_mod(g, x, y):
@@ -58,14 +54,21 @@ def _sign_bit(g, x):
     return g("Where", negative, sign, np.int32(0))
 
 
-def _searched(compare):
-    """The number of sorted edges, on the last axis, that are on one side of each value."""
+def _searched(right):
+    """The number of sorted edges, on the last axis, below each value, or at or below it; NaN is below none."""
 
     def formula(g, edges, x):
         edges, x = g("Unsqueeze", edges, np.array([-2])), g("Unsqueeze", x, np.array([-1]))
-        return g("ReduceSum", g("Cast", g(compare, edges, x), to=g.dtype), np.array([-1]), keepdims=0)
+        below = g("Not", g("Less", x, edges)) if right else g("Less", edges, x)
+        return g("ReduceSum", g("Cast", below, to=g.dtype), np.array([-1]), keepdims=0)
 
     return formula
+
+
+def _bucketize(g, x):
+    return _searched(right=True)(
+        g, np.array([g.attribute("boundaries")], "float32"), g("Cast", x, to=TensorProto.FLOAT)
+    )
 
 
 def _cumprod(g, x, axis):
@@ -82,7 +85,7 @@ def _cumprod(g, x, axis):
 
 
 def _update_slice(g, x, update, starts):
-    """Puts between what stays before and after it, axis by axis from the last."""
+    """Joins the update with what stays before and after it, from the last axis to the first."""
     whole, part, starts = g.shape(x), g.shape(update), g.value(starts)
     axes = [axis for axis, size in enumerate(part) if size != whole[axis]]
     if starts is None or any(min(whole[axis], part[axis]) < 0 for axis in axes):
@@ -194,9 +197,9 @@ FORMULAS = {
     "FloorMod": _floor_mod,
     "Bitcast": _sign_bit,
     "Cumprod": _cumprod,
-    "Bucketize": lambda g, x: _searched("LessOrEqual")(g, np.array([g.attribute("boundaries")], "float32"), x),
-    "LowerBound": _searched("Less"),
-    "UpperBound": _searched("LessOrEqual"),
+    "Bucketize": _bucketize,
+    "LowerBound": _searched(right=False),
+    "UpperBound": _searched(right=True),
     "XlaDynamicUpdateSlice": _update_slice,
     "ScaleAndTranslate": _resample,
     "ResizeBicubic": _resample,
