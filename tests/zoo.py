@@ -120,8 +120,6 @@ LAYERS = {
         ops.slice_update(x, (0, 1, 1), x[:, :2, :2])
         ops.scatter_update(x, ops.array([[0, 1]]), ops.ones((1, 4)))
         ops.transpose(ops.segment_sum(ops.transpose(x, (1, 2, 0)), ops.array([0, 0, 1, 1, 1, 2]), num_segments=3))
-        x + ops.searchsorted(ops.array([-1.0, 0.0, 1.0]), x[0, :, 0])[:, None]
-        ops.digitize(x, [-1.0, 0.0, 1.0])
         ops.einsum('btc,bsc->bts', x, x)
         ops.tensordot(x, ops.ones((4, 3)), 1)
         ops.tril(x) + ops.triu(x, 1)

@@ -16,7 +16,7 @@ MAX_SURGERY_EXAMPLES = 10_000
 
 def run(given: argparse.Namespace) -> None:
     """Prints the held-out terms of a trained model."""
-    vae = runs.load_model(given.model)
+    vae = runs.load_model(given.model, given.modules)
     data = runs.load_data(given, vae)
     if data is None:
         raise ValueError(f"No summary.json beside {given.model} says what it was trained on: name data with --data.")

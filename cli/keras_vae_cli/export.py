@@ -30,7 +30,7 @@ def run(given: argparse.Namespace) -> None:
         raise ValueError("name a model and the folder to write: keras-vae export MODEL BUNDLE")
     with without_native_log():
         keras.utils.set_random_seed(given.seed)  # which imports TensorFlow, as saving a model would on every backend
-    exporter, vae = load_exporter(), runs.load_model(given.model)
+    exporter, vae = load_exporter(), runs.load_model(given.model, given.modules)
     data, threshold = _held_out(given, vae), None
     if given.threshold is not None:
         if data is None:

@@ -81,6 +81,13 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "--seed": {"type": seed, "default": 0, "help": "for weights, order and noise (default 0)"},
     "model": {"help": "a .keras file or an output folder"},
+    "--import": {
+        "action": "append",
+        "default": [],
+        "dest": "modules",
+        "metavar": "MODULE",
+        "help": "module, or .py file, that registers the custom classes of the model; may be repeated",
+    },
     "--binarize": {"choices": ("threshold", "sample"), "help": "make grey values binary"},
     "--overwrite": {"action": "store_true", "help": "replace the folder if it exists"},
 }
@@ -161,7 +168,7 @@ def _train(parser):
 
 
 def _evaluate(parser):
-    _add_shared(parser, "model", "--binarize")
+    _add_shared(parser, "model", "--import", "--binarize")
     add = parser.add_argument
     add("--data", help="as for train (default: what the model was trained on)")
     add("--split", choices=("test", "train"), default="test")
@@ -172,14 +179,14 @@ def _evaluate(parser):
 
 
 def _sample(parser):
-    _add_shared(parser, "model")
+    _add_shared(parser, "model", "--import")
     parser.add_argument("--num", type=count, default=100, help="number of samples (default 100)")
     words = "a .png picture or a .npy array of means of p(x|z), or a .csv table of draws (default samples.png)"
     parser.add_argument("--output", default="samples.png", help=words)
 
 
 def _export(parser):
-    _add_shared(parser, "model", "--binarize", "--overwrite")
+    _add_shared(parser, "model", "--import", "--binarize", "--overwrite")
     add = parser.add_argument
     add("bundle", nargs="?", help="the folder to write")
     add("--check", action="store_true", help="verify the bundle that is named instead of a model")

@@ -2,8 +2,12 @@
 
 import argparse
 import csv
+import importlib.util
 import json
+import os
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -12,18 +16,43 @@ from keras_vae import VAE, callbacks, datasets
 from keras_vae_cli.commands import sentence
 
 
-def load_model(path: str) -> VAE:
-    """The model in a `.keras` file or in the folder of a run."""
+def load_model(path: str, modules: Sequence[str] = ()) -> VAE:
+    """The model in a `.keras` file or in the folder of a run.
+
+    Args:
+        path: The file or the folder.
+        modules: Names of modules, or paths of .py files, to import before: they register the model's custom classes.
+    """
+    for name in modules:
+        _import(name)
     file = _model_file(path)
     if not file.is_file() or file.suffix != ".keras":
         raise ValueError(f"There is no model {file}: name a .keras file, or the output folder of quickstart or train.")
     try:
         model = keras.saving.load_model(file)
     except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ValueError(f"{file} cannot be loaded as a Keras model: {sentence(error)}") from None
+        cause = ValueError(str(error).rpartition("Exception encountered: ")[2])  # which Keras prints last
+        advice = " Name the module that registers it with --import." if "Could not locate" in str(cause) else ""
+        raise ValueError(f"{file} cannot be loaded as a Keras model: {sentence(cause)}{advice}") from None
     if not isinstance(model, VAE):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a keras_vae.VAE.")
     return model
+
+
+def _import(name):
+    """Imports a module of the user's, by its name, seen from the current folder, or by the path of its file."""
+    try:
+        if name.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(pathlib.Path(name).stem, name)
+            assert spec is not None  # as its name ends in .py
+            assert spec.loader is not None
+            sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            sys.path.append(os.getcwd())
+            importlib.import_module(name)
+    except Exception as error:  # the user's module may raise anything
+        raise ValueError(f"--import {name}: {type(error).__name__}: {error}") from None
 
 
 def load_data(given: argparse.Namespace, vae: VAE) -> datasets.Data | None:

@@ -11,7 +11,7 @@ from keras_vae_cli import runs
 
 def run(given: argparse.Namespace) -> None:
     """Writes samples of a trained model as a picture, an array or a table."""
-    vae = runs.load_model(given.model)
+    vae = runs.load_model(given.model, given.modules)
     output = pathlib.Path(given.output)
     if output.suffix == ".npy":
         with _files.atomic_file(output) as temporary:

@@ -3,40 +3,59 @@
 The engines run in fresh processes on a backend of their own, so the model travels as `.keras` files, which any backend
 reads. Custom classes and functions are pickled beside them: by value if they come from a notebook, a script or a test,
 which cannot be imported elsewhere.
+
+Of a subclass of `VAE` its parts, its class and its other attributes travel, each by itself: its `__init__`, which may
+take what no config holds, is not run again.
 """
 
+import contextlib
 import importlib.machinery
+import io
 import json
 import os
 import pathlib
+import pickle
 import sys
 import types
 import zipfile
+from typing import Any
 
 import cloudpickle
 import keras
 
 from keras_vae import VAE, likelihoods
+from keras_vae.networks import mlp
 from keras_vae_export.errors import ExportError
 from keras_vae_export.graphs import Pair
 
 _OURS = ("keras", "keras_vae", "builtins", "numpy")
 _SETTINGS = ("floatx", "image_data_format", "epsilon")
+_PARTS = ("encoder", "decoder", "likelihood", "objective", "prior", "posterior_family")
 
 
 def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     """Writes a `VAE` or a `Pair` into a folder that `load` reads in any process, on any backend."""
     folder, networks = pathlib.Path(folder), _networks(model)
     _refuse_quantised_layers(networks)
-    if isinstance(model, VAE):
-        _refuse_shared_layers(model)
-    for name, network in networks.items():
-        keras.saving.save_model(network, folder / f"{name}.keras")
+    attributes = _attributes(model) if isinstance(model, VAE) else {}
+    kept = [value for value in attributes.values() if isinstance(value, keras.layers.Layer)]
     likelihood = getattr(model, "likelihood", None)
-    described = None if likelihood is None else keras.saving.serialize_keras_object(likelihood)
-    (folder / "likelihood.json").write_text(json.dumps(described))
     parts = (likelihood, *(getattr(model, name, None) for name in ("objective", "prior")))
-    (folder / "classes.pickle").write_bytes(_pickled(_custom_objects([*networks.values(), *parts], folder)))
+    parents = [*networks.values(), *parts, *kept]
+    with _named_lambdas(parents):
+        if isinstance(model, VAE):
+            _save_vae(model, folder)
+        else:
+            for name, network in networks.items():
+                keras.saving.save_model(network, folder / f"{name}.keras")
+        described = None if likelihood is None else keras.saving.serialize_keras_object(likelihood)
+        (folder / "likelihood.json").write_text(json.dumps(described))
+        configs = [_config(path) for path in folder.glob("*.keras")]
+        configs += [json.dumps(keras.saving.serialize_keras_object(part)) for part in (likelihood, *kept) if part]
+        classes, kind = _custom_objects(parents, "".join(configs)), type(model)
+        with _by_value([*classes.values(), kind]):
+            (folder / "classes.pickle").write_bytes(_pickled_classes(classes, kind))
+            (folder / "attributes.pickle").write_bytes(pickle.dumps(_pickled_attributes(attributes, model)))
     settings = {name: getattr(keras.config, name)() for name in _SETTINGS}
     (folder / "settings.json").write_text(json.dumps(settings))
 
@@ -45,17 +64,87 @@ def load(folder: str | os.PathLike[str]) -> VAE | Pair:
     """The model that `save` wrote; it computes in float32, whatever policy it was trained under."""
     folder = pathlib.Path(folder)
     with open(folder / "classes.pickle", "rb") as file:
-        classes = cloudpickle.load(file)
-    networks = {}
-    for path in sorted(folder.glob("*.keras")):
-        # Safe: the exporting process wrote the archive a moment ago, from its own objects.
-        networks[path.stem] = keras.saving.load_model(path, classes, compile=False, safe_mode=False)
-        _to_float32(networks[path.stem])
+        classes, kind = pickle.load(file)
+    networks = {path.stem: _load(path, classes) for path in sorted(folder.glob("*.keras"))}
+    if "vae" in networks:
+        vae = networks["vae"]
+        object.__setattr__(vae, "__class__", kind)
+        with keras.saving.custom_object_scope(classes):
+            vae._tracker.unlock()  # Keras lets a built layer have no more layers
+            for name, value in pickle.loads((folder / "attributes.pickle").read_bytes()).items():
+                setattr(vae, name, _Unpickler(io.BytesIO(value), vae).load())
+    for network in networks.values():
+        _to_float32(network)
     if "vae" in networks:
         return networks["vae"]
     described = json.loads((folder / "likelihood.json").read_text())
     likelihood = described and likelihoods.get(keras.saving.deserialize_keras_object(described, classes))
     return Pair(networks["encoder"], networks["decoder"], likelihood)
+
+
+def _load(path, classes):
+    # Safe: the exporting process wrote the archive a moment ago, from its own objects.
+    return keras.saving.load_model(path, classes, compile=False, safe_mode=False)
+
+
+def _config(path):
+    return zipfile.ZipFile(path).read("config.json").decode()
+
+
+def _save_vae(vae, folder):
+    """Writes a model of the same parts that Keras can load: of the class `VAE`, and without layers in both networks."""
+    inside = {id(layer) for layer in _layers(vae.encoder)}
+    shared = [layer for layer in _layers(vae.decoder) if id(layer) in inside and layer.weights]
+    if type(vae) is VAE and not shared:
+        keras.saving.save_model(vae, folder / "vae.keras")
+        return
+    decoder = vae.decoder
+    if shared:  # Keras saves the weights of such a layer once, and looks for them twice
+        path = folder / "decoder.keras"
+        keras.saving.save_model(decoder, path)
+        decoder = _load(path, _custom_objects([decoder], _config(path)))
+        path.unlink()
+    options = {"posterior": vae.posterior_family, "name": vae.name, "dtype": vae.dtype_policy}
+    plain = VAE(vae.encoder, decoder, vae.likelihood, vae.objective, vae.prior, vae.seed, vae.allow_missing, **options)
+    if not plain.built:
+        shape = (None, *vae.data_shape)
+        given = vae.condition_shape
+        plain.build(shape if given is None else {"x": shape, "condition": (None, *given)})
+    plain.training_step.assign(vae.training_step)
+    keras.saving.save_model(plain, folder / "vae.keras")
+
+
+def _attributes(vae):
+    """What an object of a subclass of `VAE` holds, other than what every `VAE` and every trained model does."""
+    if type(vae) is VAE:
+        return {}
+    plain = VAE(*mlp((1,), 1, hidden=()))
+    # PyTorch keeps the layers of a layer apart from its other attributes.
+    names = {*vars(vae), *getattr(vae, "_modules", ())} - {*vars(plain), *getattr(plain, "_modules", ())}
+    of_training = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.metrics.Metric)
+    values = {name: getattr(vae, name) for name in sorted(names)}
+    return {name: value for name, value in values.items() if not isinstance(value, of_training)}
+
+
+@contextlib.contextmanager
+def _named_lambdas(parents):
+    """Lambdas have names in this block: Keras saves one without as bytecode, which has lost the globals it reads."""
+    with contextlib.ExitStack() as undo:
+        for parent in parents:
+            for layer in _layers(parent) if isinstance(parent, keras.layers.Layer) else ():
+                if isinstance(layer, keras.layers.Lambda) and not isinstance(layer.function, types.FunctionType):
+                    undo.callback(setattr, layer, "function", layer.function)
+                    layer.function = _as_lambda(layer.function)  # Keras cannot save a partial or a bound method
+        found = {id(value): value for parent in parents for value in _parts(parent)}.values()
+        lambdas = [value for value in found if isinstance(value, types.FunctionType) and value.__name__ == "<lambda>"]
+        for number, function in enumerate(lambdas):
+            undo.callback(setattr, function, "__name__", "<lambda>")
+            function.__name__ = f"lambda_{number}"
+        yield
+
+
+def _as_lambda(function):
+    return lambda *inputs, **options: function(*inputs, **options)
 
 
 def restore_settings(folder: str | os.PathLike[str]) -> None:
@@ -91,35 +180,22 @@ def _refuse_quantised_layers(networks):
             raise ExportError(f"The layer {layer.name} is quantised; export the model before quantising it.")
 
 
-def _refuse_shared_layers(vae):
-    """Refuses what Keras cannot load: it saves a layer that two networks share once."""
-    inside = {id(layer) for layer in _layers(vae.encoder)}
-    shared = [layer.name for layer in _layers(vae.decoder) if id(layer) in inside]
-    if shared:
-        raise ExportError(
-            f"The encoder and the decoder share the layer {shared[0]!r}, which Keras cannot save and load in one "
-            "model. Export them as a pair, export((vae.encoder, vae.decoder), ..., likelihood=vae.likelihood), which "
-            "gives no elbo graph."
-        )
-
-
 def _to_float32(network):
     for layer in _layers(network):
         if layer.dtype_policy.compute_dtype.endswith("float16"):
             layer.dtype_policy = "float32"
 
 
-def _custom_objects(parents, folder):
+def _custom_objects(parents, configs):
     """The classes and functions that the configs name, other than those of Keras and keras_vae, by registered name.
 
     Keras imports no modules when it loads a model, so it must be given each of them.
     """
-    configs = "".join(zipfile.ZipFile(path).read("config.json").decode() for path in folder.glob("*.keras"))
     found = {}
     for item in (keras.saving.get_custom_objects().values(), *map(_parts, parents)):
         for value in item:
             name = keras.saving.get_registered_name(value)
-            if f'"{name}"' not in configs and f'"{name}"' not in (folder / "likelihood.json").read_text():
+            if f'"{name}"' not in configs:
                 continue
             module = sys.modules.get(getattr(value, "__module__", ""))
             if module is None or module.__name__.partition(".")[0] in _OURS:
@@ -139,19 +215,82 @@ def _parts(parent):
             yield value if isinstance(value, types.FunctionType | type) else type(value)
 
 
-def _pickled(objects):
-    """Pickles by value what cannot be imported; cloudpickle does so with `__main__` by itself."""
-    modules = {sys.modules[value.__module__] for value in objects.values() if value.__module__ != "__main__"}
+_CONTAINERS: tuple[Any, ...] = (list, dict, set)  # Keras's own kinds of them hold the layer that they belong to
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Pickles what belongs to a backend so that another backend can read it, and parts of the model by name."""
+
+    def __init__(self, file, model=None):
+        super().__init__(file)
+        self.parts = {} if model is None else {id(getattr(model, name)): name for name in _PARTS} | {id(model): ""}
+
+    def persistent_id(self, value):
+        return self.parts.get(id(value))
+
+    def reducer_override(self, obj):
+        if isinstance(obj, keras.Variable):
+            return _variable, (keras.ops.convert_to_numpy(obj), obj.trainable, obj.name)
+        if isinstance(obj, keras.random.SeedGenerator):
+            return keras.random.SeedGenerator, (obj.get_config()["seed"],)
+        if keras.ops.is_tensor(obj):
+            return keras.ops.convert_to_tensor, (keras.ops.convert_to_numpy(obj),)
+        for kind in _CONTAINERS:
+            if isinstance(obj, kind) and type(obj).__module__.startswith("keras."):
+                return kind, (kind(obj),)
+        return super().reducer_override(obj)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what `_Pickler` wrote of a model, into a model."""
+
+    def __init__(self, file, model):
+        super().__init__(file)
+        self.model = model
+
+    def persistent_load(self, pid):
+        return getattr(self.model, pid) if pid else self.model
+
+
+def _variable(value, trainable, name):
+    return keras.Variable(value, trainable=trainable, name=name)
+
+
+def _dumps(value, model=None):
+    with io.BytesIO() as file:
+        _Pickler(file, model).dump(value)
+        return file.getvalue()
+
+
+def _pickled_attributes(attributes, model):
+    """Each attribute by itself; one that cannot be pickled, such as an open file, is left out, as no graph has it."""
+    found = {}
+    for name, value in attributes.items():
+        with contextlib.suppress(Exception):  # the user's __reduce__ may raise anything
+            found[name] = _dumps(value, model)
+    return found
+
+
+def _pickled_classes(classes, kind):
+    try:
+        return _dumps((classes, kind))
+    except Exception as error:  # the user's __reduce__ may raise anything
+        names = sorted({*classes, kind.__name__})
+        raise ExportError(
+            f"The custom classes {names} cannot be sent to the exporting process ({error}): put them into a module "
+            "that can be imported."
+        ) from None
+
+
+@contextlib.contextmanager
+def _by_value(objects):
+    """What cannot be imported is pickled by value in this block; cloudpickle does so with `__main__` by itself."""
+    modules = {sys.modules[value.__module__] for value in objects if value.__module__ != "__main__"}
     modules = {module for module in modules if not _importable(module)}
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return cloudpickle.dumps(objects)
-    except Exception as error:  # the user's __reduce__ may raise anything
-        raise ExportError(
-            f"The custom classes {sorted(objects)} cannot be sent to the exporting process ({error}): put them into "
-            "a module that can be imported."
-        ) from None
+        yield
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)

@@ -6,6 +6,7 @@ and order are stated here and never read off a framework, which sorts, renames a
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ from keras_vae import VAE, DiagonalNormal, Mixture, likelihoods, posteriors
 from keras_vae_export._internals import embedded_inputs, encoder_outputs, input_dtype, takes_condition
 from keras_vae_export.errors import ExportError
 from keras_vae_serving.manifest import BATCH, Tensor
+
+# What Keras calls an input without a name, and calls otherwise in a model that it has loaded.
+_AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +148,7 @@ def _from_pair(pair):
     x_mean = Tensor("x_mean", "float32", _shape(shape, "x_mean"))
     z_mean = Tensor("z_mean", "float32", _shape(mean.shape, "z_mean"))
     z_log_var = Tensor("z_log_var", "float32", _shape(log_var.shape, "z_log_var"))
-    given, taken = _inputs_of(pair.encoder, "x"), _inputs_of(pair.decoder, "z")
+    given, taken = _inputs_of(pair.encoder, "x", x_mean), _inputs_of(pair.decoder, "z", z_mean)
     described = _decoder_signature(pair.likelihood, x_mean)
     of_encoder, of_decoder = _ranges(pair.encoder, given), _ranges(pair.decoder, taken)
     if pair.likelihood is not None and len(given) == 1:
@@ -152,7 +156,9 @@ def _from_pair(pair):
     latents = _latents(given, taken, z_mean)
     # An input of both networks is not data; for an input of the encoder alone we cannot know.
     beside = {tensor.name for tensor in taken} - {latents}
-    labels = {name: count for name, count in embedded_inputs(pair.decoder).items() if name in beside}
+    sizes = embedded_inputs(pair.decoder)
+    named = zip((tensor.name for tensor in taken), (tensor.name for tensor in pair.decoder.inputs), strict=True)
+    labels = {name: sizes[own] for name, own in named if name in beside and own in sizes}
     return (
         GraphFunction("encoder", encoder, given, (z_mean, z_log_var), pair.encoder, of_encoder),
         GraphFunction("decoder", decoder, taken, described, pair.decoder, of_decoder, latents, labels=labels),
@@ -204,13 +210,27 @@ def _decoder_signature(likelihood, x_mean):
     return _like(x_mean, *(("x_mean", "x_scale") if likelihood is not None and likelihood.has_stddev else ("x_mean",)))
 
 
-def _inputs_of(network, only):
-    """The inputs of a functional network, under its own names, or under the name `only` if it has one input."""
-    names = [tensor.name for tensor in network.inputs] if len(network.inputs) > 1 else [only]
+def _inputs_of(network, main, like):
+    """The inputs of a functional network, under its own names, or under the name `main` if it has one input.
+
+    An input that was given no name is called `main` if it alone has the shape of `like`, and else "condition".
+    """
+    shapes = [_shape(tensor.shape, like.name) for tensor in network.inputs]
+    names = [tensor.name for tensor in network.inputs] if len(network.inputs) > 1 else [main]
+    if any(_AUTOMATIC.fullmatch(name) for name in names):
+        if main not in names and shapes.count(like.shape) != 1:
+            listed = ", ".join(str(tensor.shape) for tensor in network.inputs)
+            raise ExportError(
+                f"The inputs, of shapes {listed}, have no names, and we cannot tell which of them is {main}: give each "
+                f'a name, keras.Input(..., name="{main}").'
+            )
+        role = [main if main not in names and shape == like.shape else "condition" for shape in shapes]
+        names = [new if _AUTOMATIC.fullmatch(name) else name for name, new in zip(names, role, strict=True)]
     reserved = {"z_mean", "z_log_var", "x_mean", "x_scale"} & set(names)
     if reserved or len(set(names)) < len(names):
         raise ExportError(
-            f"The inputs are called {names}: give each a name of its own that is not the name of an output."
+            f"The inputs are called {names}: give each a name of its own that is not the name of an output, "
+            "keras.Input(..., name=...)."
         )
     return tuple(
         Tensor(name, _standard_dtype(tensor.dtype), _shape(tensor.shape, name))

@@ -284,13 +284,6 @@ def test_a_layer_that_loses_an_argument_is_found(policy, tmp_path):
         keras_vae_export.export(keras_vae.VAE(encoder, decoder), tmp_path / "bundle")
 
 
-def test_shared_layers_are_named(vae, tmp_path):
-    x, z, shared = keras.Input((2,)), keras.Input((2,)), keras.layers.Dense(2, name="both")
-    model = keras_vae.VAE(keras.Model(x, [shared(x), shared(x)]), keras.Model(z, shared(z)))
-    with pytest.raises(ExportError, match="share the layer 'both'.*Export them as a pair"):
-        keras_vae_export.export(model, tmp_path / "bundle")
-
-
 def test_an_integer_of_unknown_values_needs_examples(tmp_path):
     x, z = keras.Input((3,), dtype="int32"), keras.Input((2,))
     h = keras.layers.Dense(2)(keras.ops.cast(x, "float32") / 9.0)
@@ -489,6 +482,70 @@ def test_a_tolerance_can_be_chosen(vae, tmp_path, tampered):
     manifest = keras_vae_export.export(vae, tmp_path / "bundle", tolerance=0.5)
     assert manifest.graphs["decoder"].parity["tolerance"] == 0.5
     assert 1e-4 < manifest.graphs["decoder"].parity["max_abs_diff"]["x_mean"] < 0.5
+
+
+# Two engines
+
+
+def refuse(error):
+    def change(folder):
+        raise error
+
+    return change
+
+
+@pytest.fixture
+def engines(exported, monkeypatch):
+    """Has each engine change the right files, or raise, in place of a conversion; gives the names of those that ran."""
+
+    def plant(**changes):
+        ran = []
+
+        def run(archive, engine, folder):
+            ran.append(engine)
+            for graph in ("encoder", "decoder", "elbo"):
+                shutil.copytree(exported[0] / graph / "1", folder / graph / "1")
+            changes.get(engine, lambda folder: None)(folder)
+
+        monkeypatch.setattr(converters, "run", run)
+        return ran
+
+    return plant
+
+
+@pytest.mark.parametrize("change", [refuse(ConversionError("no such operator")), perturb_a_weight, draw_at_random])
+def test_where_one_engine_fails_the_other_one_is_tried(change, vae, tmp_path, engines):
+    ran = engines(tensorflow=change)
+    words = "The torch engine wrote the files, because the tensorflow engine could not: .*(operator|x_mean|random)"
+    with pytest.warns(UserWarning, match=words) as caught:
+        manifest = keras_vae_export.export(vae, tmp_path / "bundle")
+    assert (manifest.export["engine"], ran) == ("torch", ["tensorflow", "torch"])
+    assert sum("engine" in str(warning.message) for warning in caught) == 1
+    with pytest.raises(ExportError, match='Or try engine="torch"'):
+        keras_vae_export.export(vae, tmp_path / "again", engine="tensorflow")
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_where_both_engines_fail_the_true_reason_is_given(backend, tmp_path, monkeypatch):
+    """On torch that of torch: for a layer written in torch, the reason of the other engine would be a wrong one."""
+
+    def attempt(engine):
+        raise ConversionError(f"not of {engine}")
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    with pytest.raises(ConversionError, match="not of torch$" if backend == "torch" else "not of tensorflow$"):
+        bundle._with_first_engine(["tensorflow", "torch"], attempt, tmp_path, tmp_path)
+
+
+def test_what_no_engine_can_mend_is_refused_at_once(vae, tmp_path, engines, monkeypatch):
+    ran = engines(tensorflow=refuse(converters.RandomnessError("draws random numbers")))
+    with pytest.raises(ConversionError, match="draws random numbers$"):
+        keras_vae_export.export(vae, tmp_path / "bundle")
+    ran += engines(tensorflow=refuse(converters.LoadError("cannot be loaded")))
+    monkeypatch.setattr(bundle.archive, "load", lambda folder: 1 / 0)
+    with pytest.raises(ConversionError, match="cannot be loaded$"):
+        keras_vae_export.export(vae, tmp_path / "bundle")
+    assert ran == ["tensorflow"]
 
 
 # Planted faults: in a bundle that has travelled

@@ -2,12 +2,16 @@
 
 import json
 import math
+import runpy
 import shutil
+import sys
+import textwrap
 
 import keras
 import numpy as np
 import pytest
 
+import keras_vae
 from keras_vae import datasets, evaluation
 from keras_vae_cli import commands
 from keras_vae_serving import Manifest
@@ -104,6 +108,34 @@ def test_data_that_have_moved_are_not_needed(trained, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Note: not compared on the data it was trained on: There is no file" in out
     assert "on ordinary, extreme inputs." in out
+
+
+def test_custom_classes_are_imported_from_a_module_or_a_file(tmp_path, monkeypatch, capsys):
+    source = """
+        import keras
+        @keras.saving.register_keras_serializable("mine")
+        class Doubled(keras.layers.Layer):
+            def call(self, x):
+                return x * 2.0
+    """
+    (tmp_path / "own_layers.py").write_text(textwrap.dedent(source))
+    namespace = runpy.run_path(str(tmp_path / "own_layers.py"))
+    x, z = keras.Input((3,)), keras.Input((2,))
+    heads = [keras.layers.Dense(2)(namespace["Doubled"]()(x)) for _ in range(2)]
+    vae = keras_vae.VAE(keras.Model(x, heads), keras.Model(z, keras.layers.Dense(3)(z)), likelihood="mse")
+    vae.save(tmp_path / "model.keras")
+    del keras.saving.get_custom_objects()["mine>Doubled"]
+    monkeypatch.chdir(tmp_path)
+    command = ("sample", "model.keras", "--output", "x.npy")
+    assert run(*command) == 1
+    assert "Could not locate class 'Doubled'" in (error := capsys.readouterr().err)
+    assert "Name the module that registers it with --import." in error
+    assert run(*command, "--import", "nowhere") == 1
+    assert "--import nowhere: ModuleNotFoundError: No module named 'nowhere'" in capsys.readouterr().err
+    assert run(*command, "--import", "own_layers.py") == 0
+    del keras.saving.get_custom_objects()["mine>Doubled"]
+    del sys.modules["own_layers"]
+    assert run(*command, "--import", "own_layers") == 0
 
 
 @pytest.mark.parametrize(

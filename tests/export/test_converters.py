@@ -1,22 +1,24 @@
 """The engines: operators of our own against float64, the second engine, and the ways to it."""
 
 import errno
+import functools
 import importlib.util
 import json
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import families
 import keras_vae
 import keras_vae_export
-from keras_vae_export import ConversionError, ExportError, archive, bundle, converters
+from keras_vae_export import ConversionError, ExportError, archive, bundle, converters, graphs
 from keras_vae_export.converters import canonical, tidy
 
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
@@ -107,6 +109,7 @@ cases = {
     # The formula is TensorFlow's own operator at the unit vectors: exact is what it computes at once.
     "ResizeBicubic": (lambda x: tf.compat.v1.image.resize_bicubic(x, (4, 7)), None, image, 1e-6),
     "ScaleAndTranslate": (lambda x: tf.image.resize(x, (4, 7), "lanczos3", antialias=True), None, image, 1e-6),
+    "ResizeArea": (lambda x: tf.image.resize(x, (4, 7), "area"), None, image, 1e-6),
 }
 for name, (function, exact, x, absolute) in cases.items():
     x = np.asarray(x, "float32")
@@ -224,11 +227,33 @@ def test_a_layer_that_cannot_be_converted_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Positions(keras.layers.Layer):
+    """Adds tensors that are no weights, one of them in a loop."""
+
+    def build(self, shape):
+        self.table = ops.convert_to_tensor(np.linspace(-1, 1, shape[-1], dtype="float32"))
+        self.built = True
+
+    def call(self, x):
+        return ops.fori_loop(0, 2, lambda _, h: ops.tanh(h + self.table), x + self.table)
+
+
+@pytest.mark.once
+def test_constant_tensors_and_draws_that_are_not_used_are_no_obstacle(tmp_path):
+    """tf2onnx takes a captured tensor for an input; an RNN draws the mask of its dropout at inference too."""
+    scale = layers.Normalization()
+    scale.adapt(np.random.default_rng(0).normal(5, 3, (50, 3)))
+    x, z = keras.Input((4, 3)), keras.Input((2,))
+    h = layers.SimpleRNN(3, dropout=0.2, recurrent_dropout=0.2)(Positions()(scale(x)))
+    vae = families.vae(x, h, z, layers.Reshape((4, 3))(layers.Dense(12)(z)))
+    assert keras_vae_export.export(vae, tmp_path / "bundle").export["engine"] == "tensorflow"
+
+
 @pytest.mark.once
 def test_an_operator_without_counterpart_is_named_with_its_layer(tmp_path):
     class Spectrum(keras.layers.Layer):
         def call(self, x):
-            return keras.ops.fft2((x, x))[0]
+            return keras.ops.svd(x, compute_uv=False)
 
     x, z = keras.Input((6,)), keras.Input((3,))
     h = Spectrum(name="spectrum")(layers.Reshape((2, 4))(layers.Dense(8)(x)))
@@ -248,7 +273,7 @@ def test_an_encoder_that_samples_is_refused(tmp_path):
             return x + keras.random.normal(keras.ops.shape(x), seed=self.generator)
 
     with pytest.raises(ConversionError, match="encoder draws random numbers"):
-        keras_vae_export.export(with_layer(Sampling()), tmp_path / "bundle", engine="tensorflow")
+        keras_vae_export.export(with_layer(Sampling()), tmp_path / "bundle")
 
 
 # The way into another process
@@ -258,10 +283,69 @@ def twice(x):
     return 2.0 * x
 
 
+def times(x, factor):
+    return factor * x
+
+
 @pytest.mark.once
-def test_a_function_of_a_script_travels(tmp_path):
-    vae = with_layer(layers.Activation(twice))
+def test_functions_of_a_script_travel(tmp_path):
+    factor = 2.0
+    x, z = keras.Input((6,)), keras.Input((3,))
+    h = layers.Lambda(functools.partial(times, factor=2.0))(layers.Lambda(lambda x: ops.tanh(x) * factor)(x))
+    vae = families.vae(x, h, z, layers.Dense(6, activation=twice)(z))
     assert keras_vae_export.export(vae, tmp_path / "bundle").export["engine"] == "tensorflow"
+
+
+class Whitened(keras_vae.VAE):
+    """Its `__init__` takes what no config holds, and its posterior reads a number, a tensor, a weight and a layer."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(*keras_vae.networks.mlp((width,), 2, hidden=(4,)), **kwargs)
+        self.factors = {"mean": [2.0]}
+        self.offset = ops.ones((width,))
+        self.gain = self.add_weight(shape=(width,), initializer="normal")
+        self.first = layers.Dense(width)
+        self.first.build((None, width))
+        self.last = lambda x: ops.tanh(x) * self.factors["mean"][0]
+        self.lock = threading.Lock()  # cannot be pickled
+
+    def posterior(self, x, training=False, condition=None):
+        q = super().posterior(self.first(x * self.gain + self.offset), training, condition)
+        return keras_vae.DiagonalNormal(self.last(q.mean), q.log_var)
+
+
+def with_shared_layers():
+    x, z, shared, no_weights = keras.Input((3,)), keras.Input((3,)), layers.Dense(3), layers.LeakyReLU()
+    h = no_weights(shared(x))
+    return families.vae(x, h, z, no_weights(shared(z)), likelihood=keras_vae.Gaussian("learned"))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("make", [lambda: Whitened(3, seed=0, prior=keras_vae.priors.VampPrior(4)), with_shared_layers])
+def test_what_keras_does_not_load_travels(make, tmp_path):
+    vae, x = make(), np.random.default_rng(0).random((5, 3)).astype("float32")
+    for weights in vae.trainable_variables:
+        weights.assign(weights + 0.1)
+    archive.save(vae, tmp_path)
+    loaded = archive.load(tmp_path)
+    assert type(loaded) is type(vae)
+    np.testing.assert_allclose(loaded.elbo(x, seed=1), vae.elbo(x, seed=1), rtol=1e-6)
+
+
+@pytest.mark.once
+def test_inputs_of_a_pair_without_names_have_the_same_names_in_the_other_process(tmp_path):
+    x, c, z, d = keras.Input((5,)), keras.Input((3,)), keras.Input((2,)), keras.Input((3,))
+    h = layers.Concatenate()([c, x])
+    encoder = keras.Model([c, x], [layers.Dense(2)(h), layers.Dense(2)(h)])
+    pair = graphs.Pair(encoder, keras.Model([z, d], layers.Dense(5)(layers.Concatenate()([z, d]))))
+    archive.save(pair, tmp_path)
+    for model in (pair, archive.load(tmp_path)):
+        names = [[tensor.name for tensor in graph.inputs] for graph in graphs.from_model(model)]
+        assert names == [["condition", "x"], ["z", "condition"]]
+    y = keras.Input((5,))
+    encoder = keras.Model([x, y], [layers.Dense(2)(x), layers.Dense(2)(y)])
+    with pytest.raises(ExportError, match=r"cannot tell which of them is x: give each a name, keras.Input"):
+        graphs.from_model(graphs.Pair(encoder, pair.decoder))
 
 
 @pytest.mark.once

@@ -202,6 +202,7 @@ FORMULAS = {
     "UpperBound": _searched(right=True),
     "XlaDynamicUpdateSlice": _update_slice,
     "ScaleAndTranslate": _resample,
+    "ResizeArea": _resample,
     "ResizeBicubic": _resample,
     "Complex": lambda g, real, imaginary: g("Concat", real, imaginary, axis=-1),
     "Real": _half(0),

@@ -4,12 +4,14 @@ Measured over 29 networks, this was the only route that converted all of them, w
 transposes between channels-last and channels-first that the others leave in.
 """
 
-import contextlib
 import pathlib
+from unittest import mock
 
+import keras
 import onnx
 import tensorflow as tf
 import tf2onnx
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keras_vae_export.converters import RandomnessError
 from keras_vae_export.converters.canonical import nodes
@@ -27,29 +29,42 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
     ]
 
     def function(*tensors):
-        with _without_xla():
+        # An RNN with dropout moves the state of its seed whether it draws or not, and what assigns cannot be frozen.
+        with keras.StatelessScope(), mock.patch.object(tf, "function", _without_xla):
             return {name: tf.identity(value, name=name) for name, value in graph.function(*tensors).items()}
 
-    concrete = tf.function(function, input_signature=specs, autograph=False)
-    _refuse_randomness(concrete.get_concrete_function(), graph)
-    model, _ = tf2onnx.convert.from_function(concrete, input_signature=specs, opset=OPSET, custom_op_handlers=HANDLERS)
+    concrete = tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
+    # tf2onnx itself takes a tensor that the function has captured, such as the mean of a Normalization, for an input.
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
+    definition = frozen.graph.as_graph_def(add_shapes=True)
+    inputs = {tensor.name: spec.name for tensor, spec in zip(frozen.inputs, specs, strict=True)}
+    outputs = {tensor.name: name for name, tensor in concrete.structured_outputs.items()}
+    _refuse_randomness(definition, outputs, graph)
+    model, _ = tf2onnx.convert.from_graph_def(
+        definition,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        tensors_to_rename=inputs | outputs,
+        opset=OPSET,
+        custom_op_handlers=HANDLERS,
+    )
     _refuse_unconverted(model, graph)
     onnx.save(model, path)
 
 
-@contextlib.contextmanager
-def _without_xla():
-    """Traces what Keras has XLA compile, grouped convolutions, as plain functions, which tf2onnx looks into."""
-    function = tf.function
-    tf.function = lambda *args, jit_compile=None, **options: function(*args, **options)
-    try:
-        yield
-    finally:
-        tf.function = function
+_function = tf.function
 
 
-def _refuse_randomness(concrete, graph):
-    for operation in _operations(concrete.graph.as_graph_def()):
+def _without_xla(function=None, **options):
+    """Stands for `tf.function`: Keras has XLA compile a grouped convolution, and tf2onnx does not look inside that."""
+    if options.get("jit_compile"):
+        return (lambda function: function) if function is None else function
+    return _function(function, **options)
+
+
+def _refuse_randomness(definition, outputs, graph):
+    library = {function.signature.name: function for function in definition.library.function}
+    for operation in _needed(definition.node, outputs, library):
         if "Random" in operation.op or operation.op in ("Multinomial", "ParameterizedTruncatedNormal"):
             raise RandomnessError(
                 f"The {graph.name} draws random numbers ({operation.op} in {operation.name}), but an exported graph "
@@ -58,10 +73,23 @@ def _refuse_randomness(concrete, graph):
             )
 
 
-def _operations(graph_def):
-    yield from graph_def.node
-    for function in graph_def.library.function:
-        yield from function.node_def
+def _needed(operations, outputs, library):
+    """The operations that the outputs depend on: an RNN draws the mask of its dropout even where it does not use it."""
+    by_name, seen = {operation.name: operation for operation in operations}, set()
+    waiting = [name.partition(":")[0] for name in outputs]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in by_name:  # a control input, which gives no value, begins with ^
+            continue
+        seen.add(name)
+        operation = by_name[name]
+        yield operation
+        waiting += [source.partition(":")[0] for source in operation.input]
+        for attribute in operation.attr.values():
+            for called in (attribute.func, *attribute.list.func):
+                if called.name in library:
+                    body = library[called.name]
+                    yield from _needed(body.node_def, body.ret.values(), library)
 
 
 def _refuse_unconverted(model, graph):
