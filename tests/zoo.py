@@ -216,9 +216,6 @@ LAYERS = {
         tied(x)
         CategoryEncoding(7, 'multi_hot')(x)
         CategoryEncoding(7, 'count')(x)
-        IntegerLookup(vocabulary=[1, 3, 5])(x)
-        IntegerLookup(vocabulary=[1, 3, 5], output_mode='multi_hot')(x)
-        Hashing(num_bins=5)(x)
         ops.cast(x, 'float32') / 7.0
         ops.take(ops.reshape(ops.arange(14.0), (7, 2)), x, axis=0)
         ops.floor_divide(x, 2) + ops.mod(x, 3)
