@@ -1,7 +1,7 @@
-"""Encoder and decoder pairs of every kind that people build, small, with random weights.
+"""Whole models of every kind that people build, small, with random weights; single layers are in `zoo.py`.
 
 `FAMILIES` maps a name to a function that returns what `keras_vae_export.export` takes: a built `VAE`, or a pair of
-Keras models. The tests export each on every backend; `benchmarks/export_families.py` tabulates them.
+Keras models. The tests export them; `benchmarks/export_zoo.py` tabulates them.
 """
 
 import math
@@ -15,13 +15,6 @@ import keras_vae
 
 FAMILIES = {}
 
-# All that Keras knows by name, but for `linear`, for `threshold`, which takes arguments, and for `glu`, which halves.
-ACTIVATIONS = (
-    *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_tanh"),
-    *("leaky_relu", "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink"),
-    *("softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "squareplus", "tanh", "tanh_shrink"),
-)
-
 
 def family(build):
     FAMILIES[build.__name__] = build
@@ -31,17 +24,25 @@ def family(build):
 def make(name):
     """The model of a family, its weights drawn from a fixed seed."""
     model = FAMILIES[name]()
-    rng = np.random.default_rng(len(name))
-    for network in [model] if isinstance(model, keras_vae.VAE) else model:
-        for variable in network.weights:
-            if "seed_generator" in variable.path or variable.name in ("training_step", "error", "batches"):
-                continue
-            if "variance" in variable.path:
-                variable.assign(rng.uniform(0.5, 2.0, variable.shape))
-            else:
-                fan_in = max(1, int(np.prod(variable.shape[:-1])))
-                variable.assign(rng.normal(scale=min(0.5, fan_in**-0.5), size=variable.shape))
+    randomize([model] if isinstance(model, keras_vae.VAE) else model, len(name))
     return model
+
+
+# Counters, and what `Normalization` has seen.
+NO_WEIGHTS = ("training_step", "error", "batches", "count", "mean", "variance")
+
+
+def randomize(networks, seed=0):
+    """Draws the weights of networks: as large as trained ones, and none of them 0 or 1."""
+    rng = np.random.default_rng(seed)
+    for variable in (variable for network in networks for variable in network.weights):
+        if "seed_generator" in variable.path or variable.name in NO_WEIGHTS:
+            continue
+        if "variance" in variable.path:
+            variable.assign(rng.uniform(0.5, 2.0, variable.shape))
+        else:
+            fan_in = max(1, int(np.prod(variable.shape[:-1])))
+            variable.assign(rng.normal(scale=min(0.5, fan_in**-0.5), size=variable.shape))
 
 
 def heads(h, latent_dim=3):
@@ -167,137 +168,6 @@ def conv_same():
 
 
 @family
-def conv_valid():
-    x, z = keras.Input((9, 9, 1)), keras.Input((3,))
-    h = layers.Conv2D(4, 3, strides=2, padding="valid", activation="relu")(x)
-    g = layers.Reshape((3, 3, 4))(layers.Dense(36, activation="relu")(z))
-    g = layers.Conv2DTranspose(3, 3, strides=2, padding="valid", activation="relu")(g)
-    return vae(x, h, z, layers.Conv2DTranspose(1, 3, padding="valid")(g))
-
-
-@family
-def conv_output_padding():
-    x, z = keras.Input((10, 10, 1)), keras.Input((3,))
-    h = layers.Conv2D(3, 5, strides=3, padding="same", activation="relu")(x)
-    g = layers.Reshape((4, 4, 2))(layers.Dense(32)(z))
-    g = layers.Conv2DTranspose(3, 3, strides=2, padding="valid", output_padding=1, activation="relu")(g)
-    return vae(x, h, z, layers.Conv2D(1, 1)(g))
-
-
-@family
-def conv_dilation():
-    x, z = keras.Input((8, 8, 1)), keras.Input((3,))
-    h = layers.Conv2D(3, 3, dilation_rate=2, padding="same", activation="relu")(x)
-    g = layers.Reshape((4, 4, 2))(layers.Dense(32)(z))
-    return vae(x, h, z, layers.Conv2DTranspose(1, 3, dilation_rate=2, padding="valid")(g))
-
-
-@family
-def batch_norm():
-    x, z = keras.Input((8, 8, 1)), keras.Input((3,))
-    h = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, strides=2, use_bias=False)(x)))
-    g = layers.Reshape((4, 4, 2))(layers.BatchNormalization()(layers.Dense(32)(z)))
-    return vae(x, h, z, layers.Conv2DTranspose(1, 3, strides=2, padding="same")(layers.BatchNormalization()(g)))
-
-
-@family
-def other_norms():
-    x, z = keras.Input((6, 6, 2)), keras.Input((3,))
-    h = layers.GroupNormalization(2)(layers.Conv2D(4, 3, padding="same")(x))
-    h = layers.LayerNormalization()(layers.Dense(8)(layers.Flatten()(h)))
-    g = layers.RMSNormalization()(layers.Dense(16)(z))
-    g = layers.UnitNormalization()(layers.Dense(16)(g))
-    return vae(x, h, z, layers.Reshape((6, 6, 2))(layers.Dense(72)(layers.LayerNormalization()(g))))
-
-
-@family
-def upsampling():
-    x, z = keras.Input((8, 8, 1)), keras.Input((3,))
-    h = layers.AveragePooling2D(2)(layers.Conv2D(3, 3, padding="same", activation="relu")(x))
-    g = layers.Reshape((2, 2, 3))(layers.Dense(12)(z))
-    g = layers.Conv2D(3, 3, padding="same")(layers.UpSampling2D(interpolation="nearest")(g))
-    return vae(x, h, z, layers.Conv2D(1, 3, padding="same")(layers.UpSampling2D(interpolation="bilinear")(g)))
-
-
-@family
-def activations():
-    x, z = keras.Input((6,)), keras.Input((3,))
-    h = layers.Concatenate()([layers.Activation(name)(layers.Dense(4)(x)) for name in ACTIVATIONS])
-    g = layers.Concatenate()([layers.Dense(4, activation="gelu")(z), layers.PReLU()(layers.Dense(4)(z))])
-    return vae(x, h, z, layers.Dense(6)(g))
-
-
-@family
-def residual():
-    def block(h):
-        g = layers.Conv2D(3, 3, padding="same", activation="silu")(h)
-        return layers.Add()([h, layers.Conv2D(3, 3, padding="same")(g)])
-
-    x, z = keras.Input((6, 6, 1)), keras.Input((3,))
-    h = block(block(layers.Conv2D(3, 3, padding="same")(x)))
-    g = block(layers.Reshape((6, 6, 3))(layers.Dense(108)(z)))
-    return vae(x, layers.GlobalAveragePooling2D()(h), z, layers.Conv2D(1, 1)(g))
-
-
-@family
-def lstm():
-    x, z = keras.Input((5, 2)), keras.Input((3,))
-    h = layers.Bidirectional(layers.LSTM(4))(x)
-    g = layers.LSTM(4, return_sequences=True)(layers.RepeatVector(5)(z))
-    return vae(x, h, z, layers.TimeDistributed(layers.Dense(2))(g), likelihood="mse")
-
-
-@family
-def gru():
-    x, z = keras.Input((5, 2)), keras.Input((3,))
-    h = layers.Bidirectional(layers.GRU(3, return_sequences=True))(x)
-    g = layers.GRU(4, return_sequences=True, go_backwards=True)(layers.RepeatVector(5)(z))
-    return vae(x, h, z, layers.Dense(2)(g), likelihood="mse")
-
-
-@family
-def attention():
-    x, z = keras.Input((4, 6)), keras.Input((3,))
-    h = layers.LayerNormalization()(layers.Add()([x, layers.MultiHeadAttention(2, 3)(x, x)]))
-    g = layers.Reshape((4, 6))(layers.Dense(24)(z))
-    return vae(x, h, z, layers.Dense(6)(layers.MultiHeadAttention(2, 3)(g, g)), likelihood="mse")
-
-
-@family
-def conv_1d():
-    x, z = keras.Input((12, 2)), keras.Input((3,))
-    h = layers.Conv1D(4, 3, strides=2, padding="causal", activation="relu")(x)
-    g = layers.Reshape((6, 3))(layers.Dense(18)(z))
-    return vae(x, h, z, layers.Conv1DTranspose(2, 3, strides=2, padding="same")(g), likelihood="mse")
-
-
-@family
-def conv_3d():
-    x, z = keras.Input((4, 4, 4, 1)), keras.Input((3,))
-    h = layers.MaxPooling3D(2)(layers.Conv3D(3, 3, padding="same", activation="relu")(x))
-    g = layers.Reshape((2, 2, 2, 2))(layers.Dense(16)(z))
-    return vae(x, h, z, layers.Conv3DTranspose(1, 3, strides=2, padding="same")(g))
-
-
-@family
-def separable():
-    x, z = keras.Input((8, 8, 2)), keras.Input((3,))
-    h = layers.MaxPooling2D(2)(layers.SeparableConv2D(4, 3, padding="same", activation="relu")(x))
-    h = layers.GlobalMaxPooling2D()(layers.DepthwiseConv2D(3, depth_multiplier=2)(h))
-    g = layers.UpSampling2D(4)(layers.Reshape((2, 2, 3))(layers.Dense(12)(z)))
-    return vae(x, h, z, layers.SeparableConv2D(2, 3, padding="same")(g))
-
-
-@family
-def channels_first():
-    order = {"data_format": "channels_first"}
-    x, z = keras.Input((2, 6, 6)), keras.Input((3,))
-    h = layers.Conv2D(3, 3, strides=2, padding="same", activation="relu", **order)(x)
-    g = layers.Reshape((3, 3, 3))(layers.Dense(27)(z))
-    return vae(x, h, z, layers.Conv2DTranspose(2, 3, strides=2, padding="same", **order)(g))
-
-
-@family
 def fully_convolutional():
     """Height and width are free, and the latents are an image: a pair, as a `VAE` has vectors of latents."""
     x, z = keras.Input((None, None, 1), name="image"), keras.Input((None, None, 2), name="latents")
@@ -385,3 +255,156 @@ def conditional():
     z, label = keras.Input((3,), name="z"), keras.Input((1,), dtype="int32", name="label")
     g = layers.Concatenate()([z, layers.Flatten()(layers.Embedding(4, 2)(label))])
     return encoder, keras.Model([z, label], layers.Dense(6)(g))
+
+
+# Autoencoders as people write them
+
+
+def stack(h, *blocks):
+    for block in blocks:
+        h = block(h)
+    return h
+
+
+@family
+def keras_io():
+    """The example of keras.io."""
+    x, z = keras.Input((28, 28, 1)), keras.Input((2,))
+    same = {"activation": "relu", "strides": 2, "padding": "same"}
+    h = stack(x, layers.Conv2D(4, 3, **same), layers.Conv2D(8, 3, **same), layers.Flatten(), layers.Dense(8, "relu"))
+    g = stack(z, layers.Dense(7 * 7 * 8, "relu"), layers.Reshape((7, 7, 8)), layers.Conv2DTranspose(8, 3, **same))
+    g = stack(g, layers.Conv2DTranspose(4, 3, **same), layers.Conv2DTranspose(1, 3, padding="same"))
+    return vae(x, h, z, g)
+
+
+@family
+def dcgan():
+    """64x64 in colour, with strided convolutions, batch normalisation and leaky activations."""
+    x, z = keras.Input((64, 64, 3)), keras.Input((3,))
+    options = {"kernel_size": 4, "strides": 2, "padding": "same", "use_bias": False}
+    h, g = x, layers.Reshape((4, 4, 6))(layers.Dense(4 * 4 * 6)(z))
+    for filters in (2, 4, 6, 6):
+        h = stack(h, layers.Conv2D(filters, **options), layers.BatchNormalization(), layers.LeakyReLU(0.2))
+    for filters in (6, 4, 2):
+        g = stack(g, layers.Conv2DTranspose(filters, **options), layers.BatchNormalization(), layers.ReLU())
+    return vae(x, h, z, layers.Conv2DTranspose(3, 4, strides=2, padding="same", activation="tanh")(g), likelihood="mse")
+
+
+@family
+def resnet():
+    """Residual blocks with batch normalisation and swish, pooling down and upsampling."""
+
+    def block(h):
+        g = stack(h, layers.BatchNormalization(), layers.Activation("swish"), layers.Conv2D(4, 3, padding="same"))
+        return layers.Add()([h, layers.Conv2D(4, 3, padding="same", activation="swish")(g)])
+
+    x, z = keras.Input((16, 16, 1)), keras.Input((3,))
+    h = stack(x, layers.Conv2D(4, 1), block, layers.AveragePooling2D(2), block, layers.GlobalAveragePooling2D())
+    g = stack(z, layers.Dense(4 * 4 * 4), layers.Reshape((4, 4, 4)), block, layers.UpSampling2D(), block)
+    return vae(x, h, z, layers.Conv2D(1, 3, padding="same")(layers.UpSampling2D(interpolation="bilinear")(g)))
+
+
+@family
+def lstm():
+    x, z = keras.Input((6, 2)), keras.Input((3,))
+    h = layers.LSTM(4)(layers.Bidirectional(layers.LSTM(4, return_sequences=True))(x))
+    g = layers.LSTM(4, return_sequences=True)(layers.RepeatVector(6)(z))
+    return vae(x, h, z, layers.TimeDistributed(layers.Dense(2))(g), likelihood="mse")
+
+
+@family
+def gru_text():
+    """Words as codes, of which 0 is none."""
+    x, z = keras.Input((6,), dtype="int32"), keras.Input((3,))
+    h = layers.Bidirectional(layers.GRU(4))(layers.Embedding(9, 4, mask_zero=True)(x))
+    g = layers.GRU(6, return_sequences=True, recurrent_dropout=0.1)(layers.RepeatVector(6)(z))
+    return vae(x, h, z, layers.Dense(9)(g), likelihood=keras_vae.Categorical(num_classes=9))
+
+
+def positions(h):
+    """Adds a learned embedding of the positions."""
+    return h + layers.Embedding(h.shape[1], h.shape[2])(ops.arange(h.shape[1]))
+
+
+def transformer_block(h, **options):
+    h = h + layers.MultiHeadAttention(2, 4, dropout=0.1)(*[layers.LayerNormalization()(h)] * 2, **options)
+    return h + stack(h, layers.LayerNormalization(), layers.Dense(12, "gelu"), layers.Dropout(0.1), layers.Dense(8))
+
+
+@family
+def transformer():
+    x, z = keras.Input((6, 3)), keras.Input((3,))
+    h = stack(x, layers.Dense(8), positions, transformer_block, transformer_block, layers.GlobalAveragePooling1D())
+    g = positions(layers.Reshape((6, 8))(layers.Dense(48)(z)))
+    g = transformer_block(transformer_block(g, use_causal_mask=True))
+    return vae(x, h, z, layers.Dense(6)(g), likelihood=keras_vae.Gaussian("predicted"))
+
+
+@family
+def conditional_images():
+    """The label is embedded as a map of its own in the encoder, and one-hot in the decoder."""
+    x, label, z = keras.Input((8, 8, 1)), keras.Input((), dtype="int32", name="condition"), keras.Input((3,))
+    h = layers.Concatenate()([x, layers.Reshape((8, 8, 1))(layers.Embedding(4, 64)(label))])
+    h = stack(h, layers.Conv2D(4, 3, strides=2, activation="relu"), layers.Flatten(), layers.Dense(8, "relu"))
+    encoder = keras.Model({"x": x, "condition": label}, heads(h))
+    code = keras.Input((), dtype="int32", name="condition")
+    g = layers.Concatenate()([z, ops.one_hot(code, 4)])
+    g = stack(g, layers.Dense(32, "relu"), layers.Reshape((4, 4, 2)), layers.Conv2DTranspose(1, 4, 2, padding="same"))
+    return keras_vae.VAE(encoder, keras.Model({"z": z, "condition": code}, g), seed=0)
+
+
+@family
+def tabular():
+    """Raw columns, normalised inside the encoder, with batch normalisation and dropout."""
+    x, z = keras.Input((5,)), keras.Input((3,))
+    groups = [(keras_vae.Standardized("mse", [50.0, 3.0], [9.0, 2.0]), 2), ("bce", 1), (keras_vae.Categorical(), 2)]
+    normalised = layers.Normalization(mean=[50.0, 3.0, 0.5, 0.5, 0.5], variance=[81.0, 4.0, 0.2, 0.2, 0.2])(x)
+    dense = [layers.Dense(8, use_bias=False), layers.BatchNormalization(), layers.ReLU(), layers.Dropout(0.2)]
+    g = stack(z, layers.Dense(8, "selu"), layers.AlphaDropout(0.1), layers.Dense(5))
+    return vae(x, stack(normalised, *dense), z, g, likelihood=keras_vae.Mixed(groups))
+
+
+@family
+def beta_probabilities():
+    """A beta-VAE whose decoder ends in a sigmoid."""
+    x, z = keras.Input((8, 8)), keras.Input((3,))
+    g = layers.Reshape((8, 8))(layers.Dense(64, "sigmoid")(layers.Dense(8, "relu")(z)))
+    likelihood = keras_vae.Bernoulli(from_logits=False)
+    return vae(x, layers.Dense(4, "relu")(x), z, g, likelihood=likelihood, objective=keras_vae.ELBO(beta=4.0))
+
+
+@family
+def codebook():
+    """Convolutions that normalise over channels, as in vector quantisation, with soft codes of the latents."""
+    x, z = keras.Input((8, 8, 3)), keras.Input((4,))
+    h = stack(x, layers.Conv2D(4, 4, 2, padding="same"), layers.LayerNormalization(), layers.Activation("gelu"))
+    h = stack(h, layers.Conv2D(4, 3, padding="same"), layers.GroupNormalization(2), layers.Conv2D(2, 1))
+    codes = layers.EinsumDense("bk,kd->bd", 16)(layers.Softmax()(z))
+    g = stack(layers.Reshape((4, 4, 1))(codes), layers.Conv2D(4, 3, padding="same"), layers.LayerNormalization())
+    return vae(x, h, z, layers.Conv2DTranspose(3, 4, 2, padding="same")(layers.ReLU()(g)), likelihood="laplace")
+
+
+@family
+def mixer():
+    """Patches, mixed over places and over channels."""
+
+    def block(h):
+        g = layers.Permute((2, 1))(layers.LayerNormalization()(h))
+        h = h + layers.Permute((2, 1))(layers.Dense(4)(layers.Dense(6, "gelu")(g)))
+        return h + stack(h, layers.LayerNormalization(), layers.Dense(12, "gelu"), layers.Dense(6))
+
+    x, z = keras.Input((8, 8, 1)), keras.Input((3,))
+    h = stack(x, layers.Conv2D(6, 4, strides=4), layers.Reshape((4, 6)), block, block, layers.GlobalAveragePooling1D())
+    g = stack(z, layers.Dense(24), layers.Reshape((4, 6)), block, layers.Dense(16), layers.Reshape((2, 2, 4, 4)))
+    return vae(x, h, z, layers.Reshape((8, 8, 1))(layers.Permute((1, 3, 2, 4))(g)))
+
+
+@family
+def audio():
+    x, z = keras.Input((128, 1)), keras.Input((3,))
+    strided = {"strides": 4, "padding": "same", "activation": "elu"}
+    h = stack(x, layers.Conv1D(3, 9, **strided), layers.Conv1D(4, 9, **strided))
+    h = layers.GlobalMaxPooling1D()(layers.Conv1D(4, 3, padding="causal", dilation_rate=2)(h))
+    g = stack(z, layers.Dense(32), layers.Reshape((8, 4)), layers.Conv1DTranspose(3, 9, **strided))
+    g = layers.Conv1D(1, 3, padding="same", activation="tanh")(layers.Conv1DTranspose(2, 9, **strided)(g))
+    return vae(x, h, z, g, likelihood=keras_vae.Gaussian("learned"))

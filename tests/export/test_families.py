@@ -1,4 +1,4 @@
-"""Every family of networks, exported and compared with Keras by a second route."""
+"""Every model and layer of the zoo, exported and compared with Keras by a second route."""
 
 import keras
 import numpy as np
@@ -10,32 +10,48 @@ from keras import ops
 import families
 import keras_vae
 import keras_vae_export
+import zoo
 from keras_vae_serving import Manifest
 
 pytestmark = pytest.mark.once
 
 
 def run(folder, graph, **inputs):
-    """Bare onnxruntime: what is checked here must not rest on our own session."""
+    """Bare onnxruntime, as what is checked here must not rest on our own session: alike at a batch of 1, 5 and all."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(folder / graph / "1" / "model.onnx", options).run(None, inputs)
+    session = onnxruntime.InferenceSession(folder / graph / "1" / "model.onnx", options)
+    found = session.run(None, inputs)
+    for batch in (1, 5):
+        fewer = session.run(None, {name: values[:batch] for name, values in inputs.items()})
+        for values, whole in zip(fewer, found, strict=True):
+            np.testing.assert_allclose(values, whole[:batch], rtol=1e-5, atol=1e-5)
+    return found
 
 
 # Converting is the same on each backend: what differs is the archive that it begins with.
 EVERYWHERE = ("mixture_prior", "conditional_vae")
-# Of several families of a kind one is converted each time, and the others where the part `slow` runs.
-SLOW = (
-    *("conv_valid", "conv_dilation", "conv_output_padding", "upsampling", "separable", "conv_3d", "other_norms"),
-    *("gru", "mixed_float16", "residual"),
+# Of several of a kind one is converted each time, and the others where the part `slow` runs.
+EACH_TIME = (
+    *EVERYWHERE,
+    *("gaussian_predicted", "continuous_bernoulli", "discretized_logistic", "table_with_missing_values", "vamp_prior"),
+    *("own_parts", "conv_same", "fully_convolutional", "mixed_bfloat16", "subclassed", "custom_layer"),
+    *("integer_inputs", "conditional", "audio"),
+    *("every_activation(x)", "LSTM(3)(Masking()(x))", "MultiHeadAttention(2, 3)(Masking()(x), Masking()(x))"),
+    *("BatchNormalization(axis=1)(x)", "Conv2D(4, 3, groups=2)(x)"),
 )
 
 
-def marks(name):
-    return [pytest.mark.every_backend] * (name in EVERYWHERE) + [pytest.mark.slow] * (name in SLOW)
+def params(values, name=str):
+    """The values with their names and marks."""
+
+    def marks(name):
+        return [pytest.mark.every_backend] * (name in EVERYWHERE) + [pytest.mark.slow] * (name not in EACH_TIME)
+
+    return [pytest.param(value, id=name(value), marks=marks(name(value))) for value in values]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in families.FAMILIES])
+@pytest.mark.parametrize("name", params(families.FAMILIES))
 def test_the_files_compute_what_the_model_computes(name, exported):
     model, folder = families.make(name), exported(name)
     manifest = Manifest.load(folder)
@@ -51,19 +67,31 @@ def test_the_files_compute_what_the_model_computes(name, exported):
         assert_same(model, folder, tolerance)
 
 
+@pytest.mark.filterwarnings("ignore:Layer 'flatten.*mask information", "ignore:The use of `x.T`")
+@pytest.mark.filterwarnings("ignore:The torch engine wrote the files", "ignore:torch.searchsorted")
+@pytest.mark.parametrize("entry", params(zoo.entries(keras.backend.backend()), lambda entry: entry[1]))
+def test_no_layer_is_refused(entry, tmp_path):
+    encoder, _ = pair = zoo.make(*entry)
+    x = zoo.data(entry[0])
+    keras_vae_export.export(pair, tmp_path / "bundle", data=x)
+    expected = encoder.predict(x, batch_size=len(x), verbose=0)
+    for name, found in zip(("z_mean", "z_log_var"), run(tmp_path / "bundle", "encoder", x=x), strict=True):
+        np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-4)
+
+
 def assert_same(vae, folder, tolerance):
-    """The bundle at a batch of 5 against the model's own verbs."""
+    """The bundle at a batch of 70 against the model's own verbs."""
     encoder = onnx.load(folder / "encoder" / "1" / "model.onnx")
     if encoder.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT32:
-        x = np.random.default_rng(1).integers(0, 2, (5, *vae.data_shape)).astype("int32")
+        x = np.random.default_rng(1).integers(0, 2, (70, *vae.data_shape)).astype("int32")
     else:
         # What the likelihood allows.
-        x = vae.sample(5, seed=1, draw=True, condition=None if vae.condition_shape is None else 0)
+        x = vae.sample(70, seed=1, draw=True, condition=None if vae.condition_shape is None else 0)
     if vae.allow_missing:
         x[0] = x[1, :2] = np.nan
     given, beside = x, {}
     if vae.condition_shape is not None:
-        beside = {"condition": np.arange(5, dtype="int32")}
+        beside = {"condition": np.arange(70, dtype="int32") % 4}
         given = {"x": x, **beside}
     posterior = vae.encode(given)
     z_mean, z_log_var = run(folder, "encoder", x=x, **beside)
@@ -71,14 +99,14 @@ def assert_same(vae, folder, tolerance):
     np.testing.assert_allclose(z_log_var, posterior.log_var, rtol=tolerance, atol=tolerance)
     x_mean, *x_scale = run(folder, "decoder", z=posterior.mean, **beside)
     np.testing.assert_allclose(x_mean, vae.decode(posterior.mean, **beside), rtol=tolerance, atol=tolerance)
-    assert bool(x_scale) == isinstance(vae.likelihood, keras_vae.Gaussian)
+    assert bool(x_scale) == vae.likelihood.has_stddev
     if x_scale:
         stddev = ops.convert_to_numpy(vae.likelihood.stddev(vae.decoder(posterior.mean)))
         np.testing.assert_allclose(x_scale[0], stddev, rtol=tolerance)
     # `elbo` draws its noise as (examples, samples, latents) from NumPy: the same noise through the graph.
-    epsilon = np.random.default_rng(4).standard_normal((5, 3, vae.latent_dim), dtype="float32")
+    epsilon = np.random.default_rng(4).standard_normal((70, 3, vae.latent_dim), dtype="float32")
     reconstruction, kl = run(folder, "elbo", x=x, epsilon=epsilon, **beside)
-    assert reconstruction.shape == kl.shape == (5,)
+    assert reconstruction.shape == kl.shape == (70,)
     np.testing.assert_allclose(-(reconstruction + kl), vae.elbo(given, 3, seed=4), rtol=tolerance, atol=tolerance)
     prior = vae.numpy_prior()
     z = posterior.mean + np.exp(0.5 * posterior.log_var) * epsilon.transpose(1, 0, 2)

@@ -51,7 +51,7 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
 
 
 def _expm1(x):
-    # torch's own translation, e**x - 1, gives 0 where the KL of a collapsed unit lives; see converters/tensorflow.py.
+    # torch's own translation, e**x - 1, gives 0 where the KL of a collapsed unit lives; see converters/formulas.py.
     return op.Mul(op.Tanh(op.Mul(x, 0.5)), op.Add(op.Exp(x), 1.0))
 
 
