@@ -62,7 +62,7 @@ def checks(session):
     """Format, lint, types and import contracts; the tests on each backend; the tests that compare backends."""
     parts = session.posargs or ("lint", "jax", "tensorflow", "torch")
     if set(parts) != {"bounds"}:
-        session.install("-q", "-c", "constraints.txt", "-e", ".[all,dev]")
+        session.install("-q", "--no-compile", "-c", "constraints.txt", "-e", ".[all,dev]")
     for part in parts:
         if part == "lint":
             session.run("ruff", "format", "--check")
