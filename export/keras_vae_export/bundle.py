@@ -256,7 +256,7 @@ def _verified(folder, source, model, held_out, simplify, tolerance):
             if policies:
                 entry.parity.update(_rounding(graph, tried[graph.name], policies))
         except ParityError:
-            _blame_the_archive(graphs.from_model(archive.load(source)), functions, tried)
+            _blame_the_model(graphs.from_model(archive.load(source)), functions, tried)
             raise
         written[graph.name] = entry
     return written, tried
@@ -321,7 +321,7 @@ def _with_first_engine(engines, attempt, source, folder):
 
 def _is_hopeless(error, source):
     """Whether no other engine can do better: the fault is in the model, or it cannot be loaded where it comes from."""
-    if isinstance(error, converters.RandomnessError | _LossyArchiveError):
+    if isinstance(error, converters.RandomnessError | _FaultOfModel):
         return True
     if isinstance(error, converters.LoadError):
         try:
@@ -340,8 +340,8 @@ def _advice(engine):
     return f'Or try the {other} engine, which needs {missing[0]}: pip install "keras-vae[{missing[1]}]".'
 
 
-class _LossyArchiveError(ParityError):
-    """A model that changes when Keras saves and loads it."""
+class _FaultOfModel(ParityError):
+    """A model that no engine can convert."""
 
 
 def _rounding(graph, tried, policies):
@@ -376,26 +376,38 @@ def _warn_of_rounding(entries, likelihood):
         )
 
 
-def _blame_the_archive(loaded, functions, tried):
-    """Raises a ParityError that says so if the model changes when Keras saves and loads it, before any engine."""
+def _blame_the_model(loaded, functions, tried):
+    """Raises a ParityError that says so if the fault is in the model, before any engine.
+
+    An example may depend on its batch, or the model may change when Keras saves and loads it.
+    """
     for copy, graph in zip(loaded, functions, strict=True):
         probe = tried[graph.name][0]
-        run = compile_function(graph.network, graph.function)
+        run, of_copy = (compile_function(each.network, each.function) for each in (graph, copy))
         expected = probes.run_model(graph, run, probe.kind, probe.inputs)
-        run = compile_function(copy.network, copy.function)
-        found = probes.run_model(copy, run, probe.kind, probe.inputs).outputs
-        try:
-            parity.compare(graph.name, expected, found, max(POLICY_TOLERANCES.values()), "loaded model")
-        except ParityError as error:
-            raise _LossyArchiveError(
-                f"The model changes when Keras saves and loads it: {error} The get_config() of a custom layer most "
-                "likely leaves out an argument of its __init__.",
-                error.graph,
-                error.tensor,
-                error.index,
-                error.expected,
-                error.found,
-            ) from None
+        few = expected.head(2)
+        for what, part, found, where, advice in (
+            (
+                "The model's outputs for an example depend on the batch that it is in",
+                few,
+                probes.run_model(graph, run, probe.kind, few.inputs),
+                f"model at batch {len(few)}, taken from batch {len(probe)}",
+                "Look for a size of, or a mean over, the first axis in the call of a layer.",
+            ),
+            (
+                "The model changes when Keras saves and loads it",
+                expected,
+                probes.run_model(copy, of_copy, probe.kind, probe.inputs),
+                "loaded model",
+                "The get_config() of a custom layer most likely leaves out an argument of its __init__.",
+            ),
+        ):
+            try:
+                parity.compare(graph.name, part, found.outputs, max(POLICY_TOLERANCES.values()), where)
+            except ParityError as error:
+                raise _FaultOfModel(
+                    f"{what}: {error} {advice}", error.graph, error.tensor, error.index, error.expected, error.found
+                ) from None
 
 
 def _describe(model, functions, written, anomaly, engine, policies, folder):

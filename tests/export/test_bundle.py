@@ -273,6 +273,21 @@ class Lossy(keras.layers.Layer):
         return {"name": self.name}
 
 
+@keras.saving.register_keras_serializable("tests")
+class Counting(keras.layers.Layer):
+    """What it makes of an example depends on how many there are."""
+
+    def call(self, x):
+        return x * keras.ops.cast(keras.ops.shape(x)[0], "float32")
+
+
+def test_a_layer_that_looks_at_the_batch_is_found(tmp_path):
+    encoder, decoder = keras_vae.networks.mlp((5,), 2, hidden=(4,))
+    decoder = keras.Model(decoder.inputs, Counting()(decoder.output))
+    with pytest.raises(ParityError, match=r"depend on the batch that it is in: decoder: x_mean.* first axis"):
+        keras_vae_export.export((encoder, decoder), tmp_path / "bundle")
+
+
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_a_layer_that_loses_an_argument_is_found(policy, tmp_path):
     encoder, decoder = keras_vae.networks.mlp((5,), 2, hidden=(4,))
