@@ -142,8 +142,8 @@ def check(
     Args:
         directory: Folder of the bundle.
         providers: Providers that run the graphs: "cpu", "cuda", ...
-        tolerance: Largest difference, as in `export`; None takes the one that the bundle was exported with. Smaller
-            variants are run but not compared: their differences are in the manifest.
+        tolerance: Largest difference, with nothing more for rounding; None compares as `export` did. Smaller variants
+            are run but not compared: their differences are in the manifest.
 
     Returns:
         The largest absolute difference of each output, by the graph's name and the output's.
@@ -165,7 +165,8 @@ def check(
             tidy.check(directory / graph.file, graph)
             allowed = graph.parity["tolerance"] if tolerance is None else tolerance
         probe = recorded[graph.name.removesuffix(f"_{graph.precision}")]
-        found[graph.name] = parity.measure(directory, graph, [probe], allowed, providers)["max_abs_diff"]
+        measured = parity.measure(directory, graph, [probe], allowed, providers, rounded=tolerance is None)
+        found[graph.name] = measured["max_abs_diff"]
     return found
 
 

@@ -123,7 +123,8 @@ def _variant(folder, graph, precision, samples):
     tidy.check(path, variant)
     outputs = Session(folder, graph, providers="cpu").run(samples)
     try:
-        measured = parity.measure(folder, variant, [probes.Probe("held-out", samples, outputs)], _MAX_DIFFERENCE)
+        probe = probes.Probe("held-out", samples, outputs)
+        measured = parity.measure(folder, variant, [probe], _MAX_DIFFERENCE, rounded=False)
     except ParityError as error:
         raise AccuracyError(f"{precision} is too far from float32. {error} Export without {precision}.") from None
     variant.parity.update(method=method, **measured)

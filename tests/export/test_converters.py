@@ -55,7 +55,7 @@ def fourier(function, exact):
 cases = {
     "Erfc": (tf.math.erfc, sp.erfc, x, 3e-7),
     "Expm1": (tf.math.expm1, np.expm1, x, None),
-    "Log1p": (tf.math.log1p, np.log1p, np.concatenate([x[x > -1], [0.0, 1e30]]), None),
+    "Log1p": (tf.math.log1p, np.log1p, np.concatenate([x[x > -1], [0.0, 1e30, 3e38]]), None),
     "Xlogy": (lambda x: tf.math.xlogy(tf.round(x), x), lambda x: sp.xlogy(np.round(x), x), np.linspace(0, 9, 91), 3e-6),
     "Xlog1py": (lambda x: tf.math.xlog1py(x, x), lambda x: sp.xlog1py(x, x), np.linspace(0, 9, 91), 3e-6),
     "Where": (
@@ -68,7 +68,12 @@ cases = {
     "Erfinv": (tf.math.erfinv, sp.erfinv, np.concatenate([x[np.abs(x) < 1], [1.0, -1.0]]), None),
     "Floor": (of_integers(lambda x: x // 4 + 9 * (x // -4)), lambda x: x // 4 + 9 * (x // -4), whole, 1e-9),
     "Mod": (of_integers(lambda x: x % 4 + 9 * (x % -4)), lambda x: x % 4 + 9 * (x % -4), whole, 1e-9),
-    "of floats": (lambda x: x // 0.75 + x % 0.75, lambda x: x // 0.75 + x % 0.75, whole / 8, 1e-6),
+    "of floats": (
+        lambda x: x // 0.75 + x % 0.1 + x % -0.1,  # 0.1 in float32
+        lambda x: x // 0.75 + x % float(np.float32(0.1)) + x % float(np.float32(-0.1)),
+        whole / 8,
+        1e-6,
+    ),
     "Bitcast": (lambda x: tf.cast(keras.ops.signbit(x), "float32"), np.signbit, [-1.5, -0.0, 0.0, np.nan, 2.0], 1e-9),
     "Cumprod": (lambda x: tf.math.cumprod(x, 1), lambda x: np.cumprod(x, 1), rows, 1e-6),
     "of the others": (

@@ -65,7 +65,7 @@ def bundles(_warm_converter, conditional, exported, tmp_path_factory):
     keras_vae_export.export(keras_vae.VAE(*numbers, likelihood="mse", prior=prior), folder / "numbers")
     for made, name in (
         (exported("table_with_missing_values"), "table"),
-        (exported("conv_1d"), "series"),
+        (exported("lstm"), "series"),
         (conditional, "conditional"),
         (exported("conditional_vae"), "labels"),
         (exported("mixture_prior"), "mixture"),

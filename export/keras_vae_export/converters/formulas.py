@@ -12,10 +12,10 @@ from onnx import TensorProto
 
 
 def _log1p(g, x):
-    """x log(u) / (u - 1) with u = 1 + x, which is Kahan's formula; x where u rounds to 1."""
+    """log(u) x / (u - 1) with u = 1 + x, which is Kahan's formula; x where u rounds to 1."""
     u = g("Add", x, 1.0)
     exact = g("Or", g("Equal", u, 1.0), g("IsInf", u))
-    return g("Where", exact, x, g("Div", g("Mul", x, g("Log", u)), g("Sub", u, 1.0)))
+    return g("Where", exact, x, g("Mul", g("Log", u), g("Div", x, g("Sub", u, 1.0))))
 
 
 def _erfinv(g, x):
@@ -41,7 +41,12 @@ def _floor_div(g, x, y):
 
 
 def _floor_mod(g, x, y):
-    return g("Sub", x, g("Mul", g("Floor", g("Div", x, y)), y)) if g.is_float() else g("Mod", x, y)
+    """What is left, with the sign of y; fmod is exact, x - floor(x / y) y is not."""
+    if not g.is_float():
+        return g("Mod", x, y)
+    rest = g("Mod", x, y, fmod=1)
+    other_sign = g("Less", g("Mul", g("Sign", rest), g("Sign", y)), 0.0)
+    return g("Where", other_sign, g("Add", rest, y), rest)
 
 
 def _sign_bit(g, x):
@@ -90,6 +95,8 @@ def _update_slice(g, x, update, starts):
     axes = [axis for axis, size in enumerate(part) if size != whole[axis]]
     if starts is None or any(min(whole[axis], part[axis]) < 0 for axis in axes):
         return None
+    if any(size < 0 and start for size, start in zip(whole, starts, strict=True)):
+        return None
     starts = np.clip(starts, 0, np.subtract(whole, part))
     result = update
     for axis in reversed(axes):
@@ -115,6 +122,7 @@ def _resample(g, images, size, scale=None, *translation):
     options = {name: g.attribute(name) for name in ("kernel_type", "antialias", "align_corners", "half_pixel_centers")}
     options = {name: bool(value) if value in (0, 1) else value for name, value in options.items() if value is not None}
     height, width, channels = shape[1:]
+    images = g("Cast", images, to=TensorProto.FLOAT)
     for axis, rows in enumerate(((-1, height, width * channels), (-1, width, channels))):
         units = np.eye(shape[axis + 1], dtype="float32")[None, :, None, :]  # as the channels of one column
         values = (np.array([value[axis], 1 - i // 2], value.dtype) for i, value in enumerate(others))

@@ -58,7 +58,7 @@ def _expm1(x):
 def _log1p(x):
     u = op.Add(x, 1.0)
     exact = op.Or(op.Equal(u, 1.0), op.IsInf(u))
-    return op.Where(exact, x, op.Div(op.Mul(x, op.Log(u)), op.Sub(u, 1.0)))
+    return op.Where(exact, x, op.Mul(op.Log(u), op.Div(x, op.Sub(u, 1.0))))
 
 
 _ACCURATE = {torch.ops.aten.expm1.default: _expm1, torch.ops.aten.log1p.default: _log1p}
