@@ -46,6 +46,9 @@ def _import(name):
             spec = importlib.util.spec_from_file_location(pathlib.Path(name).stem, name)
             assert spec is not None  # as its name ends in .py
             assert spec.loader is not None
+            present = sys.modules.get(spec.name)
+            if present is not None and getattr(present, "__file__", None) != spec.origin:
+                raise ImportError(f"there is another module {spec.name!r} already: give the file another name")
             sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:

@@ -8,6 +8,7 @@ Of a subclass of `VAE` its parts, its class and its other attributes travel, eac
 take what no config holds, is not run again.
 """
 
+import collections
 import contextlib
 import importlib.machinery
 import io
@@ -24,7 +25,6 @@ import cloudpickle
 import keras
 
 from keras_vae import VAE, likelihoods
-from keras_vae.networks import mlp
 from keras_vae_export.errors import ExportError
 from keras_vae_export.graphs import Pair
 
@@ -42,7 +42,7 @@ def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     likelihood = getattr(model, "likelihood", None)
     parts = (likelihood, *(getattr(model, name, None) for name in ("objective", "prior")))
     parents = [*networks.values(), *parts, *kept]
-    with _named_lambdas(parents):
+    with _functions_named(parents):
         if isinstance(model, VAE):
             _save_vae(model, folder)
         else:
@@ -55,7 +55,9 @@ def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
         classes, kind = _custom_objects(parents, "".join(configs)), type(model)
         with _by_value([*classes.values(), kind]):
             (folder / "classes.pickle").write_bytes(_pickled_classes(classes, kind))
-            (folder / "attributes.pickle").write_bytes(pickle.dumps(_pickled_attributes(attributes, model)))
+            sent, lost = _pickled_attributes(attributes, model)
+            (folder / "attributes.pickle").write_bytes(pickle.dumps(sent))
+            (folder / "lost.json").write_text(json.dumps(lost))
     settings = {name: getattr(keras.config, name)() for name in _SETTINGS}
     (folder / "settings.json").write_text(json.dumps(settings))
 
@@ -80,6 +82,11 @@ def load(folder: str | os.PathLike[str]) -> VAE | Pair:
     described = json.loads((folder / "likelihood.json").read_text())
     likelihood = described and likelihoods.get(keras.saving.deserialize_keras_object(described, classes))
     return Pair(networks["encoder"], networks["decoder"], likelihood)
+
+
+def lost_attributes(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """The attributes of the model that could not be sent, and the reasons."""
+    return json.loads((pathlib.Path(folder) / "lost.json").read_text())
 
 
 def _load(path, classes):
@@ -118,7 +125,9 @@ def _attributes(vae):
     """What an object of a subclass of `VAE` holds, other than what every `VAE` and every trained model does."""
     if type(vae) is VAE:
         return {}
-    plain = VAE(*mlp((1,), 1, hidden=()))
+    x, dense = keras.Input((1,)), {"units": 1, "kernel_initializer": "zeros"}  # which moves no seed
+    encoder, decoder = (keras.Model(x, [keras.layers.Dense(**dense)(x) for _ in range(n)]) for n in (2, 1))
+    plain = VAE(encoder, keras.Model(x, decoder.outputs[0]), seed=0)
     # PyTorch keeps the layers of a layer apart from its other attributes.
     names = {*vars(vae), *getattr(vae, "_modules", ())} - {*vars(plain), *getattr(plain, "_modules", ())}
     of_training = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.metrics.Metric)
@@ -127,8 +136,12 @@ def _attributes(vae):
 
 
 @contextlib.contextmanager
-def _named_lambdas(parents):
-    """Lambdas have names in this block: Keras saves one without as bytecode, which has lost the globals it reads."""
+def _functions_named(parents):
+    """In this block every function has a name of its own.
+
+    Keras saves a lambda, which has none, as bytecode that has lost the globals it reads, and tells the functions of one
+    factory apart by their names alone.
+    """
     with contextlib.ExitStack() as undo:
         for parent in parents:
             for layer in _layers(parent) if isinstance(parent, keras.layers.Layer) else ():
@@ -136,11 +149,17 @@ def _named_lambdas(parents):
                     undo.callback(setattr, layer, "function", layer.function)
                     layer.function = _as_lambda(layer.function)  # Keras cannot save a partial or a bound method
         found = {id(value): value for parent in parents for value in _parts(parent)}.values()
-        lambdas = [value for value in found if isinstance(value, types.FunctionType) and value.__name__ == "<lambda>"]
-        for number, function in enumerate(lambdas):
-            undo.callback(setattr, function, "__name__", "<lambda>")
-            function.__name__ = f"lambda_{number}"
+        functions = [value for value in found if isinstance(value, types.FunctionType) and not _is_ours(value)]
+        names = collections.Counter(function.__name__ for function in functions)
+        for number, function in enumerate(functions):
+            if function.__name__ == "<lambda>" or names[function.__name__] > 1:
+                undo.callback(setattr, function, "__name__", function.__name__)
+                function.__name__ = f"{function.__name__.strip('<>')}_{number}"
         yield
+
+
+def _is_ours(value):
+    return getattr(value, "__module__", "").partition(".")[0] in _OURS
 
 
 def _as_lambda(function):
@@ -197,8 +216,7 @@ def _custom_objects(parents, configs):
             name = keras.saving.get_registered_name(value)
             if f'"{name}"' not in configs:
                 continue
-            module = sys.modules.get(getattr(value, "__module__", ""))
-            if module is None or module.__name__.partition(".")[0] in _OURS:
+            if getattr(value, "__module__", "") not in sys.modules or _is_ours(value):
                 continue
             if found.setdefault(name, value) is not value:
                 raise ExportError(
@@ -263,12 +281,14 @@ def _dumps(value, model=None):
 
 
 def _pickled_attributes(attributes, model):
-    """Each attribute by itself; one that cannot be pickled, such as an open file, is left out, as no graph has it."""
-    found = {}
+    """Each attribute by itself, and why the others cannot be pickled, such as an open file, which no graph needs."""
+    found, lost = {}, {}
     for name, value in attributes.items():
-        with contextlib.suppress(Exception):  # the user's __reduce__ may raise anything
+        try:
             found[name] = _dumps(value, model)
-    return found
+        except Exception as error:  # the user's __reduce__ may raise anything
+            lost[name] = str(error)
+    return found, lost
 
 
 def _pickled_classes(classes, kind):

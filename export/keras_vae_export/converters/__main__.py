@@ -36,6 +36,10 @@ def main(source: str, engine: str, folder: str) -> None:
     except Exception as error:
         outcome["error"] = _explained(error, engine, outcome["stage"])
         traceback.print_exc()
+    if outcome["error"] is not None:
+        for name, reason in archive.lost_attributes(source).items():
+            if name in outcome["error"]:
+                outcome["error"] += f" The attribute {name!r} of the model could not be sent there: {reason}."
     (pathlib.Path(source) / converters.RESULT).write_text(json.dumps(outcome))
 
 

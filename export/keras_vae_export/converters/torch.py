@@ -1,6 +1,7 @@
 """Converts Keras on PyTorch to ONNX with torch.export: layers written in torch, and models above two gigabytes."""
 
 import pathlib
+import re
 
 import onnx
 import torch
@@ -92,6 +93,6 @@ def _check_external(path):
 
 
 def _reason(error):
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in re.sub("\x1b\\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
     cause = error.__cause__
     return " ".join(lines[:1] + ([f"{type(cause).__name__}: {str(cause).splitlines()[0]}"] if cause else []))[:1000]
