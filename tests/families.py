@@ -306,9 +306,9 @@ def resnet():
 
 @family
 def lstm():
-    x, z = keras.Input((12, 2)), keras.Input((3,))
+    x, z = keras.Input((6, 2)), keras.Input((3,))
     h = layers.LSTM(4)(layers.Bidirectional(layers.LSTM(4, return_sequences=True))(x))
-    g = layers.LSTM(4, return_sequences=True)(layers.RepeatVector(12)(z))
+    g = layers.LSTM(4, return_sequences=True)(layers.RepeatVector(6)(z))
     return vae(x, h, z, layers.TimeDistributed(layers.Dense(2))(g), likelihood="mse")
 
 
