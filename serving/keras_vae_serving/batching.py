@@ -67,6 +67,7 @@ class Batcher:
         # Dynamic int8 takes one scale over the whole batch: an answer would depend on who else asked.
         self._merge = session.graph.precision != "int8"
         self._arrived: list[_Job] = []  # since the event loop last looked
+        self._busy = False  # whether the thread runs the graph, for callers that may have gone
         self._last: tuple[Any, float, int] = (None, 0.0, 1)  # key, seconds and cost of the last run
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"run {session.graph.name}", daemon=True)
@@ -110,7 +111,8 @@ class Batcher:
         cost = sum(job.rows * job.cost for job in self._arrived)
         key, seconds, last_cost = self._last
         seconds *= max(1.0, cost / last_cost)
-        if cost < self.waiting or seconds > INLINE_SECONDS or any(job.key != key for job in self._arrived):
+        busy = self._busy or cost < self.waiting
+        if busy or seconds > INLINE_SECONDS or any(job.key != key for job in self._arrived):
             self._enqueue()
             return
         jobs, self._arrived = self._arrived, []
@@ -132,7 +134,9 @@ class Batcher:
                 while jobs[-1] is not None and (cost := cost + jobs[-1].rows * jobs[-1].cost) < self.max_batch:
                     jobs.append(self._queue.get_nowait())
             for group in self._groups(job for job in jobs if job is not None):
+                self._busy = True
                 results = self._run(group)
+                self._busy = False
                 # Nobody waits in a loop that has been closed.
                 with contextlib.suppress(RuntimeError):
                     group[0].future.get_loop().call_soon_threadsafe(_deliver, group, results)

@@ -7,8 +7,10 @@ each run of a graph is shared with other requests.
 
 import difflib
 import functools
+import itertools
 import math
 import os
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +27,8 @@ from keras_vae_serving.session import batch_size_of
 from keras_vae_serving.verbs import Arrays, Steps
 
 _DRAW_SEED = "Seed for the draw; without one, each draw is different."
+# A number of samples has two names: `sample` calls it n, `score` num_samples.
+_OTHER_NAMES = {"n": "num_samples", "num_samples": "n"}
 
 
 @dataclass(frozen=True)
@@ -240,16 +244,25 @@ class Endpoints:
 def _known(endpoint, parameters):
     """The parameters that an endpoint has; others, such as `timeout` and `priority`, are ignored, as the protocol says.
 
-    A misspelt one is refused: the answer would be another than was asked for.
+    One that is meant for the endpoint (`seeds`, `random_seed`, or `num_samples` where it is called n) is refused: the
+    answer would be another than was asked for. Only the first 16 are looked at, as the event loop waits meanwhile.
     """
-    known = {name: value for name, value in parameters.items() if name in endpoint.parameters}
-    for name in parameters.keys() - known.keys():
-        if len(name) <= 20 and (meant := difflib.get_close_matches(name, endpoint.parameters, 1, 0.75)):
+    own = endpoint.parameters
+    meanings = {other: name for name, other in _OTHER_NAMES.items() if name in own} | {name: name for name in own}
+    for name in itertools.islice((name for name in parameters if name not in own), 16):
+        if len(name) <= 40 and (meant := _closest(name, meanings)):
             raise RequestError(
-                f"there is no parameter {name!r}; did you mean {meant[0]!r}? {endpoint.name} takes "
-                f"{', '.join(endpoint.parameters)}, and ignores what it does not know."
+                f"there is no parameter {name!r}; did you mean {meanings[meant]!r}? {endpoint.name} takes "
+                f"{', '.join(own)}, and ignores what it does not know."
             )
-    return known
+    return {name: parameters[name] for name in own if name in parameters}
+
+
+def _closest(name, names):
+    """The one of `names` that a name contains as words (`random_seed`, `randomSeed`), or that is spelt much like it."""
+    words = "_".join(re.findall("[A-Z]?[a-z0-9]+|[A-Z]+", name)).lower()
+    inside = [known for known in names if f"_{known}_" in f"_{words}_"]
+    return next(iter(inside or difflib.get_close_matches(name, names, 1, 0.75)), None)
 
 
 def _unsqueezed(tensor):

@@ -254,7 +254,8 @@ class Manifest:
             # Triton serves the highest version it finds: decoder/2/model.onnx would be run in place of the one checked.
             folder, _, rest = path.relative_to(directory).as_posix().partition("/")
             known = f"{folder}/{rest}" in self.files or (rest == "config.pbtxt" and folder not in folders)
-            if path.is_file() and not known and not path.name.startswith("."):
+            # It follows links, which glob does not: a link inside a graph's folder is refused whatever it leads to.
+            if (path.is_file() or path.is_symlink()) and not known and not path.name.startswith("."):
                 raise BundleError(f"{path} is not part of the bundle: remove it, or export the model again.")
 
 

@@ -89,10 +89,12 @@ def test_a_quiet_server_runs_each_request_at_once(session):
 
 def test_a_quick_graph_is_run_in_the_event_loop_and_a_slow_one_is_not(session, monkeypatch):
     session.may_run.set()
-    threads = []
+    threads, here = [], threading.main_thread()
 
     def run(inputs, *others, **named):
         threads.append(threading.current_thread())
+        session.started.set()
+        assert threads[-1] is here or session.may_run.wait(20)
         return {"y": inputs["x"]}
 
     monkeypatch.setattr(session, "run", run)
@@ -105,13 +107,24 @@ def test_a_quick_graph_is_run_in_the_event_loop_and_a_slow_one_is_not(session, m
         await batcher.run({"x": np.ones((1, 2), "float32")})  # nor of inputs of this size
         monkeypatch.setattr(batching, "INLINE_SECONDS", 0.0)
         await batcher.run({"x": np.ones((1, 2), "float32")})
+        session.may_run.clear()
+        session.started.clear()
+        gone = asyncio.create_task(batcher.run({"x": np.ones((1, 2), "float32")}))
+        assert await asyncio.to_thread(session.started.wait, 20)
+        gone.cancel()  # the thread is busy all the same
+        monkeypatch.setattr(batching, "INLINE_SECONDS", math.inf)
+        stays = asyncio.create_task(batcher.run({"x": np.ones((1, 2), "float32")}))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        session.may_run.set()
+        await stays
         batcher.close()
         return results
 
     results = asyncio.run(ask())
     assert [result["y"].tolist() for result in results] == [[[value]] for value in range(6)]
-    here = threading.main_thread()
-    assert [thread is here for thread in threads] == [False, True, True, False, False]  # 6 rows, 4 at a time
+    # 6 rows, 4 at a time
+    assert [thread is here for thread in threads] == [False, True, True, False, False, False, False]
 
 
 def test_shapes_dtypes_and_outputs_are_not_mixed(session):

@@ -126,6 +126,15 @@ def test_an_ensemble_of_triton_beside_the_graphs_is_left_alone_and_nothing_else(
             manifest.verify(tmp_path)
         (tmp_path / name).unlink()
     manifest.verify(tmp_path)
+    (tmp_path / "ensemble" / "1").rmdir()
+    for name in ("encoder/3", "ensemble/1"):
+        (tmp_path / name).symlink_to(tmp_path / "encoder" / "1")
+        with pytest.raises(BundleError, match=f"{name} is not part of the bundle"):
+            manifest.verify(tmp_path)
+        (tmp_path / name).unlink()
+    linked = tmp_path.with_name(f"{tmp_path.name}-linked")
+    linked.symlink_to(tmp_path)
+    manifest.verify(linked)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])

@@ -267,6 +267,10 @@ def test_what_does_not_fit_is_refused_with_a_sentence(server, status, model, inp
         (400, "sample", {"seed": 1.5}, 'the parameter "seed"'),
         (400, "sample", {"seeds": 1}, "there is no parameter 'seeds'; did you mean 'seed'? sample takes n, seed,"),
         (400, "score", {"samples": 1}, "there is no parameter 'samples'; did you mean 'num_samples'?"),
+        (400, "score", {"n": 5}, "there is no parameter 'n'; did you mean 'num_samples'? score takes num_samples,"),
+        (400, "sample", {"num_samples": 9}, "there is no parameter 'num_samples'; did you mean 'n'? sample takes n,"),
+        (400, "score", {"random_seed": 5}, "there is no parameter 'random_seed'; did you mean 'seed'?"),
+        (400, "sample", {"randomSeed": 5}, "there is no parameter 'randomSeed'; did you mean 'seed'?"),
         (400, "reconstruct", {"sample": 1}, 'the parameter "sample" must be true or false; got 1'),
         (400, "score", {"num_samples": 0}, 'the parameter "num_samples" must be a whole number'),
         (413, "score", {"num_samples": 51}, "2 examples with 51 samples each are more than 100 at a time"),
@@ -287,6 +291,8 @@ def test_parameters_that_an_endpoint_does_not_have_are_ignored_as_the_protocol_s
         "content_type": "np",
         "headers": {"a": [1]},
         "p" * 10_000: None,
+        **{f"p{i}": i for i in range(8)},
+        "seeds": 4,  # the 17th: a request of many would block the server if all were compared
     }
     for model, inputs, own in (
         ("decoder", ONE_Z, {}),
