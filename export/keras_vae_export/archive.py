@@ -10,12 +10,14 @@ take what no config holds, is not run again.
 
 import collections
 import contextlib
+import functools
 import importlib.machinery
 import io
 import json
 import os
 import pathlib
 import pickle
+import random
 import sys
 import types
 import zipfile
@@ -25,6 +27,7 @@ import cloudpickle
 import keras
 
 from keras_vae import VAE, likelihoods
+from keras_vae.networks import mlp
 from keras_vae_export.errors import ExportError
 from keras_vae_export.graphs import Pair
 
@@ -33,6 +36,21 @@ _SETTINGS = ("floatx", "image_data_format", "epsilon")
 _PARTS = ("encoder", "decoder", "likelihood", "objective", "prior", "posterior_family")
 
 
+def _leaves_seeds(function):
+    """A function that makes layers, and leaves Python's random numbers, of which Keras makes seeds, as they were."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments):
+        state = random.getstate()
+        try:
+            return function(*arguments)
+        finally:
+            random.setstate(state)
+
+    return wrapped
+
+
+@_leaves_seeds
 def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     """Writes a `VAE` or a `Pair` into a folder that `load` reads in any process, on any backend."""
     folder, networks = pathlib.Path(folder), _networks(model)
@@ -62,6 +80,7 @@ def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     (folder / "settings.json").write_text(json.dumps(settings))
 
 
+@_leaves_seeds
 def load(folder: str | os.PathLike[str]) -> VAE | Pair:
     """The model that `save` wrote; it computes in float32, whatever policy it was trained under."""
     folder = pathlib.Path(folder)
@@ -125,9 +144,7 @@ def _attributes(vae):
     """What an object of a subclass of `VAE` holds, other than what every `VAE` and every trained model does."""
     if type(vae) is VAE:
         return {}
-    x, dense = keras.Input((1,)), {"units": 1, "kernel_initializer": "zeros"}  # which moves no seed
-    encoder, decoder = (keras.Model(x, [keras.layers.Dense(**dense)(x) for _ in range(n)]) for n in (2, 1))
-    plain = VAE(encoder, keras.Model(x, decoder.outputs[0]), seed=0)
+    plain = VAE(*mlp((1,), 1, hidden=()))
     # PyTorch keeps the layers of a layer apart from its other attributes.
     names = {*vars(vae), *getattr(vae, "_modules", ())} - {*vars(plain), *getattr(plain, "_modules", ())}
     of_training = (keras.optimizers.Optimizer, keras.callbacks.Callback, keras.metrics.Metric)
