@@ -322,8 +322,9 @@ def gru_text():
 
 
 def positions(h):
-    """Adds a learned embedding of the positions."""
-    return h + layers.Embedding(h.shape[1], h.shape[2])(ops.arange(h.shape[1]))
+    """Adds an embedding of the positions, which a functional model holds as a constant, not as a layer."""
+    initializer = keras.initializers.RandomUniform(seed=0)
+    return h + layers.Embedding(h.shape[1], h.shape[2], initializer)(ops.arange(h.shape[1]))
 
 
 def transformer_block(h, **options):
@@ -343,7 +344,8 @@ def transformer():
 @family
 def conditional_images():
     """The label is embedded as a map of its own in the encoder, and one-hot in the decoder."""
-    x, label, z = keras.Input((8, 8, 1)), keras.Input((), dtype="int32", name="condition"), keras.Input((3,))
+    x, z = keras.Input((8, 8, 1), name="x"), keras.Input((3,), name="z")
+    label = keras.Input((), dtype="int32", name="condition")
     h = layers.Concatenate()([x, layers.Reshape((8, 8, 1))(layers.Embedding(4, 64)(label))])
     h = stack(h, layers.Conv2D(4, 3, strides=2, activation="relu"), layers.Flatten(), layers.Dense(8, "relu"))
     encoder = keras.Model({"x": x, "condition": label}, heads(h))

@@ -61,7 +61,7 @@ def test_the_files_compute_what_the_model_computes(name, exported):
         names += ["elbo"] if isinstance(model.numpy_prior(), keras_vae.DiagonalNormal) else ["elbo", "prior"]
     assert [graph.name for graph in manifest.graphs.values()] == names
     for graph in manifest.graphs.values():
-        assert max(graph.parity["max_scaled_diff"].values()) < 1e-4
+        assert max(graph.parity["max_scaled_diff"].values()) < 1e-4 or graph.parity["rounding"].keys() == {"extreme"}
     if isinstance(model, keras_vae.VAE):
         tolerance = {"mixed_float16": 1e-2, "mixed_bfloat16": 5e-2}.get(name, 1e-4)
         assert_same(model, folder, tolerance)
