@@ -238,11 +238,7 @@ LAYERS = {name: [line.strip() for line in text.strip().splitlines()] for name, t
 
 
 # What Keras itself has not on a backend.
-NOT_ON = {
-    "torch": ("lanczos3", "area"),
-    "jax": ("area",),
-    "tensorflow": ("Conv2DTranspose(3, 3, dilation_rate=2)",),  # `predict`, on a CPU
-}
+NOT_ON = {"torch": ("lanczos3", "area"), "jax": ("area",), "tensorflow": ()}
 
 # All that Keras knows by name, but for `linear`, for `threshold`, which takes arguments, and for `glu`, which halves.
 ACTIVATIONS = (
