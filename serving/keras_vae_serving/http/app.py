@@ -54,9 +54,11 @@ def create_app(
         allowed: dict[str, Any] = {"allow_origins": origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
         middleware.append(Middleware(CORSMiddleware, expose_headers=["inference-header-content-length"], **allowed))
     middleware.append(Middleware(AccessControl, token=token or "", origins=origins, hosts=hosts))
-    middleware.append(Middleware(Shortcut, infer=Infer(server)))
+    routes = server.routes()
+    infer = [route for route in routes if isinstance(route.endpoint, Infer)]
+    middleware.append(Middleware(Shortcut, routes=infer))
     app = Starlette(
-        routes=server.routes(),
+        routes=routes,
         middleware=middleware,
         lifespan=server.lifespan,
         exception_handlers={

@@ -1,9 +1,11 @@
 """The one route that must be fast: an ASGI application of its own, without the objects a route usually gets."""
 
 import asyncio
-import re
 import time
+from collections.abc import Sequence
 from typing import Any
+
+from starlette.routing import Route
 
 from keras_vae_serving.errors import RequestError
 from keras_vae_serving.http import protocol
@@ -13,25 +15,24 @@ from keras_vae_serving.http.responses import error_content
 _PIECE = 2**16  # bytes of an answer that are written at a time
 
 
-_PATH = re.compile("/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
-
-
 class Shortcut:
     """Middleware that leads to `Infer`, past Starlette's routes and handlers, which take an eighth of a small request.
 
     Args:
         app: ASGI application that gets all other requests.
-        infer: The `Infer` of the server.
+        routes: Those of the server whose endpoint is an `Infer`.
     """
 
-    def __init__(self, app: Any, infer: "Infer") -> None:
-        self._app, self._infer = app, infer
+    def __init__(self, app: Any, routes: Sequence[Route]) -> None:
+        self._app, self._routes = app, [(route.path_regex, route.endpoint) for route in routes]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Passes one request on."""
-        if scope["type"] == "http" and scope["method"] == "POST" and (path := _PATH.fullmatch(scope["path"])):
-            scope["path_params"] = path.groupdict()
-            return await self._infer(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST":
+            for pattern, infer in self._routes:
+                if path := pattern.match(scope["path"]):
+                    scope["path_params"] = path.groupdict()
+                    return await infer(scope, receive, send)
         return await self._app(scope, receive, send)
 
 
