@@ -36,7 +36,7 @@ _SETTINGS = ("floatx", "image_data_format", "epsilon")
 _PARTS = ("encoder", "decoder", "likelihood", "objective", "prior", "posterior_family")
 
 
-def _leaves_seeds(function):
+def _keeps_random_state(function):
     """A function that makes layers, and leaves Python's random numbers, of which Keras makes seeds, as they were."""
 
     @functools.wraps(function)
@@ -50,7 +50,7 @@ def _leaves_seeds(function):
     return wrapped
 
 
-@_leaves_seeds
+@_keeps_random_state
 def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     """Writes a `VAE` or a `Pair` into a folder that `load` reads in any process, on any backend."""
     folder, networks = pathlib.Path(folder), _networks(model)
@@ -60,7 +60,7 @@ def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     likelihood = getattr(model, "likelihood", None)
     parts = (likelihood, *(getattr(model, name, None) for name in ("objective", "prior")))
     parents = [*networks.values(), *parts, *kept]
-    with _functions_named(parents):
+    with _distinct_function_names(parents):
         if isinstance(model, VAE):
             _save_vae(model, folder)
         else:
@@ -80,7 +80,7 @@ def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     (folder / "settings.json").write_text(json.dumps(settings))
 
 
-@_leaves_seeds
+@_keeps_random_state
 def load(folder: str | os.PathLike[str]) -> VAE | Pair:
     """The model that `save` wrote; it computes in float32, whatever policy it was trained under."""
     folder = pathlib.Path(folder)
@@ -153,7 +153,7 @@ def _attributes(vae):
 
 
 @contextlib.contextmanager
-def _functions_named(parents):
+def _distinct_function_names(parents):
     """In this block every function has a name of its own.
 
     Keras saves a lambda, which has none, as bytecode that has lost the globals it reads, and tells the functions of one

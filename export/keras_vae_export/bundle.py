@@ -115,13 +115,13 @@ def export(
         tempfile.TemporaryDirectory(prefix="keras_vae_export-") as source,
     ):
         archive.save(exported, source)
+        policies = archive.policies(exported)
 
         def attempt(engine):
             converters.run(source, engine, folder)
-            return _verified(folder, source, exported, held_out, simplify, tolerance)
+            return _verified(folder, source, functions, policies, held_out, simplify, tolerance)
 
         engine, (written, tried) = _with_first_engine(_engines(exported, engine), attempt, source, folder)
-        policies = archive.policies(exported)
         _warn_of_rounding(written.values(), exported.likelihood)
         for name in precisions:
             assert held_out is not None  # `check_precisions` requires data
@@ -240,9 +240,8 @@ def _is_bundle(folder):
     return True
 
 
-def _verified(folder, source, model, held_out, simplify, tolerance):
+def _verified(folder, source, functions, policies, held_out, simplify, tolerance):
     """The float32 files as the manifest describes them, and the inputs on which they were compared with the model."""
-    functions, policies = graphs.from_model(model), archive.policies(model)
     tried = probes.make_probes(graphs.from_model(archive.load(source)) if policies else functions, held_out)
     written = {}
     for graph in functions:

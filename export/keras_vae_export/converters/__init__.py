@@ -14,6 +14,7 @@ before.
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -76,6 +77,11 @@ def start_process(archive: Path, engine: str, folder: Path) -> subprocess.Comple
     # -P: what can be imported there is what can be imported here, without the current folder if it is not on our path.
     command = [sys.executable, "-P", "-m", "keras_vae_export.converters", str(archive), engine, str(folder)]
     return subprocess.run(command, env=environment(engine), capture_output=True, text=True, errors="replace")
+
+
+def message(error: Exception) -> str:
+    """The words of an error, without the codes for bold and colours that Keras and PyTorch put in."""
+    return re.sub("\x1b\\[[0-9;]*m", "", str(error))
 
 
 def environment(engine: str) -> dict[str, str]:

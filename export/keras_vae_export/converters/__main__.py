@@ -3,7 +3,6 @@
 import importlib
 import json
 import pathlib
-import re
 import sys
 import traceback
 from typing import Any
@@ -59,7 +58,7 @@ def _explained(error, engine, stage):
 
 def _message(error):
     """The cause, which Keras prints last, in bold, after a page of configuration."""
-    text = " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(error)).split())
+    text = " ".join(converters.message(error).split())
     return text.rpartition("Exception encountered: ")[2][:1000].rstrip(".")
 
 

@@ -1,12 +1,12 @@
 """Converts Keras on PyTorch to ONNX with torch.export: layers written in torch, and models above two gigabytes."""
 
 import pathlib
-import re
 
 import onnx
 import torch
 from onnxscript import opset18 as op
 
+from keras_vae_export.converters import message
 from keras_vae_export.converters.tidy import OPSET
 from keras_vae_export.errors import ConversionError
 from keras_vae_export.graphs import GraphFunction
@@ -93,6 +93,6 @@ def _check_external(path):
 
 
 def _reason(error):
-    lines = [line.strip() for line in re.sub("\x1b\\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+    lines = [line.strip() for line in message(error).splitlines() if line.strip()]
     cause = error.__cause__
     return " ".join(lines[:1] + ([f"{type(cause).__name__}: {str(cause).splitlines()[0]}"] if cause else []))[:1000]
