@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import shutil
 
 # The command line turns oneDNN off where nothing is said, and TensorFlow reads this once in a process: some families
 # have convolutions that its CPU has only with oneDNN.
@@ -66,6 +67,18 @@ def bundle(tmp_path_factory):
     vae.fit(data.train, batch_size=128, verbose=0)
     folder = tmp_path_factory.mktemp("bundles") / "digits"
     keras_vae_export.export(vae, folder, data=data.test, precision="int8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_versions(bundle, tmp_path_factory):
+    """Two bundles, to read only, which differ in what they decode."""
+    import keras_vae_export
+
+    folder = tmp_path_factory.mktemp("versions")
+    shutil.copytree(bundle, folder / "1")
+    vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 3, hidden=(16,)), seed=0)
+    keras_vae_export.export(vae, folder / "2")
     return folder
 
 

@@ -780,16 +780,6 @@ def test_what_is_not_done_when_the_shutdowns_time_is_up_is_sent_elsewhere(bundle
         assert not [line for line in server.lines if "Traceback" in line]
 
 
-@pytest.fixture(scope="module")
-def two_versions(bundle, tmp_path_factory):
-    """Two bundles which differ in what they decode."""
-    folder = tmp_path_factory.mktemp("versions")
-    shutil.copytree(bundle, folder / "1")
-    vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 3, hidden=(16,)), seed=0)
-    keras_vae_export.export(vae, folder / "2")
-    return folder
-
-
 def test_several_bundles_and_versions_are_served_side_by_side(bundle, two_versions):
     sources = [
         bundle,

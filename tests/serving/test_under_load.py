@@ -20,8 +20,6 @@ import time
 import numpy as np
 import pytest
 
-import keras_vae
-import keras_vae_export
 import oip
 import server_process
 from keras_vae_serving import Manifest, Pipeline
@@ -117,13 +115,11 @@ class Load:
 
 
 @pytest.fixture(scope="module")
-def versions(bundle, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("versions")
-    shutil.copytree(bundle, folder / "0")
-    vae = keras_vae.VAE(*keras_vae.networks.mlp((8, 8, 1), 3, hidden=(16,)), seed=0)
-    keras_vae_export.export(vae, folder / "1")
+def versions(two_versions):
+    """The folders of two bundles, latents, and what each decodes of them."""
+    folders = [two_versions / "1", two_versions / "2"]
     z = np.random.default_rng(0).normal(size=(200, 3)).astype("float32")
-    return folder, z, [Pipeline.load(folder / name, providers="cpu").decode(z) for name in "01"]
+    return folders, z, [Pipeline.load(folder, providers="cpu").decode(z) for folder in folders]
 
 
 def put(source, target):
@@ -146,9 +142,9 @@ def free_port():
 
 
 def test_killed(versions, tmp_path):
-    folder, z, expected = versions
+    folders, z, expected = versions
     target, port, drawn = tmp_path / "bundle", free_port(), random.Random(0)
-    put(folder / "0", target)
+    put(folders[0], target)
     ended = collections.Counter()
     with Load(port, z, dict(enumerate(expected))) as load:
         for time_ in range(TIMES):
@@ -158,7 +154,7 @@ def test_killed(versions, tmp_path):
                 served = load.counts["right"]
                 while load.counts["right"] < served + 20 and not load.wrong:
                     time.sleep(0.01)
-                put(folder / str(time_ % 2), target)
+                put(folders[time_ % 2], target)
                 if drawn.random() < 0.2:
                     (target / "decoder/1/model.onnx").write_bytes(b"half a file")
                 before = files(tmp_path)
@@ -172,16 +168,16 @@ def test_killed(versions, tmp_path):
             ended[number.name] += 1
             assert not load.wrong, load.wrong[:5]
             assert files(tmp_path) == before  # the server writes nothing
-            put(folder / str(time_ % 2), target)
+            put(folders[time_ % 2], target)
             Manifest.load(target)
     assert not load.wrong, load.wrong[:5]
     print(f"{dict(ended)}: requests {dict(load.counts)}")
 
 
 def test_reloaded(versions, tmp_path):
-    folder, z, expected = versions
+    folders, z, expected = versions
     target, port, resident = tmp_path / "bundle", free_port(), []
-    put(folder / "0", target)
+    put(folders[0], target)
 
     def loads(outcome):
         found = re.search(rf'keras_vae_loads_total{{outcome="{outcome}"}} ([\d.]+)', server.client.get("/metrics").text)
@@ -201,7 +197,7 @@ def test_reloaded(versions, tmp_path):
             if time_ % 10 == 5:
                 (target / "decoder/1/model.onnx").write_bytes(b"half a file")
                 reload("refused")
-            put(folder / str(1 - current), target)
+            put(folders[1 - current], target)
             load.allowed = {0, 1}
             reload("installed")
             current = 1 - current
