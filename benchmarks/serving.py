@@ -285,8 +285,8 @@ def _environment(name, given, folder):
     if given:
         return given
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements, pins = [*project["optional-dependencies"]["serving"], "numpy"], (ROOT / "constraints.txt").read_text()
-    pins = pins.splitlines()
+    extras, pins = project["optional-dependencies"], (ROOT / "constraints.txt").read_text().splitlines()
+    requirements = [*extras["server"], *extras["gpu-runtime"], *project["dependencies"]]
     if name != "serving":  # the same onnxruntime; the rest is as they ask for
         requirements, pins = (
             [line for line in lines if line.startswith(("numpy", "onnxruntime"))] for lines in (requirements, pins)
