@@ -36,16 +36,16 @@ class NumpyPrior(Distribution):
         return tuple(self._model.prior_distribution().noise_shape)
 
     def from_noise(self, noise: Any) -> np.ndarray:
-        return self._run(self._draw, noise)
+        return self._run(self._draw, noise, len(self.noise_shape))
 
     def sample(self, num_samples: int | None = None, seed: Any = None) -> np.ndarray:
-        """Draws `(latent_dim,)`, or `(num_samples, latent_dim)`; as `DiagonalNormal.sample`."""
+        """Draws `event_shape`, or `(num_samples, *event_shape)`; as `DiagonalNormal.sample`."""
         shape = (1 if num_samples is None else num_samples, *self.noise_shape)
         z = self.from_noise(standard_normal(shape, seed, np.zeros(0)))
         return z[0] if num_samples is None else z
 
     def log_prob(self, z: Any) -> np.ndarray:
-        return self._run(self._log_prob, z)
+        return self._run(self._log_prob, z, len(self.event_shape))
 
     def log_prob_and_gradient(self, z: Any) -> tuple[np.ndarray, np.ndarray]:
         """`log_prob` and its gradient with respect to z, of the shape of z."""
@@ -61,7 +61,8 @@ class NumpyPrior(Distribution):
     def moment_matched(self) -> DiagonalNormal:
         """The `DiagonalNormal` with the means and variances of 4,096 draws, the same at each call."""
         z = self.sample(_DRAWS, seed=0).astype("float64")
-        return DiagonalNormal(z.mean(axis=0).astype("float32"), np.log(z.var(axis=0) + 1e-30).astype("float32"))
+        log_var = np.log(z.var(axis=0) + 1e-30).astype("float32")
+        return DiagonalNormal(z.mean(axis=0).astype("float32"), log_var, z.ndim - 1)
 
     def _draw(self, noise):
         return self._model.prior_distribution().draw(noise)[0]
@@ -69,8 +70,9 @@ class NumpyPrior(Distribution):
     def _log_prob(self, z):
         return self._model.prior_distribution().log_prob(z)
 
-    def _run(self, function, array):
-        """`function` of an array whose last axis is the event, in batches of its rows."""
+    def _run(self, function, array, ndim):
+        """`function` of an array whose last `ndim` axes are one z, or the noise of one, in batches of these."""
         array = np.asarray(array, "float32")
-        rows = self._model._batched(function, array.reshape(-1, array.shape[-1]), batch_size=_ROWS)
-        return rows.reshape(*array.shape[:-1], *rows.shape[1:])
+        leading = array.shape[: array.ndim - ndim]
+        rows = self._model._batched(function, array.reshape(-1, *array.shape[len(leading) :]), batch_size=_ROWS)
+        return rows.reshape(*leading, *rows.shape[1:])

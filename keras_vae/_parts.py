@@ -32,7 +32,6 @@ _NEEDED = (
     (likelihoods.Likelihood, ("mean",), "(parameters), which predict, decode and reconstruct give"),
     (likelihoods.Likelihood, ("sample",), "(parameters, seed), with which sample(draw=True) draws x"),
     (objectives.Objective, ("__call__",), "(batch), which returns the Terms of the bound"),
-    (posteriors.Posterior, ("read",), "(outputs), which takes apart what the encoder returns"),
     (posteriors.Posterior, ("latent_shape",), "(outputs), from which the model knows the shape of z"),
     (posteriors.Posterior, ("distribution",), "(outputs, training), which gives q(z|x)"),
     (priors.Prior, ("distribution",), "(given, encode), which gives p(z)"),
@@ -73,7 +72,7 @@ class Parts:
             return
         sizes = zip(x.shape, parameters.shape, strict=True)
         x = keras.KerasTensor([known if size is None else size for size, known in sizes], dtype=x.dtype)
-        noise = keras.KerasTensor((self.objective.num_samples, None, self.latent_dim))
+        noise = keras.KerasTensor((self.objective.num_samples, None, *self.noise_shape()))
         trace: Any = keras.Operation(name="terms")
         trace.call = lambda x, noise, condition: tuple(self.terms(x, noise, condition=condition)[:3])
         try:

@@ -11,14 +11,16 @@ import numpy as np
 from keras import ops
 
 from keras_vae import _backend, _containers, validation
+from keras_vae._numpy_posterior import NumpyPosterior
 from keras_vae.data import split_condition, with_condition
-from keras_vae.distributions import DiagonalNormal, Mixture
+from keras_vae.distributions import OF_ARRAYS, DiagonalNormal
+from keras_vae.distributions.base import standard_normal
 
 
 class Inference:
     """Mixed into `VAE`, which has the networks, the likelihood, the prior and the functions of the bound."""
 
-    def encode(self, x: Any, batch_size: int = 256) -> DiagonalNormal:
+    def encode(self, x: Any, batch_size: int = 256) -> Any:
         """q(z|x).
 
         Args:
@@ -28,24 +30,29 @@ class Inference:
             batch_size: Number of examples at a time.
 
         Returns:
-            A `DiagonalNormal` of NumPy arrays, with `.mean` and `.log_var` of shape `(n, latent_dim)` and
-            `.sample(seed=...)`, which gives the same numbers on every backend.
+            q(z|x) of NumPy arrays, with `.location`, `(n, *latent_shape)`, its mean or what stands for it, and
+            `.sample(seed=...)`, which gives the same numbers on every backend. A `DiagonalNormal`, with `.mean` and
+            `.log_var`, or a `NumpyPosterior`, with the encoder's `.outputs`, if the model has another posterior.
         """
         pieces = self._pieces(x, batch_size)
-        return DiagonalNormal(*_joined([self._batched(self._encode, *part, batch_size=batch_size) for part in pieces]))
+        found = _joined([self._batched(self._encode, *part, batch_size=batch_size) for part in pieces])
+        if self._is_normal:
+            mean, log_var = found
+            return DiagonalNormal(mean, log_var, mean.ndim - 1)
+        return NumpyPosterior(self, dict(zip(self.posterior_family.outputs, found, strict=True)), batch_size)
 
     def decode(self, z: Any, batch_size: int = 256, condition: Any = None) -> np.ndarray:
-        """The mean of p(x|z): `(n, latent_dim)` to `(n, ...)`, NumPy.
+        """The mean of p(x|z): `(n, *latent_shape)` to `(n, ...)`, NumPy.
 
         Args:
-            z: `(n, latent_dim)` latents.
+            z: `(n, *latent_shape)` latents.
             batch_size: Number of examples at a time.
             condition: `(n, ...)`, or one for all; for a conditional model only.
         """
         return self._batched(self._decode_mean, *self._checked_latents(z, condition), batch_size=batch_size)
 
     def reconstruct(self, x: Any, sample: bool = False, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
-        """The mean of p(x|z), at the posterior mean or at a sample of the posterior.
+        """The mean of p(x|z), at the posterior's location or at a sample of the posterior.
 
         Args:
             x: `(n, ...)` data.
@@ -59,7 +66,7 @@ class Inference:
         generator, found = np.random.default_rng(seed), []
         for part in self._pieces(x, batch_size):
             posterior = self.encode(with_condition(*part), batch_size)
-            z = posterior.sample(seed=generator) if sample else posterior.mean
+            z = posterior.sample(seed=generator) if sample else posterior.location
             found.append((self.decode(z, batch_size, *part[1:]),))
         return _joined(found)[0]
 
@@ -71,6 +78,7 @@ class Inference:
         draw: bool = False,
         condition: Any = None,
         prior: Any = None,
+        latent_shape: Any = None,
     ) -> np.ndarray:
         """New data, `(n, ...)`, NumPy: `n` draws of z from the prior, decoded.
 
@@ -82,11 +90,14 @@ class Inference:
                 result is the mean of p(x|z) for each z, as pictures usually show.
             condition: `(n, ...)`, or one for all; for a conditional model only.
             prior: Distribution to draw z from instead of the model's prior: anything with `sample(n, seed)` that gives
-                `(n, latent_dim)`, such as what `evaluation.fit_aggregate_posterior` returns.
+                `(n, *latent_shape)`, such as what `evaluation.fit_aggregate_posterior` returns.
+            latent_shape: Shape of each z, and with it the size of x, if the model leaves it free.
         """
         self._require_built()
-        prior = self.numpy_prior() if prior is None else prior
-        z, *condition = self._checked_latents(prior.sample(validation.whole_number("n", n), seed), condition)
+        n = validation.whole_number("n", n)
+        z, *condition = self._checked_latents(
+            self._draw(n, seed, latent_shape) if prior is None else prior.sample(n, seed), condition
+        )
         if not draw:
             return self._batched(self._decode_mean, z, *condition, batch_size=batch_size)
         parameters = self._batched(self._decode_parameters, z, *condition, batch_size=batch_size)
@@ -94,16 +105,28 @@ class Inference:
         noise = None if seed is None else np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         return self.likelihood.sample(parameters, noise)
 
+    def _draw(self, n, seed, latent_shape):
+        """`n` draws of z from the model's prior."""
+        prior = self.numpy_prior()
+        if None not in self.latent_shape:
+            return prior.sample(n, seed)
+        if latent_shape is None or not validation.shape_matches(latent_shape, self.latent_shape):
+            raise ValueError(
+                f"This model's z has shape {self.latent_shape}, where None follows from the size of x: say how large, "
+                f"latent_shape={tuple(size or 8 for size in self.latent_shape)} for instance."
+            )
+        return prior.from_noise(standard_normal((n, *latent_shape), seed, np.zeros(0)))
+
     def numpy_prior(self) -> Any:
         """p(z) as it is now, of NumPy arrays, with `sample` and `log_prob`: a `DiagonalNormal`, a `Mixture`, or another
         whose methods run the model's own prior, as it then is."""
         self._require_built()
         self._refresh()
         prior = self.prior_distribution()
-        return prior.to_numpy() if type(prior) in (DiagonalNormal, Mixture) else self._numpy_prior
+        return prior.to_numpy() if type(prior) in OF_ARRAYS else self._numpy_prior
 
     def interpolate(self, a: Any, b: Any, steps: int = 10, path: str = "linear", condition: Any = None) -> np.ndarray:
-        """Data between two examples: the decoded path between their posterior means.
+        """Data between two examples: the decoded path between the locations of their posteriors.
 
         Args:
             a, b: One example each, without the batch axis.
@@ -123,7 +146,7 @@ class Inference:
         pair = np.stack([a, b])
         if condition is not None:
             pair = with_condition(pair, np.stack([condition, condition]))
-        start, end = self.encode(pair).mean
+        start, end = self.encode(pair).location
         return self.decode(latent_path(start, end, steps, path), condition=condition)
 
     def elbo(self, x: Any, num_samples: int = 1, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
@@ -152,7 +175,8 @@ class Inference:
             self.likelihood.validate(part[0], missing=self.allow_missing)
             for start in range(0, len(part[0]), step):
                 data, *condition = (array[start : start + step] for array in part)
-                epsilon = generator.standard_normal((len(data), num_samples, self.latent_dim), dtype="float32")
+                shape = (len(data), num_samples, *self.noise_shape(data.shape[1:]))
+                epsilon = generator.standard_normal(shape, dtype="float32")
                 bound = self._batched(self._bound_terms, data, epsilon, *condition, batch_size=step)
                 terms.append((*bound, np.full(len(data), data[0].size)))
         return _joined(terms)
@@ -175,17 +199,29 @@ class Inference:
         z = validation.to_numpy(z).astype("float32", copy=False)
         self._require_built()
         self._refresh()
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z must have shape (n, {self.latent_dim}); got {z.shape}.")
+        if z.ndim == 0 or not validation.shape_matches(z.shape[1:], self.latent_shape):
+            raise ValueError(f"z must have shape (n, {', '.join(map(str, self.latent_shape))}); got {z.shape}.")
         if condition is not None and np.ndim(condition) == len(self.condition_shape or ()):
             condition = np.broadcast_to(validation.to_numpy(condition), (len(z), *np.shape(condition)))
         return _present(z, self._checked_condition(condition, len(z)))
 
     # What is compiled: functions of tensors. Noise comes with the examples on its first axis, as all that is batched.
 
+    @property
+    def _is_normal(self):
+        return issubclass(self.posterior_family.distribution_class, DiagonalNormal)
+
     def _encode(self, x, condition=None):
-        posterior = self._posterior(x, False, condition)
-        return posterior.mean, posterior.log_var
+        if self._is_normal:
+            posterior = self._posterior(x, False, condition)
+            return posterior.mean, posterior.log_var
+        return self.posterior_outputs(x, condition=condition)
+
+    def _draw_posterior(self, noise, *outputs):
+        """z, `(n, draws, *latent_shape)`, and log q(z|x) of each, of noise `(n, draws, *noise_shape)`."""
+        posterior = self.posterior_family.distribution(outputs)
+        z, log_prob = posterior.draw(ops.swapaxes(noise, 0, 1))
+        return ops.swapaxes(z, 0, 1), ops.swapaxes(log_prob, 0, 1)
 
     def _decode_parameters(self, z, condition=None):
         return self.decoder_parameters(z, condition=condition)
@@ -194,15 +230,15 @@ class Inference:
         return self.likelihood.mean(self.decoder_parameters(z, training, condition))
 
     def _bound_terms(self, x, noise, condition=None):
-        terms = self.elbo_terms(x, ops.transpose(noise, (1, 0, 2)), condition)
+        terms = self.elbo_terms(x, ops.swapaxes(noise, 0, 1), condition)
         return terms.reconstruction, terms.kl
 
     def _batched_log_likelihood(self, z, x, condition=None):
-        """log p(x|z), `(chains, n)`, of z `(chains, n, latent_dim)`."""
+        """log p(x|z), `(chains, n)`, of z `(chains, n, *latent_shape)`."""
         return self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
 
     def _batched_log_weights(self, x, noise, condition=None):
-        return ops.transpose(self.log_weights(x, ops.transpose(noise, (1, 0, 2)), condition))
+        return ops.transpose(self.log_weights(x, ops.swapaxes(noise, 0, 1), condition))
 
 
 def _present(*arrays):
@@ -268,15 +304,15 @@ class CompiledFunctions:
 
 
 def latent_path(start: np.ndarray, end: np.ndarray, steps: int, path: str = "linear") -> np.ndarray:
-    """`(steps, latent_dim)` points from start to end, both `(latent_dim,)`; see `VAE.interpolate`."""
+    """`(steps, *latent_shape)` points from start to end, both `latent_shape`; see `VAE.interpolate`."""
     steps = validation.whole_number("steps, which counts both ends,", steps, least=2)
-    t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
+    t = np.linspace(0.0, 1.0, steps, dtype="float32").reshape(-1, *[1] * start.ndim)
     if path == "linear":
         return (1.0 - t) * start + t * end
     if path != "spherical":
         raise ValueError(f'path must be "linear" or "spherical"; got {path!r}.')
     norms = np.linalg.norm(start), np.linalg.norm(end)
-    cosine = np.dot(start, end) / max(norms[0] * norms[1], 1e-12)
+    cosine = np.vdot(start, end) / max(norms[0] * norms[1], 1e-12)
     angle = np.arccos(np.clip(cosine, -1.0, 1.0))
     if np.sin(angle) < 1e-4:  # parallel: the great circle is the line, or no circle is greater than another
         return (1.0 - t) * start + t * end

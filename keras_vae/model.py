@@ -5,6 +5,7 @@ how they are built. What a part must have and how it is saved is in `_parts.py`,
 those of inference in `inference.py`.
 """
 
+import math
 from typing import Any, Unpack
 
 import keras
@@ -28,7 +29,9 @@ from keras_vae.training import Trackers, Trainer
 class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
-        log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))       q(z|x) = N(mean(x), diag(exp(log_var(x))))
+        log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))
+
+    z has any shape: that of what the encoder returns.
 
     The logs of `fit` and `evaluate` are in nats per example, exact weighted means over the examples seen: `loss`
     (what is minimised), `reconstruction` (-E_q log p(x|z)), `kl` (in closed form; averaged over the samples of z where
@@ -47,9 +50,10 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
     of examples; the logs are divided by the sum of the weights, so an example of weight 0 does not count.
 
     Args:
-        encoder: Keras model or layer from x to the mean and log variance of q(z|x), two tensors of shape
-            `(batch, latent_dim)`: as a pair, or as a dict with keys `z_mean` and `z_log_var` (or `mean`, `log_var`).
-        decoder: Keras model or layer from z, `(batch, latent_dim)`, to the parameters of the likelihood: the shape
+        encoder: Keras model or layer from x to what the posterior is made of. For "normal" the mean and log variance
+            of q(z|x), two tensors `(batch, *latent_shape)`, such as `(batch, 16)` or `(batch, 8, 8, 4)`: as a pair, or
+            as a dict with keys `z_mean` and `z_log_var` (or `mean`, `log_var`).
+        decoder: Keras model or layer from z, `(batch, *latent_shape)`, to the parameters of the likelihood: the shape
             of the data, with `likelihood.parameter_channels` channels. In a conditional model either or both have an
             input of the name "condition"; a network whose inputs are not known is called with
             `{"x": x, "condition": c}`, or "z" in place of "x".
@@ -57,12 +61,12 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
             or a `Likelihood`, such as `Gaussian("learned")`.
         objective: Bound that is maximised: "elbo", "iwae" or an `Objective` such as `ELBO(beta=4.0)`.
         prior: p(z): a `Prior` of `keras_vae.priors`, which learns, such as `VampPrior(500)`; a `DiagonalNormal` or a
-            `Mixture` over the latent dimensions, which stays as it is; None is N(0, I).
+            `Mixture` over the latent dimensions, which stays as it is; None is the posterior's usual one, N(0, I).
         seed: Seed for reproducible noise, an integer, or None.
         allow_missing: Whether NaN in the data means a missing value: the encoder then sees 0 in its place
             (or what the likelihood's `fill_missing` says), and the reconstruction term leaves it out, so that the bound
             is one of log p(observed values). Else NaN is refused.
-        posterior: q(z|x): "normal", or a `Posterior`.
+        posterior: q(z|x): "normal", independent dimensions, or a `Posterior` of `keras_vae.posteriors`.
 
     Raises:
         ValueError: If the encoder, the decoder and the likelihood do not fit together. At once where the encoder
@@ -142,24 +146,29 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         if condition_shape is not None:
             condition_shape = tuple(condition_shape[1:])
             condition = keras.KerasTensor((None, *condition_shape), dtype=self.condition_dtype)
-        posteriors.check(self.posterior_family)
-        latent_shape = self.posterior_family.latent_shape(run(self.encoder, "x", x, condition))
+        validation.check_posterior(type(self), VAE, self._is_normal)
+        outputs = run(self.encoder, "x", x, condition)
+        latent_shape = self.posterior_family.latent_shape(outputs)
+        shapes = tuple(tuple(output.shape[1:]) for output in self.posterior_family.read(outputs))
+        self.posterior_family.bind(latent_shape, shapes)
+        validation.check_latents(self.decoder, latent_shape)
         z = keras.KerasTensor((None, *latent_shape), dtype=self.compute_dtype)
         self.likelihood.bind(data_shape[-1] if data_shape else None)
         parameters = run(self.decoder, "z", z, condition)
         validation.check_decoder(parameters, data_shape, self.likelihood)
         validation.check_last_activation(self.decoder, self.likelihood)
         if self.prior is None or self.prior is self._standard_prior:
-            self.prior = self._standard_prior = DiagonalNormal.standard(*latent_shape)
+            self.prior = self._standard_prior = self.posterior_family.usual_prior(latent_shape)
         priors.check(self.prior)
         if isinstance(self.prior, priors.Prior):
             given = condition_shape if takes_condition(self.encoder) else None
             spec = priors.DataSpec(data_shape, input_dtype(self.encoder, "x"), self.likelihood.data_range, given)
             self.prior.bind(latent_shape, spec)
-        elif self.prior.event_shape != latent_shape:
+        elif self.prior.event_shape != tuple(size or 1 for size in latent_shape):
             raise ValueError(
-                f"The prior is over {self.prior.event_shape} dimensions, but the encoder gives latent_dim = "
-                f"{latent_shape[0]}: the prior's mean and log_var must have shape {latent_shape}."
+                f"The prior is over z of shape {self.prior.event_shape}, but the encoder gives z of shape "
+                f"{latent_shape}: the prior's mean and log_var must have shape {latent_shape}, and event_ndim its "
+                f"number of axes, {len(latent_shape)}."
             )
         prior = getattr(self.prior, "distribution_class", type(self.prior))
         self.objective.check(self.posterior_family.distribution_class, prior)
@@ -198,9 +207,14 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         return self._shapes and self._shapes[1]
 
     @property
+    def latent_shape(self) -> Any:
+        """Shape of one z, in which None is a size that follows from that of x; None before the model is built."""
+        return self._shapes and self._shapes[2]
+
+    @property
     def latent_dim(self) -> Any:
-        """Number of latent dimensions; None before the model is built."""
-        return self._shapes and self._shapes[2][0]
+        """Number of elements of one z; None before the model is built, and where a size is free."""
+        return None if self._shapes is None or None in self.latent_shape else math.prod(self.latent_shape)
 
     @property
     def seed(self) -> int | None:
@@ -208,36 +222,67 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         return self._seed
 
     def posterior(self, x: Any, training: bool = False, condition: Any = None) -> Any:
-        """q(z|x) for a batch of tensors, a `DiagonalNormal` of shape `(batch, latent_dim)` in float32.
+        """q(z|x) for a batch of tensors, of the `distribution_class` of `posterior_family`, in float32.
 
         A subclass may change it: every verb, evaluation and an exported bundle are then of that posterior.
         """
+        return self.posterior_family.distribution(self.posterior_outputs(x, training, condition), training)
+
+    def posterior_outputs(self, x: Any, training: bool = False, condition: Any = None) -> tuple[Any, ...]:
+        """What the encoder returns, of which `posterior_family` makes q(z|x), in the order of its `outputs`."""
         x, condition = as_input(x, self.encoder), self._as_condition(condition, self.encoder)
         if self.allow_missing and "float" in keras.backend.standardize_dtype(x.dtype):  # an integer is never missing
             x = self.likelihood.fill_missing(x)
-        return self.posterior_family.distribution(run(self.encoder, "x", x, condition, training), training)
+        return self.posterior_family.read(run(self.encoder, "x", x, condition, training))
 
-    def prior_distribution(self) -> Any:
-        """p(z) as it is now, of tensors: a `DiagonalNormal` of shape `(latent_dim,)`, a `Mixture`, or a prior's own."""
+    def prior_distribution(self, condition: Any = None) -> Any:
+        """p(z) as it is now, of tensors: a `DiagonalNormal`, a `Mixture`, or a prior's own; p(z|c) given a condition.
+
+        Args:
+            condition: `(batch, ...)` tensor; the distribution of a prior that takes it then has a batch axis.
+        """
         if isinstance(self.prior, priors.Prior):
-            return priors.checked(self.prior.distribution(encode=self._posterior), self.prior)
+            return priors.checked(self.prior.distribution(given=condition, encode=self._posterior), self.prior)
         return self.prior.as_float32()
 
     def decoder_parameters(self, z: Any, training: bool = False, condition: Any = None) -> Any:
-        """The parameters of p(x|z) in float32: `(..., latent_dim)` to `(..., *parameter shape)`."""
-        condition = self._as_condition(condition, self.decoder)
-        if len(z.shape) == 2:
+        """The parameters of p(x|z) in float32: `(..., *latent_shape)` to `(..., *parameter shape)`."""
+        condition, rank = self._as_condition(condition, self.decoder), len(self.latent_shape)
+        if len(z.shape) == 1 + rank:
             return ops.cast(run(self.decoder, "z", z, condition, training), "float32")
-        leading = ops.shape(z)[:-1]
+        leading, event = ops.shape(z)[:-rank], ops.shape(z)[-rank:]
         if condition is not None:  # `(batch, ...)`, the same for each sample
             condition = ops.broadcast_to(condition, (leading[0], *ops.shape(condition)))
             condition = ops.reshape(condition, (-1, *ops.shape(condition)[2:]))
-        parameters = run(self.decoder, "z", ops.reshape(z, (-1, self.latent_dim)), condition, training)
+        parameters = run(self.decoder, "z", ops.reshape(z, (-1, *event)), condition, training)
         return ops.reshape(ops.cast(parameters, "float32"), (*leading, *ops.shape(parameters)[1:]))
 
     def noise(self, batch: Any) -> Any:
-        """Draws from N(0, I) of shape `(num_samples, batch, latent_dim)`, new at every call, from the model's seed."""
-        return _backend.random_normal((self.objective.num_samples, batch, self.latent_dim), self.seed_generator)
+        """Draws from N(0, I), `(num_samples, batch, *noise_shape)`, new at every call, from the model's seed.
+
+        None where the shape of z follows from that of x: `terms` then draws the noise once it knows z.
+        """
+        shape = self.noise_shape()
+        if None in shape:
+            return None
+        return _backend.random_normal((self.objective.num_samples, batch, *shape), self.seed_generator)
+
+    def noise_shape(self, data_shape: Any = None) -> tuple[int | None, ...]:
+        """Shape of the N(0, 1) variates that one z is made of, for x of a shape where that is free."""
+        latent_shape = self.latent_shape
+        if data_shape is not None and None in latent_shape:
+            latent_shape = self.latent_shape_of(data_shape)
+        return tuple(self.posterior_family.noise_shape(latent_shape))
+
+    def latent_shape_of(self, data_shape: Any) -> tuple[int | None, ...]:
+        """Shape of z for one example of this shape, where the model leaves sizes free."""
+        x = keras.KerasTensor((None, *data_shape), dtype=input_dtype(self.encoder, "x"))
+        condition = None
+        if self.condition_shape is not None:
+            condition = keras.KerasTensor((None, *self.condition_shape), dtype=self.condition_dtype)
+        trace: Any = keras.Operation(name="encoder")
+        trace.call = lambda x, condition: run(self.encoder, "x", x, condition)
+        return self.posterior_family.latent_shape(trace.compute_output_spec(x, condition))
 
     def terms(
         self, x: Any, noise: Any, target: Any = None, training: bool = False, condition: Any = None
@@ -246,7 +291,7 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
 
         Args:
             x: `(batch, ...)` tensor.
-            noise: `(num_samples, batch, latent_dim)` draws from N(0, I).
+            noise: `(num_samples, batch, *noise_shape)` draws from N(0, I), as `noise` gives them.
             target: What to reconstruct; x itself if None.
             training: As in Keras: for dropout, batch normalisation and the like.
             condition: `(batch, ...)` tensor, if the model is conditional.
@@ -269,7 +314,7 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
 
         Args:
             x: `(batch, ...)` tensor.
-            noise: `(num_samples, batch, latent_dim)` draws from N(0, I).
+            noise: `(num_samples, batch, *noise_shape)` draws from N(0, I).
             condition: `(batch, ...)` tensor, if the model is conditional.
 
         Returns:
@@ -279,36 +324,43 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         """
         z, log_posterior = self._posterior(x, False, condition).draw(noise)
         log_likelihood = self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
-        return log_likelihood + self.prior_distribution().log_prob(z) - log_posterior
+        return log_likelihood + self.prior_distribution(condition).log_prob(z) - log_posterior
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """The mean of p(x|z) at the posterior mean: the reconstruction, deterministic."""
+        """The mean of p(x|z) at the posterior's location: the reconstruction, deterministic."""
         self._version.traces += 1
         x, condition = split_condition(x)
-        return self._decode_mean(self._posterior(x, training, condition).mean, condition, training)
+        return self._decode_mean(self._posterior(x, training, condition).location, condition, training)
 
     def _posterior(self, x, training=False, condition=None):
         """`posterior`, which a subclass may have changed: every verb asks here, and gets what it can use."""
         given = () if condition is None else (condition,)
-        return posteriors.checked(self.posterior(x, training, *given), type(self))
+        return posteriors.checked(self.posterior(x, training, *given), self.posterior_family, type(self))
 
     def _terms(self, objective, batch, noise, training=False, posterior=None, prior=None):
         """The terms of a `Batch`; its posterior and the prior are computed if they are not at hand."""
         posterior = self._posterior(batch.x, training, batch.given) if posterior is None else posterior
         target = ops.cast(batch.target, "float32")
+        if noise is None:  # whose shape is known only now
+            shape = (self.objective.num_samples, *ops.shape(posterior.location))
+            noise = _backend.random_normal(shape, self.seed_generator)
+        # A normal has its density at any z, and most objectives do not ask; others have it of what they have drawn.
+        is_normal = isinstance(posterior, DiagonalNormal)
+        z, log_posterior = (posterior.from_noise(noise), None) if is_normal else posterior.draw(noise)
         latents = objectives.LatentBatch(
-            z=posterior.from_noise(noise),
+            z=z,
             noise=noise,
             decode=lambda z: self.decoder_parameters(z, training, batch.given),
             log_prob_of=lambda parameters: self._log_likelihood(target, parameters, training, batch.weight),
             posterior=posterior,
-            prior=self.prior_distribution() if prior is None else prior,
+            prior=self.prior_distribution(batch.given) if prior is None else prior,
             step=self.training_step.value,
             weight=batch.weight,
             x=batch.x,
             target=target,
             likelihood=self.likelihood,
             training=training,
+            log_posterior=log_posterior,
         )
         return objectives.compute_terms(objective, latents)
 

@@ -43,7 +43,7 @@ class Trainer(ManySteps, Steps):
 
         Args:
             batch: Tensors of one batch.
-            noise: `(num_samples, batch, latent_dim)` draws from N(0, I), as `noise` gives them.
+            noise: `(num_samples, batch, *noise_shape)` draws from N(0, I), as `noise` gives them.
             training: Whether this is a training step.
 
         Returns:
@@ -59,7 +59,7 @@ class Trainer(ManySteps, Steps):
         self._trackers.update(terms, weight)
         if self._has_compiled_metrics:
             # In inference mode, as `predict` runs it; batch normalisation must not see a second batch.
-            reconstruction = ops.stop_gradient(self._decode_mean(ops.stop_gradient(posterior.mean), batch.given))
+            reconstruction = ops.stop_gradient(self._decode_mean(ops.stop_gradient(posterior.location), batch.given))
             if self.allow_missing:  # a metric knows no missing values: it sees them reconstructed exactly
                 target = ops.where(ops.isnan(target), reconstruction, target)
             self.compute_metrics(batch.x, target, reconstruction, weight)

@@ -25,6 +25,20 @@ _SHAPE_LAYERS = (
 )
 
 
+def check_latents(decoder: Any, latent_shape: tuple[Any, ...]) -> None:
+    """Shape of z, as the encoder gives it, against the input that a decoder declares."""
+    declared = [tuple(t.shape[1:]) for t in getattr(decoder, "inputs", None) or () if t.name != "condition"]
+    if len(declared) != 1 or shape_matches(latent_shape, declared[0]):
+        return
+    advice = "end the encoder and begin the decoder with one shape"
+    if len(latent_shape) > 1 and len(declared[0]) == 1:
+        advice = "put a Flatten or a pooling layer before the encoder's heads, or give the decoder z of this shape"
+    raise ValueError(
+        f"The encoder gives z of shape {('batch', *latent_shape)}, and the decoder takes z of shape "
+        f"{('batch', *declared[0])}: {advice}."
+    )
+
+
 def check_decoder(parameters: Any, data_shape: tuple[Any, ...], likelihood: Any) -> None:
     """Shape of the decoder's output against the data and the likelihood."""
     if isinstance(parameters, list | tuple | dict):
@@ -98,6 +112,15 @@ def check_compute_loss(kind: type[keras.Model]) -> None:
         raise TypeError(
             f"{kind.__name__} defines compute_loss, which a VAE does not call: its objective gives the loss. Write a "
             "keras_vae.objectives.Objective, which sees x, z and the decoder's parameters, or override step_loss."
+        )
+
+
+def check_posterior(kind: type[Any], base: type[Any], is_normal: bool) -> None:
+    """Raises a TypeError if a subclass changes `posterior` of a family that is no normal: `encode` would not see it."""
+    if not is_normal and kind.posterior is not base.posterior:
+        raise TypeError(
+            f"{kind.__name__} defines posterior(), which is for a DiagonalNormal: for another q(z|x) write a "
+            "keras_vae.posteriors.Posterior, which makes it of the encoder's outputs."
         )
 
 

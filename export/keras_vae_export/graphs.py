@@ -103,7 +103,7 @@ def _from_vae(vae):
     missing = "x" if vae.allow_missing else None
 
     def encoder(x, *condition):
-        posterior = posteriors.checked(vae.posterior(x, False, *condition), type(vae))
+        posterior = posteriors.checked(vae.posterior(x, False, *condition), vae.posterior_family, type(vae))
         return {"z_mean": posterior.mean, "z_log_var": posterior.log_var}
 
     def decoder(z, *condition):

@@ -1,5 +1,6 @@
 """What the model asks of a distribution of z, and the arithmetic that works on NumPy arrays and tensors alike."""
 
+import math
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ class Distribution:
     is cheaper than the density of any z.
     """
 
-    event_shape: tuple[int, ...]  # of one draw, such as (16,)
+    event_shape: tuple[int, ...]  # of one draw, such as (16,) or (8, 8, 4)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -38,6 +39,12 @@ class Distribution:
         """Draws of z and the log density of each, in nats: all that an objective may need of a posterior."""
         z = self.from_noise(noise)
         return z, self.log_prob(z)
+
+    @property
+    def location(self) -> Any:
+        """Where inference looks without noise: the draw of which all noise is 0, which is the mean of a normal."""
+        zeros = ops.zeros((1, 1, *self.noise_shape))  # one sample, of a batch that broadcasts
+        return self.from_noise(zeros)[0]
 
     def log_prob(self, z: Any) -> Any:
         """The log density in nats, summed over the event: `(..., *event_shape)` to `(...)`."""
@@ -85,6 +92,21 @@ class Flattened(Distribution):
 def _rows(tensor, shape):
     """The leading axes of a tensor of things of a shape, and the tensor with one leading axis in their place."""
     return ops.shape(tensor)[: -len(shape)], ops.reshape(tensor, (-1, *shape))
+
+
+def sum_event(xp: Any, values: Any, event_ndim: int) -> Any:
+    """The sum over the last `event_ndim` axes."""
+    return xp.sum(values, axis=tuple(range(-event_ndim, 0)))
+
+
+def flatten_event(array: Any, event_ndim: int) -> Any:
+    """`(..., *event_shape)` as `(..., latent_dim)`; sizes that only running tells are read then."""
+    if event_ndim == 1:
+        return array
+    xp = namespace(array)
+    shape = array.shape if xp is np else ops.shape(array)
+    known = array.shape[-event_ndim:]
+    return xp.reshape(array, (*shape[:-event_ndim], -1 if None in known else math.prod(known)))
 
 
 def namespace(*arrays: Any) -> Any:

@@ -13,7 +13,10 @@ _CLOSED_FORMS: dict[tuple[type, type], Callable] = {}
 
 
 def register_kl(q: type[Distribution], p: type[Distribution]) -> Callable:
-    """Decorates a function `(q, p, per_dimension=False)` that returns KL(q || p), `(...)` or `(..., dim)`, in nats."""
+    """Decorates a function `(q, p, per_dimension=False)` that returns KL(q || p) in nats, `(...)`.
+
+    With `per_dimension` it keeps the axes of the event; only of two `Factorised` distributions is it asked to.
+    """
 
     def register(function: Callable) -> Callable:
         _CLOSED_FORMS[q, p] = function
@@ -34,13 +37,13 @@ def kl_divergence(q: Distribution, p: Distribution, z: Any = None, per_dimension
     """KL(q || p) in nats: in closed form where one is registered, else the average over samples.
 
     Args:
-        q: The posterior, of shape `(batch, latent_dim)`.
-        p: The prior, over the same dimensions.
-        z: `(num_samples, batch, latent_dim)` draws from q; needed only without a closed form.
-        per_dimension: Whether to keep the latent axis instead of summing over it; needs a closed form.
+        q: The posterior, of `(batch, *event_shape)`.
+        p: The prior, of the same event shape.
+        z: `(num_samples, batch, *event_shape)` draws from q; needed only without a closed form.
+        per_dimension: Whether to keep the axes of the event instead of summing over them; needs a closed form.
 
     Returns:
-        `(batch,)`, or `(batch, latent_dim)` with `per_dimension`.
+        `(batch,)`, or `(batch, *event_shape)` with `per_dimension`.
 
     Raises:
         TypeError: If no closed form is registered and z is missing, or `per_dimension` is asked for.

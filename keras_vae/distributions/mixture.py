@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae.distributions.base import Distribution, as_float32, convert, namespace, standard_normal
+from keras_vae.distributions.base import Distribution, as_float32, convert, flatten_event, namespace, standard_normal
 from keras_vae.distributions.normal import DiagonalNormal
 
 
@@ -16,7 +16,7 @@ class Mixture(Distribution):
     """sum_k w_k N(mean_k, diag(exp(log_var_k))): a mixture of normals with independent dimensions.
 
     Args:
-        components: A `DiagonalNormal` whose mean has shape `(components, latent_dim)`.
+        components: A `DiagonalNormal` whose mean has shape `(components, *event_shape)`.
         logits: `(components,)`: the logarithms of the weights, up to a constant; None weighs all the same.
 
     Example:
@@ -28,8 +28,8 @@ class Mixture(Distribution):
 
     def __init__(self, components: DiagonalNormal, logits: Any = None):
         shape = tuple(np.shape(components.mean))
-        if len(shape) != 2 or shape[0] == 0:
-            raise ValueError(f"The components' mean must have shape (components, latent_dim); got {shape}.")
+        if len(shape) != 1 + components.event_ndim or shape[0] == 0:
+            raise ValueError(f"The components' mean must have shape (components, *event_shape); got {shape}.")
         logits = np.zeros(shape[0], "float32") if logits is None else logits
         logits = np.asarray(logits, "float32") if isinstance(logits, list | tuple) else logits
         if tuple(np.shape(logits)) != shape[:1]:
@@ -41,12 +41,12 @@ class Mixture(Distribution):
 
     @property
     def event_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return tuple(self.components.mean.shape[-1:])
+        return self.components.event_shape
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Number of standard-normal variates of a draw, `(latent_dim + 1,)`; the first selects the component."""
-        return (self.event_shape[0] + 1,)
+        return (math.prod(self.event_shape) + 1,)
 
     def from_noise(self, noise: Any) -> Any:
         """Draws of z as a function of noise: differentiable in the components' parameters, not in their weights.
@@ -55,7 +55,7 @@ class Mixture(Distribution):
             noise: `(..., latent_dim + 1)` draws from N(0, 1).
 
         Returns:
-            `(..., latent_dim)` draws from the mixture.
+            `(..., *event_shape)` draws from the mixture.
         """
         xp = namespace(self.components.mean, self.logits, noise)
         uniform = 0.5 * (1.0 + _erf(xp, noise[..., :1] * math.sqrt(0.5)))
@@ -64,42 +64,48 @@ class Mixture(Distribution):
         index = xp.sum(xp.cast(uniform > below, "int32") if xp is ops else uniform > below, axis=-1)
         parts = (self.components.mean, self.components.log_var)
         mean, log_var = (xp.take(convert(xp, part), index, axis=0) for part in parts)
-        return mean + xp.exp(0.5 * log_var) * noise[..., 1:]
+        epsilon = noise[..., 1:]
+        if self.components.event_ndim > 1:
+            epsilon = xp.reshape(epsilon, xp.shape(mean))
+        return mean + xp.exp(0.5 * log_var) * epsilon
 
     def sample(self, num_samples: int | None = None, seed: Any = None) -> Any:
-        """Draws `(latent_dim,)`, or `(num_samples, latent_dim)`; as `DiagonalNormal.sample`."""
+        """Draws `event_shape`, or `(num_samples, *event_shape)`; as `DiagonalNormal.sample`."""
         leading = () if num_samples is None else (num_samples,)
         return self.from_noise(standard_normal((*leading, *self.noise_shape), seed, self.components.mean))
 
     def log_prob(self, z: Any, per_dimension: bool = False) -> Any:
-        """The log density in nats, `(..., latent_dim)` to `(...)`.
+        """The log density in nats, `(..., *event_shape)` to `(...)`.
 
         With `per_dimension` it is that of each dimension's marginal; their sum is not the log density.
         """
         xp = namespace(self.components.mean, self.logits, z)
-        log_prob = self.components.log_prob(z[..., None, :], per_dimension)  # (..., components[, latent_dim])
+        ndim = self.components.event_ndim
+        log_prob = self.components.log_prob(xp.expand_dims(z, -1 - ndim), per_dimension)
         log_weights = self._log_weights(xp)
-        if per_dimension:
-            return _log_sum_exp(xp, log_prob + log_weights[:, None], axis=-2)
+        if per_dimension:  # (..., components, *event_shape)
+            return _log_sum_exp(xp, log_prob + xp.reshape(log_weights, (-1, *[1] * ndim)), axis=-1 - ndim)
         return _log_sum_exp(xp, log_prob + log_weights, axis=-1)
 
     def grad_log_prob(self, z: Any) -> Any:
         """The gradient of `log_prob` with respect to z, of the shape of z."""
         xp = namespace(self.components.mean, self.logits, z)
-        log_prob = self.components.log_prob(z[..., None, :]) + self._log_weights(xp)
+        components, shape = self.components.flat(), xp.shape(z)
+        z = flatten_event(z, self.components.event_ndim)
+        log_prob = components.log_prob(z[..., None, :]) + self._log_weights(xp)
         share = xp.exp(log_prob - xp.expand_dims(_log_sum_exp(xp, log_prob, axis=-1), -1))  # p(component|z)
-        precision = xp.exp(xp.negative(self.components.log_var))
-        return xp.matmul(share, xp.multiply(self.components.mean, precision)) - xp.multiply(
-            z, xp.matmul(share, precision)
-        )
+        precision = xp.exp(xp.negative(components.log_var))
+        pull = xp.matmul(share, xp.multiply(components.mean, precision))
+        return xp.reshape(pull - xp.multiply(z, xp.matmul(share, precision)), shape)
 
     def moment_matched(self) -> DiagonalNormal:
         """The `DiagonalNormal` with the same means and variances."""
         xp = namespace(self.components.mean, self.logits)
-        weights = xp.exp(self._log_weights(xp))[:, None]
+        weights = xp.reshape(xp.exp(self._log_weights(xp)), (-1, *[1] * self.components.event_ndim))
         mean = xp.sum(xp.multiply(weights, self.components.mean), axis=0)
         variance = xp.exp(self.components.log_var) + xp.square(xp.subtract(self.components.mean, mean))
-        return DiagonalNormal(mean, xp.log(xp.sum(xp.multiply(weights, variance), axis=0)))
+        log_var = xp.log(xp.sum(xp.multiply(weights, variance), axis=0))
+        return DiagonalNormal(mean, log_var, self.components.event_ndim)
 
     def to_numpy(self) -> "Mixture":
         """The same distribution, of NumPy arrays."""

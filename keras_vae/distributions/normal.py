@@ -11,7 +11,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae.distributions.base import Factorised, as_float32, convert, namespace, standard_normal
+from keras_vae.distributions.base import (
+    Factorised,
+    as_float32,
+    convert,
+    flatten_event,
+    namespace,
+    standard_normal,
+    sum_event,
+)
 
 LOG_2_PI = math.log(2.0 * math.pi)
 
@@ -21,8 +29,9 @@ class DiagonalNormal(Factorised):
     """N(mean, diag(exp(log_var))): a normal distribution with independent dimensions.
 
     Args:
-        mean: `(..., latent_dim)`-dim array or tensor.
+        mean: `(..., *event_shape)` array or tensor. A size of 1 in the event stands for any: it broadcasts with z.
         log_var: The logarithm of the variance, of the same shape.
+        event_ndim: Number of axes of one z: 1 for a vector, 3 for a map of features.
 
     Example:
 
@@ -32,7 +41,7 @@ class DiagonalNormal(Factorised):
     array([0.5])
     """
 
-    def __init__(self, mean: Any, log_var: Any):
+    def __init__(self, mean: Any, log_var: Any, event_ndim: int = 1):
         if isinstance(mean, list | tuple):
             mean, log_var = np.asarray(mean, "float32"), np.asarray(log_var, "float32")
         if tuple(np.shape(mean)) != tuple(np.shape(log_var)):
@@ -42,15 +51,21 @@ class DiagonalNormal(Factorised):
             )
         self.mean = mean
         self.log_var = log_var
+        self.event_ndim = event_ndim
 
     @property
     def event_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return tuple(self.mean.shape[-1:])
+        return tuple(self.mean.shape[-self.event_ndim :])
+
+    @property
+    def location(self) -> Any:
+        return self.mean
 
     @classmethod
-    def standard(cls, dim: int) -> "DiagonalNormal":
-        """N(0, I) in `dim` dimensions, the usual prior."""
-        return cls(np.zeros(dim, "float32"), np.zeros(dim, "float32"))
+    def standard(cls, *shape: int | None) -> "DiagonalNormal":
+        """N(0, I) over z of this shape, the usual prior; None is a free size."""
+        zeros = np.zeros([size or 1 for size in shape], "float32")
+        return cls(zeros, zeros, len(shape))
 
     def reparameterize(self, epsilon: Any) -> Any:
         """z = mean + exp(log_var / 2) * epsilon, differentiable in mean and log_var.
@@ -89,15 +104,15 @@ class DiagonalNormal(Factorised):
         return self.reparameterize(noise)
 
     def log_prob(self, z: Any, per_dimension: bool = False) -> Any:
-        """log N(z; mean, diag(exp(log_var))) in nats, summed over the last axis: `(..., latent_dim)` to `(...)`.
+        """log N(z; mean, diag(exp(log_var))) in nats, summed over the event: `(..., *event_shape)` to `(...)`.
 
-        With `per_dimension` the latent axis is kept instead.
+        With `per_dimension` the axes of the event are kept instead.
         """
         xp = namespace(self.mean, z)
         squared_error = xp.square(xp.subtract(z, self.mean))
         precision = xp.exp(xp.negative(self.log_var))
         log_density = -0.5 * (xp.multiply(squared_error, precision) + convert(xp, self.log_var) + LOG_2_PI)
-        return log_density if per_dimension else xp.sum(log_density, axis=-1)
+        return log_density if per_dimension else sum_event(xp, log_density, self.event_ndim)
 
     def grad_log_prob(self, z: Any) -> Any:
         """The gradient of `log_prob` with respect to z, of the shape of z."""
@@ -106,7 +121,7 @@ class DiagonalNormal(Factorised):
 
     def without_gradient(self) -> "DiagonalNormal":
         """The same distribution of tensors, with parameters that pass no gradient on."""
-        return DiagonalNormal(ops.stop_gradient(self.mean), ops.stop_gradient(self.log_var))
+        return self._map(ops.stop_gradient)
 
     def moment_matched(self) -> "DiagonalNormal":
         """The `DiagonalNormal` with the same means and variances: itself."""
@@ -114,11 +129,18 @@ class DiagonalNormal(Factorised):
 
     def as_float32(self) -> "DiagonalNormal":
         """The same distribution, in float32."""
-        return DiagonalNormal(as_float32(self.mean), as_float32(self.log_var))
+        return self._map(as_float32)
 
     def to_numpy(self) -> "DiagonalNormal":
         """The same distribution, of NumPy arrays."""
-        return DiagonalNormal(ops.convert_to_numpy(self.mean), ops.convert_to_numpy(self.log_var))
+        return self._map(ops.convert_to_numpy)
+
+    def flat(self) -> "DiagonalNormal":
+        """The same distribution of vectors: `(..., *event_shape)` becomes `(..., latent_dim)`."""
+        return self._map(lambda part: flatten_event(part, self.event_ndim), 1)
+
+    def _map(self, function, event_ndim=None):
+        return DiagonalNormal(function(self.mean), function(self.log_var), event_ndim or self.event_ndim)
 
     def kl_divergence(self, other: "DiagonalNormal", per_dimension: bool = False) -> Any:
         """KL(self || other) in nats, in closed form.
@@ -133,10 +155,10 @@ class DiagonalNormal(Factorised):
 
         Args:
             other: A `DiagonalNormal` over the same dimensions.
-            per_dimension: Whether to keep the latent axis instead of summing over it.
+            per_dimension: Whether to keep the axes of the event instead of summing over them.
 
         Returns:
-            `(...)`, or `(..., latent_dim)` with `per_dimension`.
+            `(...)`, or `(..., *event_shape)` with `per_dimension`.
 
         Raises:
             TypeError: If `other` is another distribution; `distributions.kl_divergence` takes any.
@@ -153,14 +175,16 @@ class DiagonalNormal(Factorised):
         precision = xp.exp(xp.negative(other.log_var))
         difference = xp.subtract(self.log_var, other.log_var)
         kl = 0.5 * (xp.multiply(squared_distance, precision) + xp.expm1(difference) - difference)
-        return kl if per_dimension else xp.sum(kl, axis=-1)
+        return kl if per_dimension else sum_event(xp, kl, self.event_ndim)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "mean": ops.convert_to_numpy(self.mean).tolist(),
-            "log_var": ops.convert_to_numpy(self.log_var).tolist(),
-        }
+        parts = {name: ops.convert_to_numpy(getattr(self, name)).tolist() for name in ("mean", "log_var")}
+        return parts if self.event_ndim == 1 else {**parts, "event_ndim": self.event_ndim}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(np.asarray(config["mean"], "float32"), np.asarray(config["log_var"], "float32"))
+        return cls(
+            np.asarray(config["mean"], "float32"),
+            np.asarray(config["log_var"], "float32"),
+            config.get("event_ndim", 1),
+        )

@@ -18,20 +18,22 @@ class LatentBatch:
     """Samples of the posterior of a batch, and what is needed to judge them.
 
     Args:
-        z: `(num_samples, batch, latent_dim)` samples of the posterior, differentiable in its parameters.
-        noise: `(num_samples, batch, latent_dim)` draws from N(0, I), of which z was made.
+        z: `(num_samples, batch, *latent_shape)` samples of the posterior, differentiable in its parameters.
+        noise: `(num_samples, batch, *noise_shape)` draws from N(0, I), of which z was made.
         decode: Function from z, of any number of samples, to the parameters of p(x|z), `(num_samples, batch, ...)`
             float32. Call it once: it runs the decoder.
         log_prob_of: Function from those parameters to log p(x|z) of the target, `(num_samples, batch)`, nats. Call it
             once: in training a likelihood may learn from the batch.
-        posterior: q(z|x) of shape `(batch, latent_dim)`.
-        prior: p(z) of shape `(latent_dim,)`.
+        posterior: q(z|x) of `(batch, *latent_shape)`.
+        prior: p(z) of `latent_shape`, or of one for each example where it depends on a condition.
         step: Number of training batches seen so far, a scalar.
         weight: `(batch,)` sample weights, by which the model multiplies the loss afterwards; None if there are none.
         x: `(batch, ...)` data, as the model is given them.
         target: `(batch, ...)` what is reconstructed, float32: x itself where the data have no y. NaN is missing.
         likelihood: p(x|z), which knows what the parameters mean: `likelihood.mean(parameters)`.
         training: Whether this is a training step; for networks that the objective holds.
+        log_posterior: `(num_samples, batch)` log q(z|x), of a posterior that has the density of its own draws only;
+            `log_q()` gives it of any.
     """
 
     z: Any
@@ -46,6 +48,11 @@ class LatentBatch:
     target: Any = None
     likelihood: Any = None
     training: bool = False
+    log_posterior: Any = None
+
+    def log_q(self) -> Any:
+        """log q(z|x), `(num_samples, batch)`, nats."""
+        return self.posterior.log_prob(self.z) if self.log_posterior is None else self.log_posterior
 
     def log_likelihood(self, z: Any) -> Any:
         """log p(x|z), `(num_samples, batch)`, nats: `log_prob_of(decode(z))`. Call it once: it runs the decoder."""
@@ -64,7 +71,13 @@ class LatentBatch:
 
     def kl(self) -> Any:
         """KL(q(z|x) || p(z)), `(batch,)`: in closed form where one is registered, else averaged over the samples."""
-        return distributions.kl_divergence(self.posterior, self.prior, self.z)
+        if distributions.has_closed_form_kl(self.posterior, self.prior):
+            return distributions.kl_divergence(self.posterior, self.prior)
+        return self.monte_carlo_kl()
+
+    def monte_carlo_kl(self) -> Any:
+        """`kl` averaged over the samples, whether or not a closed form exists."""
+        return ops.mean(self.log_q() - self.prior.log_prob(self.z), axis=0)
 
 
 class Terms(NamedTuple):
@@ -166,6 +179,15 @@ def _shape_fix(shape, num_samples):
     if len(shape) == 2 and shape[0] == num_samples:
         return "average over the samples of z with ops.mean(..., axis=0)."
     return "sum or average over all axes but that of the batch."
+
+
+def require_density(objective: str, posterior: type[Distribution]) -> None:
+    """Raises a ValueError unless q(z|x) of this class can hold its parameters fixed while z moves."""
+    if not hasattr(posterior, "without_gradient"):
+        raise ValueError(
+            f"{objective} needs log q(z|x) of any z, and a {posterior.__name__} has it of its own draws only: leave "
+            'gradient at "standard".'
+        )
 
 
 def one_of(name: str, value: Any, values: tuple[str, ...]) -> Any:

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_vae import schedules, validation
-from keras_vae.distributions import Distribution, Factorised
+from keras_vae.distributions import Distribution, Factorised, flatten_event
 from keras_vae.objectives.base import LatentBatch, Objective, Terms, diagonal, one_of
 
 
@@ -67,11 +67,12 @@ class BetaTC(Objective):
             if not issubclass(distribution, Factorised):
                 raise ValueError(
                     f"BetaTC compares each latent with its own prior, and the dimensions of a {distribution.__name__} "
-                    "depend on each other. Leave the prior at N(0, I)."
+                    'depend on each other. Leave the posterior at "normal" and the prior at N(0, I).'
                 )
 
     def __call__(self, batch: LatentBatch) -> Terms:
-        z, posterior = batch.z, batch.posterior
+        posterior = batch.posterior.flat()
+        z = flatten_event(batch.z, len(batch.z.shape) - 2)
         log_prob = posterior.log_prob(z[:, :, None, :], per_dimension=True)  # (num_samples, z of, under, latent_dim)
         log_shares = self._log_shares(ops.shape(z)[1])
         log_aggregate = ops.logsumexp(ops.sum(log_prob, axis=-1) + log_shares, axis=2)
@@ -79,7 +80,7 @@ class BetaTC(Objective):
         parts = (
             posterior.log_prob(z) - log_aggregate,
             log_aggregate - log_marginals,
-            log_marginals - batch.prior.log_prob(z),
+            log_marginals - batch.prior.log_prob(batch.z),
         )
         information, correlation, distance = (ops.mean(part, axis=0) for part in parts)
         reconstruction = batch.reconstruction()

@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from keras_vae import distributions, schedules, validation
-from keras_vae.distributions import Distribution, Factorised
-from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of
+from keras_vae.distributions import Distribution, Factorised, flatten_event
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of, require_density
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -34,7 +34,7 @@ class ELBO(Objective):
             where one is registered, else "monte_carlo". The logged `kl` is always "auto".
         free_bits: Nats that are free in each group; 0 is the plain bound. It needs the analytic KL.
         groups: Number of groups of neighbouring latents, of equal size; 1 is the whole KL. None: each latent dimension
-            is a group.
+            is a group. Latents of several axes are flattened, the last axis fastest.
         capacity: Nats at which the KL is held, C: a number or a schedule. None is the plain bound, as is 0 with the
             analytic KL (an average over samples may be negative). beta is then large (gamma in the paper, 1000 there).
         gradient: Gradient of the Monte-Carlo KL. "stl" ("sticking the landing") leaves out the part that goes through
@@ -95,18 +95,23 @@ class ELBO(Objective):
         return tuple(name for name in self._scheduled if schedules.varies(getattr(self, name)))
 
     def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
+        if self.gradient == "stl":
+            require_density('gradient="stl"', posterior)
         if distributions.has_closed_form_kl(posterior, prior):
             if self.gradient == "stl" and self.kl == "auto":
                 raise ValueError(
-                    'gradient="stl" is for a KL that is averaged over samples, and the KL to a '
-                    f'{prior.__name__} has a closed form: say kl="monte_carlo".'
+                    'gradient="stl" is for a KL that is averaged over samples, and the KL of a '
+                    f'{posterior.__name__} to a {prior.__name__} has a closed form: say kl="monte_carlo".'
                 )
         elif self.kl == "analytic":
-            raise ValueError(f'The KL to a {prior.__name__} has no closed form: leave out kl="analytic".')
+            raise ValueError(
+                f'The KL of a {posterior.__name__} to a {prior.__name__} has no closed form: leave out kl="analytic".'
+            )
         is_factorised = issubclass(posterior, Factorised) and issubclass(prior, Factorised)
         if self.free_bits and not (is_factorised and distributions.has_closed_form_kl(posterior, prior)):
             raise ValueError(
-                f"free_bits need the KL of each latent, and the KL to a {prior.__name__} is not a sum over latents: "
+                f"free_bits need the KL of each latent, and that of a {posterior.__name__} to a {prior.__name__} is "
+                "not a sum over latents: "
                 "hold the whole KL up with capacity=, or warm up with beta=schedules.Linear(...)."
             )
 
@@ -130,11 +135,12 @@ class ELBO(Objective):
         if self.gradient == "stl":
             return distributions.monte_carlo_kl(batch.posterior.without_gradient(), batch.prior, batch.z)
         if self.kl == "monte_carlo":
-            return distributions.monte_carlo_kl(batch.posterior, batch.prior, batch.z)
+            return batch.monte_carlo_kl()
         return kl
 
     def _with_free_bits(self, kl, batch):
-        """`(batch, latent_dim)` to `(batch,)`, whose mean over the batch is the sum in the class's docstring."""
+        """`(batch, *latent_shape)` to `(batch,)`, whose mean over the batch is the sum in the class's docstring."""
+        kl = flatten_event(kl, len(kl.shape) - 1)
         if self.groups is not None:
             latents = kl.shape[-1]
             if latents % self.groups:

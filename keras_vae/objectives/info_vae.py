@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_vae import validation
-from keras_vae.distributions import DiagonalNormal, Distribution
+from keras_vae.distributions import DiagonalNormal, Distribution, flatten_event
 from keras_vae.objectives.base import LatentBatch, Objective, Terms, diagonal, one_of
 
 
@@ -74,7 +74,8 @@ class InfoVAE(Objective):
             if not issubclass(distribution, DiagonalNormal):
                 raise ValueError(
                     "InfoVAE compares z, whitened by the prior, with the noise that it was made of, and a "
-                    f"{distribution.__name__} cannot be whitened. Leave the prior at N(0, I)."
+                    f'{distribution.__name__} cannot be whitened. Leave the posterior at "normal" and the prior at '
+                    "N(0, I)."
                 )
 
     def __call__(self, batch: LatentBatch) -> Terms:
@@ -83,7 +84,7 @@ class InfoVAE(Objective):
         prior = batch.prior
         mean, log_var = ops.convert_to_tensor(prior.mean), ops.convert_to_tensor(prior.log_var)
         whitened = (batch.z - mean) * ops.exp(-0.5 * log_var)
-        mmd = self._mmd(whitened, batch.noise)
+        mmd = self._mmd(*(flatten_event(each, len(each.shape) - 2) for each in (whitened, batch.noise)))
         loss = reconstruction + (1.0 - self.alpha) * kl + (self.alpha + self.lambda_ - 1.0) * mmd
         return Terms(loss, reconstruction, kl, {"mmd": mmd})
 

@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from keras_vae import validation
-from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of
+from keras_vae.distributions import Distribution, flatten_event
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of, require_density
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -40,13 +41,19 @@ class IWAE(Objective):
         self.num_samples = validation.whole_number("num_samples", num_samples)
         self.gradient = one_of("gradient", gradient, ("standard", "dreg"))
 
+    def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
+        if self.gradient == "dreg":
+            require_density('gradient="dreg"', posterior)
+
     def __call__(self, batch: LatentBatch) -> Terms:
-        z, posterior, weight_probe, bound_probe = batch.z, batch.posterior, 0.0, 0.0
+        z, weight_probe, bound_probe = batch.z, 0.0, 0.0
         if self.gradient == "dreg":
             z, weight_probe, bound_probe = _reweight_gradient(z)
-            posterior = posterior.without_gradient()
+            log_posterior = batch.posterior.without_gradient().log_prob(z)
+        else:
+            log_posterior = batch.log_q()
         log_likelihood = batch.log_likelihood(z)
-        log_weights = log_likelihood + batch.prior.log_prob(z) - posterior.log_prob(z) + weight_probe
+        log_weights = log_likelihood + batch.prior.log_prob(z) - log_posterior + weight_probe
         bound = ops.logsumexp(log_weights, axis=0) - math.log(self.num_samples) + bound_probe
         return Terms(-bound, -ops.mean(log_likelihood, axis=0), batch.kl())
 
@@ -88,5 +95,5 @@ def _reweight_gradient(z):
 
         return ops.concatenate([z, zeros, zeros], axis=-1), gradient
 
-    joined: Any = with_probes(z)
-    return joined[..., :-2], joined[..., -2], ops.sum(joined[..., -1], axis=0)
+    joined: Any = with_probes(flatten_event(z, len(z.shape) - 2))
+    return ops.reshape(joined[..., :-2], ops.shape(z)), joined[..., -2], ops.sum(joined[..., -1], axis=0)

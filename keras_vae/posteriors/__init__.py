@@ -1,38 +1,32 @@
 """Posteriors q(z|x): what the encoder returns, by name, and the distribution that it stands for.
 
-The mirror of `likelihoods/` on the encoder's side. Add one by subclassing `Posterior`; its distribution is a
-`DiagonalNormal`.
+The mirror of `likelihoods/` on the encoder's side. Add one by subclassing `Posterior`.
 """
 
 from typing import Any
 
 import keras
 
-from keras_vae.distributions import DiagonalNormal
+from keras_vae.distributions import DiagonalNormal, Distribution
 from keras_vae.posteriors.base import Posterior as Posterior
 from keras_vae.posteriors.diagonal_normal import Normal as Normal
 
 _BY_NAME = {"normal": Normal}
 
 
-def check(posterior: Posterior) -> None:
-    """Raises a ValueError unless a VAE can use what the posterior gives."""
-    kind = posterior.distribution_class
-    if kind is not DiagonalNormal:
-        raise ValueError(f"{posterior!r} gives a {kind.__name__}; a VAE takes posteriors that give a DiagonalNormal.")
-
-
-def checked(distribution: Any, model: type) -> DiagonalNormal:
+def checked(distribution: Any, family: Posterior, model: type) -> Distribution:
     """q(z|x) as a method of a model, or a `Posterior`, gave it.
 
     Raises:
-        TypeError: If it is something else, or of a class of its own, whose density and draws the closed form of the
-            KL, `encode`, evaluation and an exported bundle would not know.
+        TypeError: If it is not of the family's `distribution_class`, by which an objective is accepted or refused; or
+            of a subclass of `DiagonalNormal`, whose density and draws the closed form of the KL would not know.
     """
-    if type(distribution) is not DiagonalNormal:
+    expected, found = family.distribution_class, type(distribution)
+    if not isinstance(distribution, expected) or (isinstance(distribution, DiagonalNormal) and found is not expected):
         raise TypeError(
-            f"The posterior of this {model.__name__} is a {type(distribution).__name__}; a VAE takes one that is a "
-            "keras_vae.DiagonalNormal, of whatever mean and log_var, and no subclass of it."
+            f"The posterior of this {model.__name__} is a {found.__name__}, and {type(family).__name__}'s "
+            f"distribution_class is {expected.__name__}: return one of that class, and no subclass of DiagonalNormal, "
+            "or write a keras_vae.posteriors.Posterior of your own."
         )
     return distribution
 

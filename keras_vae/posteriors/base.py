@@ -11,32 +11,104 @@ class Posterior(Configured, Layer):
     """A map from the encoder's outputs to q(z|x).
 
     A Keras layer without a call: what a posterior learns beside the encoder is a weight of the model like any other.
-    Every verb, evaluation and an exported encoder give the q(z|x) that it makes of the encoder's outputs.
+    Every verb, evaluation and an exported encoder give the q(z|x) that it makes of the encoder's outputs. A subclass
+    defines `outputs`, `distribution_class`, `latent_shape` and `distribution`; `noise_shape` if z is not made of as
+    many variates as it has elements, `output_shapes` for `keras_vae.networks`, and `make_weights` if it learns.
     """
 
-    outputs: tuple[str, ...]  # Names of what the encoder returns.
-    distribution_class: type[Distribution] = DiagonalNormal  # of what `distribution` returns; no other, for now
+    outputs: tuple[str, ...]  # Names of what the encoder returns, in the bundle too.
+    distribution_class: type[Distribution] = Distribution  # of what `distribution` returns
 
     def __init__(self):
         super().__init__(dtype="float32")
         self.built = True
+        self.bound_to: tuple[Any, ...] | None = None
 
     def read(self, outputs: Any) -> tuple[Any, ...]:
-        """The encoder's outputs in the order of `outputs`.
+        """The encoder's outputs in the order of `outputs`: by name where it returns a dict, else by position.
 
         Raises:
             ValueError: If the encoder returned something else; says what it must return.
         """
-        raise NotImplementedError
+        if isinstance(outputs, dict):  # by name, never by position: Keras sorts the keys
+            if set(outputs) != set(self.outputs):
+                raise ValueError(
+                    f"The encoder returned a dict with keys {sorted(outputs)}; for {self!r} it must have exactly the "
+                    f"keys {sorted(self.outputs)}."
+                )
+            return tuple(outputs[name] for name in self.outputs)
+        found = tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)
+        if len(found) != len(self.outputs):
+            raise ValueError(
+                f"The encoder returned {len(found)} tensor{'s' if len(found) > 1 else ''}; for {self!r} it must return "
+                f"{len(self.outputs)}, {', '.join(self.outputs)}: keras_vae.networks.mlp and conv give such an encoder "
+                "when they are passed the same posterior=."
+            )
+        return found
 
-    def latent_shape(self, outputs: Any) -> tuple[int, ...]:
-        """Shape of one z for symbolic outputs of the encoder.
+    def latent_shape(self, outputs: Any) -> tuple[int | None, ...]:
+        """Shape of one z for symbolic outputs of the encoder; None is a free size.
 
         Raises:
             ValueError: If their shapes do not fit together; says how to change the encoder.
         """
         raise NotImplementedError
 
+    def noise_shape(self, latent_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Shape of the N(0, 1) variates that one draw is made of; () if it draws nothing."""
+        return latent_shape
+
+    def output_shapes(self, latent_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Shape of each of `outputs` for one example, by name: what `keras_vae.networks` builds."""
+        return dict.fromkeys(self.outputs, latent_shape)
+
+    def usual_prior(self, latent_shape: tuple[int | None, ...]) -> Distribution:
+        """p(z) of a model that is given none: N(0, I)."""
+        return DiagonalNormal.standard(*latent_shape)
+
+    def bind(self, latent_shape: tuple[int | None, ...], shapes: tuple[tuple[int | None, ...], ...]) -> None:
+        """Makes the weights, once the model knows its shapes.
+
+        Args:
+            latent_shape: Shape of one z.
+            shapes: Shape of each of `outputs` for one example.
+
+        Raises:
+            ValueError: If it already belongs to a model of other shapes.
+        """
+        if self.bound_to not in (None, (latent_shape, shapes)):
+            raise ValueError(
+                f"{self!r} belongs to a model with latents of shape {self.bound_to[0]}, and this one has "
+                f"{latent_shape}: make a new posterior."
+            )
+        if self.bound_to is None:
+            self.make_weights(latent_shape, shapes)
+            self.bound_to = latent_shape, shapes
+
+    def make_weights(self, latent_shape: tuple[int | None, ...], shapes: tuple[tuple[int | None, ...], ...]) -> None:
+        """Makes the weights, with `add_weight` or of layers; called once, by `bind`, with its arguments."""
+
     def distribution(self, outputs: Any, training: bool = False) -> Distribution:
         """q(z|x) in float32 for the encoder's outputs of a batch."""
         raise NotImplementedError
+
+
+def one_shape(posterior: Posterior, names: tuple[str, ...], tensors: tuple[Any, ...]) -> tuple[int | None, ...]:
+    """The shape, without the batch, that all these outputs of an encoder must have.
+
+    Raises:
+        ValueError: If they differ, or have no axis but the batch's, or no number of channels.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in zip(names, tensors, strict=True)}
+    first, *others = shapes.values()
+    if any(other != first for other in others):
+        listed = " and ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"The encoder returns {listed}; for {posterior!r} they must agree: give the heads the same number of units."
+        )
+    if len(first) < 2 or first[-1] is None:
+        raise ValueError(
+            f"The encoder's outputs have shape {first}; they must have shape (batch, ..., channels), such as (batch, "
+            "16), with a last size that is known."
+        )
+    return first[1:]

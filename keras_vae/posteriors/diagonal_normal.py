@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_vae._numerics import straight_through_clip
 from keras_vae.distributions import DiagonalNormal
-from keras_vae.posteriors.base import Posterior
+from keras_vae.posteriors.base import Posterior, one_shape
 
 # log_var is kept in this range. Below, a standard deviation of 3e-7 is float32's resolution of a mean near 1; above,
 # a standard deviation of 1800 still leaves z inside float16. No sensible posterior comes near either.
@@ -20,8 +20,8 @@ _KEYS = (("z_mean", "z_log_var"), ("mean", "log_var"))
 class Normal(Posterior):
     """q(z|x) = N(mean(x), diag(exp(log_var(x)))), the usual posterior.
 
-    The encoder returns the mean and the log variance, both `(batch, latent_dim)`: as a pair, or as a dict with keys
-    "z_mean" and "z_log_var" (or "mean" and "log_var").
+    The encoder returns the mean and the log variance, both `(batch, latent_dim)`, or `(batch, h, w, channels)` and the
+    like for a z of that shape: as a pair, or as a dict with keys "z_mean" and "z_log_var" (or "mean" and "log_var").
 
     Reference: Kingma & Welling 2014, arXiv:1312.6114, section 3.
     """
@@ -47,22 +47,11 @@ class Normal(Posterior):
             )
         return outputs[0], outputs[1]
 
-    def latent_shape(self, outputs: Any) -> tuple[int, ...]:
-        mean, log_var = self.read(outputs)
-        if tuple(mean.shape) != tuple(log_var.shape):
-            raise ValueError(
-                f"The encoder's mean has shape {tuple(mean.shape)} and log_var {tuple(log_var.shape)}; they must "
-                "agree: give both heads the same number of units."
-            )
-        if len(mean.shape) != 2 or mean.shape[-1] is None:
-            raise ValueError(
-                f"The encoder's outputs have shape {tuple(mean.shape)}; they must have shape (batch, latent_dim): "
-                "put a Flatten or a pooling layer before the two Dense heads."
-            )
-        return tuple(mean.shape[1:])
+    def latent_shape(self, outputs: Any) -> tuple[int | None, ...]:
+        return one_shape(self, self.outputs, self.read(outputs))
 
     def distribution(self, outputs: Any, training: bool = False) -> DiagonalNormal:
         mean, log_var = (ops.cast(output, "float32") for output in self.read(outputs))
         # In training not a clip, which has no gradient and would strand what wandered out.
         limit = straight_through_clip if training else ops.clip
-        return DiagonalNormal(mean, limit(log_var, *LOG_VAR_RANGE))
+        return DiagonalNormal(mean, limit(log_var, *LOG_VAR_RANGE), len(mean.shape) - 1)

@@ -7,10 +7,10 @@ Add one by subclassing `Prior`.
 from typing import Any
 
 from keras_vae.distributions import (
+    OF_ARRAYS,
     DiagonalNormal,
     Distribution,
     Flattened,
-    Mixture,
     check_density,
     has_closed_form_kl,
 )
@@ -23,7 +23,7 @@ from keras_vae.priors.vamp import VampPrior as VampPrior
 
 def check(prior: Any) -> None:
     """Raises a ValueError unless `prior` is something that a model can have as p(z)."""
-    if not isinstance(prior, Prior | DiagonalNormal | Mixture):
+    if not isinstance(prior, (Prior, *OF_ARRAYS)):
         raise ValueError(
             "prior must be a keras_vae.priors.Prior such as GaussianMixture(10), a DiagonalNormal or Mixture, or None "
             f"for N(0, I); got {prior!r}."
@@ -45,6 +45,8 @@ def checked(distribution: Any, prior: Prior) -> Distribution:
         )
     check_density(found)
     if not hasattr(distribution, "event_shape"):
-        raise TypeError(f"The {found.__name__} of {name} has no event_shape: set it to (latent_dim,).")
-    is_ours = found in (DiagonalNormal, Mixture) or has_closed_form_kl(DiagonalNormal, found)
+        raise TypeError(
+            f"The {found.__name__} of {name} has no event_shape: set it to the shape of one z, such as (latent_dim,)."
+        )
+    is_ours = found in OF_ARRAYS or has_closed_form_kl(DiagonalNormal, found)
     return distribution if is_ours else Flattened(distribution)

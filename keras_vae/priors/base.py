@@ -40,9 +40,9 @@ class Prior(Configured, Layer):
     def __init__(self):
         super().__init__(dtype="float32")
         self.built = True
-        self.latent_shape: tuple[int, ...] | None = None
+        self.latent_shape: tuple[int | None, ...] | None = None
 
-    def bind(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
+    def bind(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
         """Makes the weights, once the model knows its shapes.
 
         Args:
@@ -61,7 +61,7 @@ class Prior(Configured, Layer):
             self.make_weights(latent_shape, data)
             self.latent_shape = latent_shape
 
-    def make_weights(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
+    def make_weights(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
         """Makes the weights with `add_weight`; called once, by `bind`, with its arguments."""
 
     def distribution(self, given: Any = None, encode: Any = None) -> Distribution:
@@ -69,7 +69,7 @@ class Prior(Configured, Layer):
 
         Args:
             given: The condition of a batch, `(batch, ...)`, or None.
-            encode: The model's q(z|x): from a tensor of data, `(n, ...)`, to a distribution of shape `(n, latent_dim)`.
+            encode: The model's q(z|x): from a tensor of data, `(n, ...)`, to a distribution of n z.
 
         Returns:
             A distribution of tensors, of class `distribution_class`.
@@ -84,5 +84,18 @@ class StandardNormal(Prior):
     distribution_class = DiagonalNormal
 
     def distribution(self, given: Any = None, encode: Any = None) -> Distribution:
-        (latent_dim,) = self.latent_shape or (0,)
-        return DiagonalNormal.standard(latent_dim)
+        return DiagonalNormal.standard(*self.latent_shape or (0,))
+
+
+def fixed_shape(prior: Any, latent_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    """The shape of z, for a prior or posterior that needs one without free sizes.
+
+    Raises:
+        ValueError: If a size is free.
+    """
+    if None in latent_shape:
+        raise ValueError(
+            f"{prior!r} needs latents of one shape, and a size in {latent_shape} is free: give the networks' inputs "
+            "their sizes, or leave the prior at N(0, I)."
+        )
+    return latent_shape  # pyright: ignore[reportReturnType]

@@ -8,7 +8,7 @@ from keras import ops
 from keras_vae import validation
 from keras_vae._numerics import straight_through_clip
 from keras_vae.distributions import DiagonalNormal, Distribution, Mixture
-from keras_vae.priors.base import DataSpec, Prior
+from keras_vae.priors.base import DataSpec, Prior, fixed_shape
 
 # A component below this range is a point; a component above it is fitted to nothing.
 _LOG_VAR_RANGE = (-15.0, 15.0)
@@ -39,7 +39,9 @@ class GaussianMixture(Prior):
         self.components = validation.whole_number("components", components)
         self.seed = seed
 
-    def make_weights(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
+    def make_weights(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
+        fixed_shape(self, latent_shape)
+
         def weight(name, shape, initializer="zeros"):
             return self.add_weight(name=name, shape=shape, initializer=initializer)
 
@@ -51,7 +53,7 @@ class GaussianMixture(Prior):
 
     def distribution(self, given: Any = None, encode: Any = None) -> Distribution:
         log_var = straight_through_clip(self.log_var, *_LOG_VAR_RANGE)
-        components = DiagonalNormal(ops.convert_to_tensor(self.mean), log_var)
+        components = DiagonalNormal(ops.convert_to_tensor(self.mean), log_var, len(self.mean.shape) - 1)
         return Mixture(components, ops.convert_to_tensor(self.logits))
 
     def get_config(self) -> dict[str, Any]:

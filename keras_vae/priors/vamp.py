@@ -48,7 +48,7 @@ class VampPrior(Prior):
         if self._start is not None and len(self._start) != self.components:
             raise ValueError(f"pseudo_inputs holds {len(self._start)} examples for {self.components} components.")
 
-    def bind(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
+    def bind(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
         if data.condition_shape is not None or "int" in data.dtype:
             takes = "whole numbers" if data.condition_shape is None else "a condition with each example"
             raise ValueError(
@@ -66,7 +66,7 @@ class VampPrior(Prior):
         super().bind(latent_shape, data)
         self.data_range = data.range  # of the likelihood that the model has now
 
-    def make_weights(self, latent_shape: tuple[int, ...], data: DataSpec) -> None:
+    def make_weights(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
         start = self._start
         if start is None:
             low, high = data.range or (-1.0, 1.0)

@@ -229,9 +229,9 @@ def test_the_kl_to_a_mixture_of_equal_components_is_that_to_one():
 
 
 def test_what_is_no_mixture_is_refused_and_one_survives_its_config():
-    with pytest.raises(ValueError, match=r"must have shape \(components, latent_dim\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(components, \*event_shape\)"):
         Mixture(DiagonalNormal.standard(2))
-    with pytest.raises(ValueError, match=r"must have shape \(components, latent_dim\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(components, \*event_shape\)"):
         Mixture(DiagonalNormal(np.zeros((0, 2)), np.zeros((0, 2))))
     with pytest.raises(ValueError, match="one per component"):
         Mixture(DiagonalNormal(np.zeros((3, 2)), np.zeros((3, 2))), np.zeros(2))

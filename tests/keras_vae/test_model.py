@@ -56,14 +56,19 @@ def test_the_encoder_may_return_a_pair_or_a_dict_by_name(as_what, digits):
     [
         (lambda: dense_encoder(units=(3,)), "it returned 1 outputs|it returned one output"),
         (lambda: dense_encoder(units=(3, 3, 3)), "it returned 3 outputs"),
-        (lambda: dense_encoder(units=(3, 4)), r"mean has shape \(None, 3\) and log_var \(None, 4\)"),
-        (lambda: dense_encoder(rank=3), r"shape \(None, 1, 3\); they must have shape \(batch, latent_dim\)"),
+        (lambda: dense_encoder(units=(3, 4)), r"z_mean of shape \(None, 3\) and z_log_var of shape \(None, 4\)"),
         (lambda: dense_encoder(("mu", "sigma")), r"keys \['mu', 'sigma'\]"),
     ],
 )
 def test_an_encoder_that_does_not_fit_is_refused_at_once(encoder, words):
     with pytest.raises(ValueError, match=words):
         VAE(encoder(), dense_decoder())
+
+
+def test_latents_of_a_shape_that_the_decoder_does_not_take_are_refused_with_both():
+    words = r"z of shape \('batch', 1, 3\), and the decoder takes z of shape \('batch', 3\): put a Flatten"
+    with pytest.raises(ValueError, match=words):
+        VAE(dense_encoder(rank=3), networks.mlp((8, 8, 1), 3)[1])
 
 
 def test_a_decoder_that_does_not_fit_the_data_is_refused_with_both_shapes_and_the_fix():
@@ -106,14 +111,13 @@ def test_a_plain_layer_as_decoder_is_checked_too():
     assert VAE(encoder, layers.Dense(12)).decode(np.zeros((2, 3))).shape == (2, 12)
 
 
-def test_a_posterior_that_gives_no_diagonal_normal_is_refused():
+def test_a_posterior_that_gives_another_distribution_than_it_says_is_refused():
     class Other(posteriors.Normal):
         distribution_class = Mixture
 
-    with pytest.raises(
-        ValueError, match=r"Other\(\) gives a Mixture; a VAE takes posteriors that give a DiagonalNormal"
-    ):
-        VAE(*networks.mlp((4,), 2), posterior=Other())
+    vae = VAE(*networks.mlp((4,), 2), posterior=Other(), objective="iwae")
+    with pytest.raises(TypeError, match="is a DiagonalNormal, and Other's distribution_class is Mixture"):
+        vae.elbo(np.zeros((1, 4)))
 
 
 class Tempered(posteriors.Normal):
@@ -165,7 +169,7 @@ def test_a_posterior_that_a_subclass_defines_is_a_diagonal_normal(digits, verb):
 
     vae = Heavy(*networks.mlp((8, 8, 1), 2, hidden=(4,)))
     vae.compile("adam")
-    with pytest.raises(TypeError, match="The posterior of this Heavy is a Student; a VAE takes one that is"):
+    with pytest.raises(TypeError, match="The posterior of this Heavy is a Student, and Normal's distribution_class"):
         getattr(vae, verb)(digits[:8])
 
 
@@ -248,7 +252,7 @@ class LateInit(NoInit):
             r"^Objective defines no __call__\(batch\), which returns the Terms",
         ),
         (lambda: {"prior": priors.Prior()}, r"^Prior defines no distribution\(given, encode\), which gives p\(z\)"),
-        (lambda: {"posterior": posteriors.Posterior()}, r"^Posterior defines no read\(outputs\)"),
+        (lambda: {"posterior": posteriors.Posterior()}, r"^Posterior defines no latent_shape\(outputs\)"),
         (lambda: {"objective": NoInit()}, r"^NoInit.__init__ does not call super\(\).__init__\(\)"),
         (lambda: {"objective": LateInit()}, r"^LateInit.__init__ assigns self.network, a layer, before"),
     ],
@@ -313,7 +317,7 @@ def test_networks_without_a_known_input_shape_are_built_by_the_first_data(digits
 
 @pytest.mark.once
 def test_a_prior_of_the_wrong_size_is_refused_and_another_normal_is_used(digits):
-    with pytest.raises(ValueError, match=r"latent_dim = 3: .* must have shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"z of shape \(3,\): .* must have shape \(3,\)"):
         VAE(dense_encoder(), dense_decoder(), prior=DiagonalNormal.standard(4))
     prior = DiagonalNormal(np.array([2.0, 0.0, -1.0], "float32"), np.array([0.0, 1.0, -1.0], "float32"))
     vae = VAE(dense_encoder(), dense_decoder(), prior=prior)

@@ -141,7 +141,7 @@ def test_what_is_no_prior_is_refused(make, words):
         ("gaussian", "prior must be a keras_vae.priors.Prior"),
         (priors.VampPrior(2, pseudo_inputs=np.zeros((2, 64))), "must hold examples of shape"),
         (priors.VampPrior(2, pseudo_inputs=np.full((2, 8, 8, 1), np.nan)), "hold NaN"),
-        (Mixture(DiagonalNormal(np.zeros((2, 4)), np.zeros((2, 4)))), r"over \(4,\) dimensions"),
+        (Mixture(DiagonalNormal(np.zeros((2, 4)), np.zeros((2, 4)))), r"over z of shape \(4,\)"),
     ],
 )
 def test_a_prior_that_does_not_fit_the_model_is_refused(make_vae, prior, words):
@@ -349,5 +349,5 @@ def test_a_distribution_that_lacks_something_is_named(make_vae, digits, kind, wo
 def test_a_distribution_that_does_not_fit_its_prior_is_named(make_vae, digits):
     with pytest.raises(TypeError, match=r"Wrong.distribution returned a DiagonalNormal, and its .* is Mixture"):
         make_vae(prior=Wrong(DiagonalNormal.standard(3), Mixture)).elbo(digits)
-    with pytest.raises(TypeError, match=r"The WithoutShape of Wrong has no event_shape: set it to \(latent_dim,\)"):
+    with pytest.raises(TypeError, match=r"The WithoutShape of Wrong has no event_shape: set it to the shape"):
         make_vae(prior=Wrong(WithoutShape())).elbo(digits)

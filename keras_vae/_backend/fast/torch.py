@@ -35,7 +35,8 @@ class ManySteps(many_steps.ManySteps):
             processes.start(self, x)
 
     def _is_traced(self, name):
-        return not self.run_eagerly and self._uses_builtin_step(name)
+        is_free = self.built and None in self.noise_shape()  # a trace would hold the noise that it was made with
+        return not self.run_eagerly and not is_free and self._uses_builtin_step(name)
 
     def _is_fused(self, name):
         return self.steps_per_execution > 1 and self._is_traced(name)
