@@ -268,14 +268,14 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         return _backend.random_normal((self.objective.num_samples, batch, *shape), self.seed_generator)
 
     def noise_shape(self, data_shape: Any = None) -> tuple[int | None, ...]:
-        """Shape of the N(0, 1) variates that one z is made of, for x of a shape where that is free."""
-        latent_shape = self.latent_shape
-        if data_shape is not None and None in latent_shape:
-            latent_shape = self.latent_shape_of(data_shape)
+        """Shape of the N(0, 1) variates that one z is made of; `data_shape` as in `latent_shape_of`."""
+        latent_shape = self.latent_shape if data_shape is None else self.latent_shape_of(data_shape)
         return tuple(self.posterior_family.noise_shape(latent_shape))
 
     def latent_shape_of(self, data_shape: Any) -> tuple[int | None, ...]:
-        """Shape of z for one example of this shape, where the model leaves sizes free."""
+        """Shape of z for one example of this shape; it is `latent_shape` unless that leaves sizes free."""
+        if None not in self.latent_shape:
+            return self.latent_shape
         x = keras.KerasTensor((None, *data_shape), dtype=input_dtype(self.encoder, "x"))
         condition = None
         if self.condition_shape is not None:

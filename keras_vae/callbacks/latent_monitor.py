@@ -39,7 +39,7 @@ class LatentMonitor(OnData):
 
     Attributes:
         epochs: Epochs that were checked, counting from 1.
-        kl_per_unit: `(epochs, latent_dim)` float64, nats, as from `evaluation.kl_per_unit`.
+        kl_per_unit: `(epochs, *latent_shape)` float64, nats, as from `evaluation.kl_per_unit`.
         active_units: `(epochs,)` int, the `active_units` of the logs.
 
     Example:
@@ -84,7 +84,7 @@ class LatentMonitor(OnData):
         if logs is not None:
             logs["active_units"] = self._looks[-1].active_units
             if self.log_units:
-                logs.update({f"kl_unit_{i}": float(kl) for i, kl in enumerate(self._looks[-1].kl_per_unit)})
+                logs.update({f"kl_unit_{i}": float(kl) for i, kl in enumerate(self._looks[-1].kl_per_unit.ravel())})
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._collapsed_checks >= 2:
@@ -157,7 +157,7 @@ def _kl_counts(model, steps):
 
 
 def _words(model, x, look, after, steps_per_epoch):
-    kl, active = look.kl_per_unit, f"{look.active_units} of {len(look.kl_per_unit)} latents"
+    kl, active = look.kl_per_unit, f"{look.active_units} of {look.kl_per_unit.size} latents"
     hints = "".join(f"\n  - {hint}" for hint in _hints(model, x, look.steps, steps_per_epoch))
     return (
         f"The posterior has collapsed: {after}{active} {'is' if look.active_units == 1 else 'are'} active and the KL "

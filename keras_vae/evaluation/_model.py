@@ -45,7 +45,7 @@ def size(x: Any) -> int | None:
 
 def require_examples(posterior: Any) -> None:
     """Raises a ValueError if a posterior is that of no example."""
-    if len(posterior.mean) == 0:
+    if len(posterior.location) == 0:
         raise ValueError("This is an average over examples, and x has none.")
 
 
@@ -55,13 +55,13 @@ def elbo_terms(vae: VAE, x: Any, num_samples: int, seed: int | None, batch_size:
 
 
 def log_weights(vae: VAE, data: list[np.ndarray], epsilon: np.ndarray) -> Any:
-    """log of the importance weights of draws from q(z|x): noise `(n, k, latent_dim)` to `(n, k)`."""
+    """log of the importance weights of draws from q(z|x): noise `(n, k, *noise_shape)` to `(n, k)`."""
     x, *condition = data
     return vae._batched(vae._batched_log_weights, x, epsilon, *condition, batch_size=len(x))
 
 
 def log_likelihood_with_gradient(vae: VAE) -> Callable[..., tuple[Any, Any]]:
-    """A function of z `(chains, n, latent_dim)`, x and condition to log p(x|z) `(chains, n)` and its gradient in z."""
+    """A function of z `(chains, n, *latent_shape)`, x and condition to log p(x|z) `(chains, n)` and its slope in z."""
     return vae._batched.value_and_grad(vae._batched_log_likelihood)
 
 
@@ -73,5 +73,7 @@ def _values_per_z(vae, data_shape):
     shapes = [tensor.shape[1:] for node in nodes for tensor in node.output_tensors]
     sizes = [math.prod(shape) for shape in shapes if None not in shape]
     prior = vae.numpy_prior()
-    of_prior = np.size(prior.components.mean) if isinstance(prior, Mixture) else vae.latent_dim
+    of_prior = math.prod(vae.latent_shape_of(data_shape))
+    if isinstance(prior, Mixture):
+        of_prior = np.size(prior.components.mean)
     return max(of_prior, math.prod(validation.parameter_shape(data_shape, vae.likelihood)), *sizes)

@@ -5,12 +5,14 @@ many distributions in between, and the weight is a product of steps that each di
 """
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_vae import _containers, data, validation
+from keras_vae.distributions import DiagonalNormal
 from keras_vae.evaluation import _model
 from keras_vae.evaluation._importance import importance_estimate, progress_bar
 from keras_vae.evaluation.bound import LogLikelihood
@@ -91,20 +93,30 @@ def annealed_log_likelihood(
     bar, found = progress_bar(_model.size(x), verbose), []
     for part, _ in _model.pieces(vae, x, max_bytes, chains):
         n = len(part[0])
-        initial = prior
+        latent_shape = vae.latent_shape_of(part[0].shape[1:])
+        initial, noise_shape = prior, latent_shape if None in vae.latent_shape else prior.noise_shape
         if start == "posterior":
-            initial = vae.encode(data.with_condition(*part), n)
-        path = _Path(vae, part, initial, prior)
-        sizes = None
+            initial, noise_shape = _density_of_any_z(vae.encode(data.with_condition(*part), n), vae), latent_shape
+        path = _Path(vae, part, initial, prior, latent_shape)
+        sizes, latent_dim = None, math.prod(latent_shape)
         if steps > 1:
-            pilot = _Noise(pilots.spawn(n), max(2, chains // 4), vae.latent_dim)
-            sizes = _anneal(path, pilot.start(initial.noise_shape[0]), temperatures, leapfrog, pilot)[1]
-        noise = first.standard_normal((n, chains, initial.noise_shape[0]), dtype="float32").swapaxes(0, 1)
-        walk = _Noise(moves.spawn(n), chains, vae.latent_dim)
+            pilot = _Noise(pilots.spawn(n), max(2, chains // 4), latent_dim)
+            sizes = _anneal(path, pilot.start(noise_shape), temperatures, leapfrog, pilot)[1]
+        noise = first.standard_normal((n, chains, *noise_shape), dtype="float32").swapaxes(0, 1)
+        walk = _Noise(moves.spawn(n), chains, latent_dim)
         found.append(importance_estimate(_anneal(path, noise, temperatures, leapfrog, walk, sizes)[0].T))
         bar.add(n)
     estimate, standard_error, effective = (np.concatenate(column) for column in zip(*found, strict=True))
     return LogLikelihood(estimate, standard_error, effective, chains)
+
+
+def _density_of_any_z(posterior, vae):
+    if isinstance(posterior, DiagonalNormal):
+        return posterior
+    raise ValueError(
+        f"The chains move through z, and {vae.posterior_family!r} has the density of its own draws only: pass "
+        'start="prior".'
+    )
 
 
 def _sigmoid_schedule(steps, reach=4.0):
@@ -120,18 +132,18 @@ class _Noise:
         self.generators = [np.random.default_rng(seed) for seed in seeds]
         self.chains, self.latent_dim = chains, latent_dim
 
-    def start(self, noise_dim):
-        return self._normal(noise_dim)
+    def start(self, noise_shape):
+        return self._normal(noise_shape)
 
     def momentum(self):
-        return self._normal(self.latent_dim)
+        return self._normal((self.latent_dim,))
 
     def uniform(self):
         """For the acceptance and for the length of the step: two arrays `(chains, n)`."""
         return np.stack([generator.random((2, self.chains)) for generator in self.generators], axis=2)
 
-    def _normal(self, dimensions):
-        shape = (self.chains, dimensions)
+    def _normal(self, shape):
+        shape = (self.chains, *shape)
         return np.stack([generator.standard_normal(shape, dtype="float32") for generator in self.generators], axis=1)
 
 
@@ -157,23 +169,33 @@ class _Ends(NamedTuple):
 
 
 class _Path:
-    """From q0(z) to p(z) p(x|z), for some examples."""
+    """From q0(z) to p(z) p(x|z), for some examples; the chains move through flat z, `(chains, n, latent_dim)`."""
 
-    def __init__(self, vae, part, first, prior):
-        self.first, self.prior = first, prior
+    def __init__(self, vae, part, first, prior, latent_shape):
+        self.first, self.prior, self.latent_shape = first, prior, latent_shape
         self.log_likelihood = _model.log_likelihood_with_gradient(vae)
         self.data = [ops.convert_to_tensor(array) for array in part]  # once, and not at each of the moves
         # The unit of the step size: moves are then the same in whatever units z is.
-        self.scale = np.exp(0.5 * first.moment_matched().log_var)
+        log_var = first.moment_matched().log_var
+        leading = log_var.shape[: log_var.ndim - len(latent_shape)]
+        self.scale = self._flat(np.exp(0.5 * np.broadcast_to(log_var, (*leading, *latent_shape))))
 
-    def __call__(self, z):
+    def _flat(self, z):
+        return z.reshape(*z.shape[: z.ndim - len(self.latent_shape)], -1)
+
+    def start(self, noise):
+        return self(self._flat(self.first.from_noise(noise)))
+
+    def __call__(self, flat):
+        z = flat.reshape(*flat.shape[:-1], *self.latent_shape)
         log_likelihood, slope = (validation.to_numpy(part) for part in self.log_likelihood(z, *self.data))
         log_prior, slope_of_prior = _log_prob_with_gradient(self.prior, z)
         log_first, slope_first = log_prior, slope_of_prior
         if self.first is not self.prior:
             log_first, slope_first = _log_prob_with_gradient(self.first, z)
         log_last = log_likelihood.astype("float64") + log_prior
-        return _Ends(z, log_first.astype("float64"), log_last, slope_first, slope + slope_of_prior)
+        slopes = self._flat(slope_first), self._flat(slope + slope_of_prior)
+        return _Ends(flat, log_first.astype("float64"), log_last, *slopes)
 
 
 def _log_prob_with_gradient(distribution, z):
@@ -188,7 +210,7 @@ def _anneal(path, start, temperatures, leapfrog, noise, sizes=None):
 
     Args:
         path: A `_Path` of n examples.
-        start: `(chains, n, noise_dim)` noise of the first z.
+        start: `(chains, n, *noise_shape)` noise of the first z.
         temperatures: `(steps + 1,)`.
         leapfrog: Number of leapfrog steps of a move.
         noise: A `_Noise`.
@@ -197,7 +219,7 @@ def _anneal(path, start, temperatures, leapfrog, noise, sizes=None):
     Returns:
         The logarithms of the weights, `(chains, n)` float64, and the step sizes.
     """
-    at = path(path.first.from_noise(start))
+    at = path.start(start)
     log_weights, log_size, used = 0.0, np.full(at.z.shape[1], np.log(0.5)), []
     for k, (before, t) in enumerate(itertools.pairwise(temperatures)):
         log_weights = log_weights + (t - before) * (at.log_last - at.log_first)

@@ -108,7 +108,7 @@ def log_likelihood(
     for part, rows in _model.pieces(vae, x, max_bytes, num_samples):
         log_weights = []
         for first in range(0, num_samples, rows):
-            shape = (len(part[0]), min(rows, num_samples - first), vae.latent_dim)
+            shape = (len(part[0]), min(rows, num_samples - first), *vae.noise_shape(part[0].shape[1:]))
             epsilon = generator.standard_normal(shape, dtype="float32")
             log_weights.append(_model.log_weights(vae, part, epsilon))
         found.append(importance_estimate(np.concatenate(log_weights, axis=1, dtype="float64")))

@@ -5,9 +5,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_vae.distributions import LOG_2_PI, DiagonalNormal, Mixture, has_closed_form_kl, kl_divergence
+from keras_vae.distributions import (
+    LOG_2_PI,
+    DiagonalNormal,
+    Distribution,
+    Mixture,
+    has_closed_form_kl,
+    kl_divergence,
+)
 from keras_vae.evaluation import _model
 from keras_vae.model import VAE
+
+_DRAWS = 64  # of which the moments of a posterior are taken that has them in no closed form
 
 
 def kl_per_unit(vae: VAE, x: Any, batch_size: int = 256) -> np.ndarray:
@@ -16,7 +25,8 @@ def kl_per_unit(vae: VAE, x: Any, batch_size: int = 256) -> np.ndarray:
     Its sum is the `kl` of the logs; a dimension at 0 is one that the posterior leaves at the prior. If the dimensions
     of the prior depend on each other, it says which latents are in use, but does not add up to the `kl`: for a mixture
     it is the KL to each dimension's marginal, estimated from 16 draws of each posterior; for a prior of your own it is
-    the KL to the normal distribution with the mean and the variance that the prior has in each dimension.
+    the KL to the normal distribution with the mean and the variance that the prior has in each dimension. A posterior
+    whose dimensions depend on each other is treated so too, with the moments of 64 draws.
 
     Args:
         vae: A built `VAE`.
@@ -24,21 +34,21 @@ def kl_per_unit(vae: VAE, x: Any, batch_size: int = 256) -> np.ndarray:
         batch_size: Number of examples at a time.
 
     Returns:
-        `(latent_dim,)` float64, nats.
+        `(*latent_shape,)` float64, nats.
 
     Raises:
-        ValueError: If there is no example, or x does not fit the model.
+        ValueError: If there is no example, x does not fit the model, or q(z|x) is a single point.
 
     Example:
 
     >>> keras_vae.evaluation.kl_per_unit(vae, data.test)
     array([2.113, 0.004, 1.874])
     """
-    return _mean_kl(_posterior(vae, x, batch_size), vae.numpy_prior())
+    return _mean_kl(_as_normal(_posterior(vae, x, batch_size)), vae.numpy_prior())
 
 
 def active_units(vae: VAE, x: Any, threshold: float = 0.01, batch_size: int = 256) -> np.ndarray:
-    """Which latent dimensions tell examples apart: the variance of the posterior mean over examples > threshold.
+    """Which latent dimensions tell examples apart: the variance of the posterior's location over examples > threshold.
 
     Args:
         vae: A built `VAE`.
@@ -48,7 +58,7 @@ def active_units(vae: VAE, x: Any, threshold: float = 0.01, batch_size: int = 25
         batch_size: Number of examples at a time.
 
     Returns:
-        `(latent_dim,)` bool; its sum is the number of active units.
+        `(*latent_shape,)` bool; its sum is the number of active units.
 
     Raises:
         ValueError: If there are fewer than two examples, or x does not fit the model.
@@ -87,12 +97,18 @@ def elbo_surgery(vae: VAE, x: Any, seed: int | None = 0, batch_size: int = 256) 
     """
     encoded = vae.encode(x, batch_size)
     _model.require_examples(encoded)
-    posterior = DiagonalNormal(encoded.mean.astype("float64"), encoded.log_var.astype("float64"))
+    if not isinstance(encoded, DiagonalNormal):
+        raise ValueError(
+            f"The mutual information compares each z with q(z|x) of all examples, and {vae.posterior_family!r} has the "
+            'density of its own draws only, or at great cost: it is for the posterior "normal".'
+        )
+    shape = encoded.event_shape
+    posterior = DiagonalNormal(encoded.mean.astype("float64"), encoded.log_var.astype("float64"), len(shape)).flat()
     z = posterior.sample(seed=seed)
     # The density of the draw itself and not its known average, the entropy: the noise of both terms is the same and
     # falls out, and no draw can say more than the logarithm of the number of examples.
     information = float(np.mean(posterior.log_prob(z) - _log_mixture(z, posterior.mean, posterior.log_var)))
-    kl = float(np.mean(kl_divergence(posterior, vae.numpy_prior(), z[None])))
+    kl = float(np.mean(kl_divergence(encoded, vae.numpy_prior(), z.reshape(1, -1, *shape))))
     return Surgery(kl, information, kl - information, math.log(len(z)))
 
 
@@ -108,17 +124,43 @@ def aggregate_posterior(vae: VAE, x: Any, batch_size: int = 256) -> DiagonalNorm
         batch_size: Number of examples at a time.
 
     Returns:
-        A `DiagonalNormal` of NumPy arrays of shape `(latent_dim,)`.
+        A `DiagonalNormal` of NumPy arrays of shape `latent_shape`.
     """
-    posterior = vae.encode(x, batch_size)
-    _model.require_examples(posterior)
-    mean, variance = posterior.mean.astype("float64"), np.exp(posterior.log_var.astype("float64"))
+    encoded = vae.encode(x, batch_size)
+    _model.require_examples(encoded)
+    mean, variance = _moments(encoded)
     total = mean.var(axis=0) + variance.mean(axis=0)
-    return DiagonalNormal(mean.mean(axis=0).astype("float32"), np.log(total).astype("float32"))
+    return DiagonalNormal(mean.mean(axis=0).astype("float32"), np.log(total).astype("float32"), total.ndim)
 
 
 def _posterior(vae, x, batch_size):
-    return x if isinstance(x, DiagonalNormal) else vae.encode(x, batch_size)
+    return x if isinstance(x, Distribution) else vae.encode(x, batch_size)
+
+
+def _moments(posterior):
+    """Mean and variance of q(z|x) in each dimension, float64: of 64 draws where no closed form is known."""
+    if isinstance(posterior, DiagonalNormal):
+        return posterior.mean.astype("float64"), np.exp(posterior.log_var.astype("float64"))
+    location = posterior.location
+    total, squares = np.zeros(location.shape), np.zeros(location.shape)
+    for draw in range(_DRAWS):
+        distance = posterior.sample(seed=np.random.SeedSequence([0, draw])) - location
+        total += distance
+        squares += np.square(distance, dtype="float64")
+    mean = total / _DRAWS
+    return location + mean, (squares - _DRAWS * np.square(mean)) / (_DRAWS - 1)
+
+
+def _as_normal(posterior):
+    """The posterior, or the `DiagonalNormal` with its moments."""
+    if isinstance(posterior, DiagonalNormal):
+        return posterior
+    mean, variance = _moments(posterior)
+    if not variance.all():
+        raise ValueError(
+            "q(z|x) is a single point, whose KL to a density is infinite: this is for posteriors that draw z."
+        )
+    return DiagonalNormal(mean.astype("float32"), np.log(variance).astype("float32"), mean.ndim - 1)
 
 
 def _mean_kl(posterior: Any, prior: Any) -> np.ndarray:
@@ -127,9 +169,11 @@ def _mean_kl(posterior: Any, prior: Any) -> np.ndarray:
         prior = prior.moment_matched()
     if has_closed_form_kl(posterior, prior):
         return np.mean(kl_divergence(posterior, prior, per_dimension=True), axis=0, dtype="float64")
-    total, at_a_time = np.zeros(posterior.mean.shape[1]), max(1, 2**22 // np.size(prior.components.mean))
+    ndim, at_a_time = len(posterior.event_shape), max(1, 2**22 // np.size(prior.components.mean))
+    total = np.zeros(posterior.event_shape)
     for start in range(0, len(posterior.mean), at_a_time):
-        part = DiagonalNormal(*(each[start : start + at_a_time] for each in (posterior.mean, posterior.log_var)))
+        mean, log_var = (each[start : start + at_a_time] for each in (posterior.mean, posterior.log_var))
+        part = DiagonalNormal(mean, log_var, ndim)
         for draw in range(16):
             z = part.sample(seed=np.random.SeedSequence([start, draw]))
             total += np.sum(part.log_prob(z, True) - prior.log_prob(z, True), axis=0, dtype="float64")
@@ -137,10 +181,11 @@ def _mean_kl(posterior: Any, prior: Any) -> np.ndarray:
 
 
 def _is_active(posterior: Any, threshold: float = 0.01) -> np.ndarray:
-    n = len(posterior.mean)
+    location = posterior.location
+    n = len(location)
     if n < 2:
         raise ValueError(f"Active units are found by a variance over examples: x needs at least two, and has {n}.")
-    return np.var(posterior.mean, axis=0, dtype="float64") > threshold
+    return np.var(location, axis=0, dtype="float64") > threshold
 
 
 def _log_mixture(z, mean, log_var):

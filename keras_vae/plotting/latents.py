@@ -19,6 +19,8 @@ _ACTIVE, _INACTIVE = "tab:blue", "tab:gray"
 def latent_scatter(vae: VAE, x: Any, labels: Any = None, path: str | os.PathLike[str] | None = None) -> "Figure":
     """The posterior means of data in the two latents of largest KL, and the prior's ellipses.
 
+    Of latents with several axes, such as `(8, 8, 4)`, each element is one.
+
     Args:
         vae: A trained `VAE` with at least two latents.
         x: `(n, ...)` data.
@@ -34,15 +36,17 @@ def latent_scatter(vae: VAE, x: Any, labels: Any = None, path: str | os.PathLike
     """
     from matplotlib.patches import Ellipse
 
-    if vae.latent_dim < 2:
+    if vae.latent_dim == 1:
         raise ValueError(
             "A scatter needs two latents or more, and this model has one: see what it does with plotting.traversals."
         )
     posterior = vae.encode(x)
-    labels = None if labels is None else _checked_labels(labels, len(posterior.mean))
+    location = posterior.location
+    labels = None if labels is None else _checked_labels(labels, len(location))
     kl = evaluation.kl_per_unit(vae, posterior)
+    shape, kl = kl.shape, kl.ravel()
     pair = largest_first(kl)[:2]
-    points = posterior.mean[:, pair]
+    points = location.reshape(len(location), -1)[:, pair]
 
     figure = new_figure(7.0, 6.0)
     axes = figure.subplots()
@@ -55,7 +59,7 @@ def latent_scatter(vae: VAE, x: Any, labels: Any = None, path: str | os.PathLike
         drawn = axes.scatter(*points.T, s=size, c=labels, linewidths=0)
         figure.colorbar(drawn, ax=axes, label="label")
     prior = vae.numpy_prior().moment_matched()
-    mean, log_var = prior.mean[pair], prior.log_var[pair]
+    mean, log_var = (np.broadcast_to(part, shape).ravel()[pair] for part in (prior.mean, prior.log_var))
     for deviations in (1.0, 2.0):
         width, height = 2.0 * deviations * np.exp(0.5 * log_var)
         axes.add_patch(
@@ -63,13 +67,16 @@ def latent_scatter(vae: VAE, x: Any, labels: Any = None, path: str | os.PathLike
         )
     axes.set_aspect("equal", adjustable="datalim")
     for set_name, i in zip((axes.set_xlabel, axes.set_ylabel), pair, strict=True):
-        set_name(f"latent {i} (KL {kl[i]:.2f} nats)")
+        index = ", ".join(map(str, np.unravel_index(i, shape)))
+        set_name(f"latent {index} (KL {kl[i]:.2f} nats)")
     axes.set_title("posterior means, and one and two standard deviations of the prior", fontsize=10)
     return written(figure, path)
 
 
 def kl_per_unit(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None) -> "Figure":
     """The KL of each latent as bars, the largest first, with active units in another colour.
+
+    Of latents with several axes, such as `(8, 8, 4)`, a bar is one channel: the sum over its places, active if one is.
 
     Args:
         vae: A trained `VAE`.
@@ -81,6 +88,8 @@ def kl_per_unit(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None) ->
     """
     posterior = vae.encode(x)
     kl, active = evaluation.kl_per_unit(vae, posterior), evaluation.active_units(vae, posterior)
+    what, places = "channel" if kl.ndim > 1 else "latent", tuple(range(kl.ndim - 1))
+    kl, active = kl.sum(axis=places), active.any(axis=places)
     order = largest_first(kl)
     figure = new_figure(float(np.clip(0.3 * len(kl), 5.0, 16.0)), 3.5)
     axes = figure.subplots()
@@ -92,7 +101,7 @@ def kl_per_unit(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None) ->
     axes.set_xticks(place[::every], [str(i) for i in order[::every]], fontsize=8)
     axes.set_xlim(-0.6, max(len(kl), 8) - 0.4)  # few bars stay bars, beside the legend
     axes.set_ylim(0.0, max(1.05 * kl.max(), 0.1))
-    axes.set_xlabel("latent")
+    axes.set_xlabel(what)
     axes.set_ylabel("KL (nats)")
     axes.legend()
     figure.suptitle(f"KL to the prior: {kl.sum():.2f} nats per example in total", fontsize=10)

@@ -70,8 +70,8 @@ def manifold(vae: VAE, path: str | os.PathLike[str] | None = None, steps: int = 
 
     Reference: Kingma & Welling 2014, arXiv:1312.6114, figure 4.
     """
-    if vae.latent_dim != 2:
-        raise ValueError(f"A manifold picture needs a model with latent_dim=2; this one has {vae.latent_dim}.")
+    if vae.latent_shape != (2,):
+        raise ValueError(f"A manifold picture needs a model with latent_dim=2; this one has {_latents(vae)}.")
     quantiles = _quantiles(steps)
     z = np.array([(a, b) for b in reversed(quantiles) for a in quantiles], "float32")
     decoded = vae.decode(vae.numpy_prior().moment_matched().reparameterize(z), condition=condition)
@@ -91,6 +91,8 @@ def traversals(
 ) -> "Figure":
     """The effect of each latent: one row per latent, which runs through the prior while the others stay.
 
+    Of latents with several axes, such as `(8, 8, 4)`, a row is one channel, which moves at all places together.
+
     The steps are quantiles of the prior, evenly apart in probability, as in `manifold`.
 
     Args:
@@ -102,14 +104,15 @@ def traversals(
         steps: Number of tiles in a row.
         span: Central share of the prior that a row runs through, between 0 and 1.
         example: `(...)`, one example without the batch axis: the other latents stay at its posterior mean. If None,
-            at the prior's mean.
+            at the prior's mean. A model with latents of free sizes needs one.
         condition: Condition of the whole picture, without the batch axis, for a conditional model.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If `units`, `steps` or `span` are out of range, or x or the example do not fit the model.
+        ValueError: If `units`, `steps` or `span` are out of range, x or the example do not fit the model, or the
+            example is missing where the latents have free sizes.
 
     Reference: Higgins et al. 2017, beta-VAE, figure 1.
     """
@@ -118,27 +121,32 @@ def traversals(
         raise ValueError(f"span is a share of the prior and must be above 0 and below 1; got {span!r}.")
     prior = vae.numpy_prior().moment_matched()
     if example is None:
-        base, others = prior.mean, "the prior's mean"
+        if None in vae.latent_shape:
+            raise ValueError(f"This model has {_latents(vae)}: give an example, whose size they have.")
+        base, others = np.broadcast_to(prior.mean, vae.latent_shape), "the prior's mean"
     else:
         example = validation.to_numpy(example)[None]
         if condition is not None:
             example = {"x": example, "condition": validation.to_numpy(condition)[None]}
-        base, others = vae.encode(example).mean[0], "the example's posterior mean"
+        base, others = vae.encode(example).location[0], "the example's posterior mean"
+    what = "latent" if base.ndim == 1 else "channel"
     if x is None:
-        order = range(min(units, vae.latent_dim))
-        names = [f"latent {i}" for i in order]
+        order = range(min(units, base.shape[-1]))
+        names = [f"{what} {i}" for i in order]
     else:
         kl = evaluation.kl_per_unit(vae, x)
+        kl = kl.sum(axis=tuple(range(kl.ndim - 1)))
         order = largest_first(kl)[:units]
-        names = [f"latent {i}\n{kl[i]:.2f} nats" for i in order]
+        names = [f"{what} {i}\n{kl[i]:.2f} nats" for i in order]
     quantiles = _quantiles(steps, span)
-    along = prior.reparameterize(np.array(quantiles, "float32")[:, None].repeat(len(base), 1))
-    z = np.tile(base, (len(order), steps, 1))  # (rows, steps, latent_dim)
+    along = np.array(quantiles, "float32").reshape(-1, *[1] * base.ndim)
+    along = prior.reparameterize(np.broadcast_to(along, (steps, *base.shape)))
+    z = np.tile(base, (len(order), steps, *[1] * base.ndim))  # (rows, steps, *latent_shape)
     for row, i in zip(z, order, strict=True):
-        row[:, i] = along[:, i]
-    decoded = vae.decode(z.reshape(-1, len(base)), condition=condition)
+        row[..., i] = along[..., i]
+    decoded = vae.decode(z.reshape(-1, *base.shape), condition=condition)
     tiles = _rows(vae, decoded, steps)
-    title = f"each latent in standard deviations of the prior, the others at {others}"
+    title = f"each {what} in standard deviations of the prior, the others at {others}"
     # Rounded before it is written, and 0.0 added: the median would come out as -0.0 on some machines.
     return _draw(tiles, title, path, names, [f"{round(quantile, 1) + 0.0:.1f}" for quantile in quantiles])
 
@@ -157,6 +165,8 @@ def is_image(data_shape: tuple[int, ...]) -> bool:
 
 
 def _latents(vae):
+    if len(vae.latent_shape) > 1:
+        return f"latents of shape {' x '.join('any' if size is None else str(size) for size in vae.latent_shape)}"
     return f"{vae.latent_dim} latent dimension{'s' if vae.latent_dim > 1 else ''}"
 
 
