@@ -15,10 +15,11 @@ class NumpyPosterior(Distribution):
         model: Built `VAE`, whose posterior family reads the outputs as it is at each call.
         outputs: What the encoder returned, arrays `(n, ...)` by name.
         batch_size: Number of examples at a time.
+        statistics: `LatentStatistics` by which z is standardized, or None.
     """
 
-    def __init__(self, model: Any, outputs: dict[str, np.ndarray], batch_size: int = 256):
-        self._model, self.outputs, self._batch_size = model, outputs, batch_size
+    def __init__(self, model: Any, outputs: dict[str, np.ndarray], batch_size: int = 256, statistics: Any = None):
+        self._model, self.outputs, self._batch_size, self._statistics = model, outputs, batch_size, statistics
 
     def __len__(self) -> int:
         return len(next(iter(self.outputs.values())))
@@ -59,6 +60,9 @@ class NumpyPosterior(Distribution):
         z, log_prob = model._batched(
             model._draw_posterior, rows, *self.outputs.values(), batch_size=max(1, self._batch_size // rows.shape[1])
         )
+        if self._statistics is not None:
+            log_scale = np.log(np.broadcast_to(self._statistics.std, z.shape[2:]))
+            z, log_prob = self._statistics.standardize(z), log_prob + log_scale.sum()
         return np.swapaxes(z, 0, 1), np.swapaxes(log_prob, 0, 1)
 
 

@@ -14,6 +14,7 @@ import keras
 
 from keras_vae import likelihoods, objectives, posteriors, priors
 from keras_vae._config import Configured, forget, require_method
+from keras_vae._latent_statistics import LatentStatistics
 from keras_vae._typing import Model, with_arguments_of
 from keras_vae.distributions import Distribution, check_density
 
@@ -94,7 +95,10 @@ class Parts:
         parts = zip(_PARTS, (getattr(self, attribute) for attribute in _ATTRIBUTES), strict=True)
         serialize = keras.saving.serialize_keras_object
         config = {name: serialize(part) for name, part in parts if part is not self._standard_prior}
-        return super().get_config() | config | {"seed": self.seed, "allow_missing": self.allow_missing}
+        config |= {"seed": self.seed, "allow_missing": self.allow_missing}
+        if self.latent_statistics is not None:
+            config["latent_statistics"] = self.latent_statistics.get_config()
+        return super().get_config() | config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
@@ -102,7 +106,10 @@ class Parts:
             key: keras.saving.deserialize_keras_object(value, custom_objects) if key in _PARTS and value else value
             for key, value in config.items()
         }
-        return cls(**config)
+        statistics = config.pop("latent_statistics", None)
+        model = cls(**config)
+        model.latent_statistics = statistics and LatentStatistics(**statistics)
+        return model
 
 
 def _not_loaded_as_it_is(model) -> Iterator[str]:
@@ -120,7 +127,7 @@ def _not_loaded_as_it_is(model) -> Iterator[str]:
             continue
         parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # the first is the object itself
         takes = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        gives = set(part.get_config())
+        gives = set(part.get_config()) - {"latent_statistics"}
         takes_more = any(p.kind == p.VAR_KEYWORD for p in parameters)
         if takes - gives - set(_PARTS) or (gives - takes and not takes_more):
             yield (

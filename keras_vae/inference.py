@@ -20,7 +20,7 @@ from keras_vae.distributions.base import standard_normal
 class Inference:
     """Mixed into `VAE`, which has the networks, the likelihood, the prior and the functions of the bound."""
 
-    def encode(self, x: Any, batch_size: int = 256) -> Any:
+    def encode(self, x: Any, batch_size: int = 256, standardized: bool = False) -> Any:
         """q(z|x).
 
         Args:
@@ -28,27 +28,44 @@ class Inference:
                 array, a list, a DataFrame or a sparse matrix, or batches: a `tf.data.Dataset`, a `DataLoader`, a
                 `PyDataset` or a generator, of which no more than one is held in memory.
             batch_size: Number of examples at a time.
+            standardized: Whether z is in standard deviations from the mean of all codes, as `latent_statistics` has
+                them: what a second model of the codes wants. `decode(z, standardized=True)` undoes it.
 
         Returns:
             q(z|x) of NumPy arrays, with `.location`, `(n, *latent_shape)`, its mean or what stands for it, and
             `.sample(seed=...)`, which gives the same numbers on every backend. A `DiagonalNormal`, with `.mean` and
             `.log_var`, or a `NumpyPosterior`, with the encoder's `.outputs`, if the model has another posterior.
         """
+        statistics = self._require_statistics() if standardized else None
         pieces = self._pieces(x, batch_size)
         found = _joined([self._batched(self._encode, *part, batch_size=batch_size) for part in pieces])
         if self._is_normal:
             mean, log_var = found
+            if statistics is not None:
+                mean, log_var = statistics.standardize(mean), log_var - 2.0 * np.log(statistics.std)
             return DiagonalNormal(mean, log_var, mean.ndim - 1)
-        return NumpyPosterior(self, dict(zip(self.posterior_family.outputs, found, strict=True)), batch_size)
+        outputs = dict(zip(self.posterior_family.outputs, found, strict=True))
+        return NumpyPosterior(self, outputs, batch_size, statistics)
 
-    def decode(self, z: Any, batch_size: int = 256, condition: Any = None) -> np.ndarray:
+    def _require_statistics(self):
+        if self.latent_statistics is None:
+            raise ValueError(
+                "This model does not know the scale of its codes: set vae.latent_statistics = "
+                "keras_vae.evaluation.latent_statistics(vae, x) first, with x of training."
+            )
+        return self.latent_statistics
+
+    def decode(self, z: Any, batch_size: int = 256, condition: Any = None, standardized: bool = False) -> np.ndarray:
         """The mean of p(x|z): `(n, *latent_shape)` to `(n, ...)`, NumPy.
 
         Args:
             z: `(n, *latent_shape)` latents.
             batch_size: Number of examples at a time.
             condition: `(n, ...)`, or one for all; for a conditional model only.
+            standardized: Whether z is as `encode(..., standardized=True)` gives it.
         """
+        if standardized:
+            z = self._require_statistics().restore(validation.to_numpy(z))
         return self._batched(self._decode_mean, *self._checked_latents(z, condition), batch_size=batch_size)
 
     def reconstruct(self, x: Any, sample: bool = False, seed: int | None = None, batch_size: int = 256) -> np.ndarray:

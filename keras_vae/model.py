@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_vae import _backend, likelihoods, objectives, posteriors, priors, validation
+from keras_vae._latent_statistics import LatentStatistics
 from keras_vae._network_inputs import Conditional, as_input, input_dtype, known_input_shape, run, takes_condition
 from keras_vae._numpy_prior import NumpyPrior
 from keras_vae._parts import Parts
@@ -114,6 +115,7 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         self.objective: Any = objective
         self.prior: Any = prior  # not None, once built
         self.allow_missing = bool(allow_missing)
+        self.latent_statistics: LatentStatistics | None = None  # of `evaluation.latent_statistics`
         self._standard_prior: Any = None  # the prior that the model made itself, for the latents that it had then
         self._shapes: Any = None  # of one example, of its condition (or None) and of one z, once built
 
@@ -267,12 +269,12 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
             return None
         return _backend.random_normal((self.objective.num_samples, batch, *shape), self.seed_generator)
 
-    def noise_shape(self, data_shape: Any = None) -> tuple[int | None, ...]:
+    def noise_shape(self, data_shape: Any = None) -> tuple[Any, ...]:
         """Shape of the N(0, 1) variates that one z is made of; `data_shape` as in `latent_shape_of`."""
         latent_shape = self.latent_shape if data_shape is None else self.latent_shape_of(data_shape)
         return tuple(self.posterior_family.noise_shape(latent_shape))
 
-    def latent_shape_of(self, data_shape: Any) -> tuple[int | None, ...]:
+    def latent_shape_of(self, data_shape: Any) -> tuple[Any, ...]:
         """Shape of z for one example of this shape; it is `latent_shape` unless that leaves sizes free."""
         if None not in self.latent_shape:
             return self.latent_shape

@@ -4,6 +4,7 @@
     is my KL zero?               active_units, kl_per_unit
     what do the latents hold?    elbo_surgery, aggregate_posterior
     are samples worse than data? fit_aggregate_posterior, to draw z from instead of the prior
+    how large are the codes?     latent_statistics, by which encode and decode standardize them
     is a latent one factor?      mig, dci, sap
     is this an outlier?          fit_threshold, anomalies
 
@@ -29,3 +30,4 @@ from keras_vae.evaluation.latents import active_units as active_units
 from keras_vae.evaluation.latents import aggregate_posterior as aggregate_posterior
 from keras_vae.evaluation.latents import elbo_surgery as elbo_surgery
 from keras_vae.evaluation.latents import kl_per_unit as kl_per_unit
+from keras_vae.evaluation.latents import latent_statistics as latent_statistics

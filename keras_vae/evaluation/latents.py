@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_vae._latent_statistics import LatentStatistics
 from keras_vae.distributions import (
     LOG_2_PI,
     DiagonalNormal,
@@ -131,6 +132,41 @@ def aggregate_posterior(vae: VAE, x: Any, batch_size: int = 256) -> DiagonalNorm
     mean, variance = _moments(encoded)
     total = mean.var(axis=0) + variance.mean(axis=0)
     return DiagonalNormal(mean.mean(axis=0).astype("float32"), np.log(total).astype("float32"), total.ndim)
+
+
+def latent_statistics(vae: VAE, x: Any, per: str = "channel", batch_size: int = 256) -> LatentStatistics:
+    """The scale of the codes of data: mean and standard deviation of q(z), the average of q(z|x) over the examples.
+
+    A model of the codes, such as a diffusion model, wants them near N(0, I), which the codes of most VAEs are not.
+    Assigned to `vae.latent_statistics` they are saved and exported with the model, and `encode(standardized=True)` and
+    `decode(standardized=True)` apply and undo them.
+
+    Args:
+        vae: A built `VAE`.
+        x: `(n, ...)` data, those of training.
+        per: "channel", one scale for each element of z's last axis, at all places; or "element", one for each of z.
+        batch_size: Number of examples at a time.
+
+    Returns:
+        A `LatentStatistics` of arrays `(channels,)` or `(*latent_shape,)`.
+
+    Raises:
+        ValueError: If a latent never changes.
+
+    Example:
+
+    >>> vae.latent_statistics = evaluation.latent_statistics(vae, x_train)
+    >>> z = vae.encode(x_train, standardized=True).location
+
+    Reference: Rombach et al. 2022, arXiv:2112.10752, appendix G (one scale for all of z there).
+    """
+    if per not in ("channel", "element"):
+        raise ValueError(f'per must be "channel" or "element"; got {per!r}.')
+    encoded = vae.encode(x, batch_size)
+    _model.require_examples(encoded)
+    mean, variance = _moments(encoded)
+    axes = tuple(range(mean.ndim - 1)) if per == "channel" else 0
+    return LatentStatistics(mean.mean(axis=axes), np.sqrt(mean.var(axis=axes) + variance.mean(axis=axes)))
 
 
 def _posterior(vae, x, batch_size):

@@ -89,7 +89,7 @@ def kl_per_unit(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None) ->
     posterior = vae.encode(x)
     kl, active = evaluation.kl_per_unit(vae, posterior), evaluation.active_units(vae, posterior)
     what, places = "channel" if kl.ndim > 1 else "latent", tuple(range(kl.ndim - 1))
-    kl, active = kl.sum(axis=places), active.any(axis=places)
+    kl, active = kl.sum(axis=places), np.asarray(active.any(axis=places))
     order = largest_first(kl)
     figure = new_figure(float(np.clip(0.3 * len(kl), 5.0, 16.0)), 3.5)
     axes = figure.subplots()
