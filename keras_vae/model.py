@@ -22,12 +22,13 @@ from keras_vae._typing import Model, ModelOptions
 from keras_vae._versions import Version
 from keras_vae.data import Batch, input_shapes, split_condition, with_condition
 from keras_vae.distributions import DiagonalNormal, Mixture
+from keras_vae.imputation import Imputation
 from keras_vae.inference import CompiledFunctions, Inference
 from keras_vae.training import Trackers, Trainer
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
+class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))
@@ -324,9 +325,14 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
 
         Reference: Burda et al. 2016, arXiv:1509.00519, section 3.
         """
+        return self._weighted(x, noise, condition)[2]
+
+    def _weighted(self, x, noise, condition=None):
+        """z, the parameters of p(x|z) and the log weight of each, as in `log_weights`."""
         z, log_posterior = self._posterior(x, False, condition).draw(noise)
-        log_likelihood = self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
-        return log_likelihood + self.prior_distribution(condition).log_prob(z) - log_posterior
+        parameters = self.decoder_parameters(z, condition=condition)
+        log_prior = self.prior_distribution(condition).log_prob(z)
+        return z, parameters, self._log_likelihood(x, parameters) + log_prior - log_posterior
 
     def call(self, x: Any, training: bool = False) -> Any:
         """The mean of p(x|z) at the posterior's location: the reconstruction, deterministic."""
