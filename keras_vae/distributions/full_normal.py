@@ -1,7 +1,7 @@
 """Normal distributions whose dimensions depend on each other, of tensors: a full covariance, and one of low rank.
 
-Both are a diagonal normal and a matrix beside it, so that a matrix of zeros is the diagonal normal, to the last bit, and
-the KL is that of the diagonal normal and what the matrix adds. z may have any shape; the matrix is that of flat z.
+Both are a diagonal normal and a matrix beside it, so that a matrix of zeros is the diagonal normal, and the KL is
+that of the diagonal normal and what the matrix adds. z may have any shape; the matrix is that of flat z.
 """
 
 import functools

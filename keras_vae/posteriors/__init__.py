@@ -41,13 +41,13 @@ def check_prior(family: Posterior, prior: Any) -> None:
     levels = getattr(family, "levels", None)
     if family.distribution_class.is_discrete and not kind.is_discrete:
         raise ValueError(
-            f"{family!r} gives z that are codes, which have probabilities, and a {kind.__name__} is a density: leave the "
-            "prior at None, which is uniform over the codes."
+            f"{family!r} gives z that are codes, which have probabilities, and a {kind.__name__} is a density: leave "
+            "the prior at None, which is uniform over the codes."
         )
     if kind.is_discrete and not family.distribution_class.is_discrete:
         raise ValueError(
-            f"The prior {type(prior).__name__} is over codes, and {family!r} draws z from a density: leave the prior at "
-            "None, or choose the posterior FSQ(levels)."
+            f"The prior {type(prior).__name__} is over codes, and {family!r} draws z from a density: leave the prior "
+            "at None, or choose the posterior FSQ(levels)."
         )
     if isinstance(prior, UniformCodes) and levels is not None and prior.levels != levels:
         raise ValueError(f"The prior is over codes of the levels {prior.levels}, and {family!r} has others.")

@@ -126,8 +126,8 @@ def fixed_shape(posterior: Posterior, latent_shape: tuple[int | None, ...]) -> t
     """
     if None in latent_shape:
         raise ValueError(
-            f"{posterior!r} needs z of one shape, and a size in {latent_shape} is free: give the networks' inputs their "
-            'sizes, or choose a posterior that has no need of it, "normal" or FSQ.'
+            f"{posterior!r} needs z of one shape, and a size in {latent_shape} is free: give the networks' inputs "
+            'their sizes, or choose a posterior that has no need of it, "normal" or FSQ.'
         )
     return latent_shape  # pyright: ignore[reportReturnType]
 

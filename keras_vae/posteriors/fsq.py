@@ -62,7 +62,7 @@ class FSQ(Posterior):
         return PointMass(ops.stop_gradient(z) + (bounded - ops.stop_gradient(bounded)), len(z.shape) - 1)
 
     def codes(self, z: Any) -> Any:
-        """The numbers of the codes, int32 from 0 to prod(levels) - 1: z `(..., *places, channels)` to `(..., *places)`."""
+        """The numbers of the codes, int32 from 0: z `(..., *places, channels)` to `(..., *places)`."""
         return UniformCodes(self.levels).codes(z)
 
     def from_codes(self, codes: Any) -> Any:
