@@ -348,7 +348,7 @@ def _latent_shape(latent_dim):
     return _positive_integers("latent_dim", latent_dim if isinstance(latent_dim, Sequence) else (latent_dim,))
 
 
-def _checked_shape(data_shape, free=False):
+def _checked_shape(data_shape, free=False) -> Any:
     """A shape of data; `free` lets sizes be None, but not the last, the channels."""
     shape = (data_shape,) if isinstance(data_shape, int) else tuple(data_shape)
     known = _positive_integers(

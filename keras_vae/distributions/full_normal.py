@@ -38,8 +38,8 @@ class CorrelatedNormal(Distribution):
 
     def without_gradient(self) -> Self:
         """The same distribution, with parameters that pass no gradient on."""
-        parts = (ops.stop_gradient(part) for part in (self.mean, self.log_var, self.matrix))
-        return type(self)(*parts, self.event_ndim)
+        mean, log_var, matrix = (ops.stop_gradient(part) for part in (self.mean, self.log_var, self.matrix))
+        return type(self)(mean, log_var, matrix, self.event_ndim)
 
     def _log_volume(self) -> Any:
         """Half the logarithm of the determinant of the covariance, less that of the diagonal normal; `(...)`."""
