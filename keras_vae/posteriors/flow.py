@@ -94,7 +94,7 @@ class Flow(Posterior):
             flat = flatten_event(z, len(shape))
             h = ops.matmul(flat, ops.multiply(layers[0][0], masks[0])) + shift
             for (kernel, bias, *_), mask in zip(layers[1:], masks[1:], strict=True):
-                h = ops.matmul(ops.relu(h), ops.multiply(kernel, mask)) + bias
+                h = ops.matmul(ops.elu(h), ops.multiply(kernel, mask)) + bias
             m, gate = h[..., : math.prod(shape)], h[..., math.prod(shape) :] + _GATE_BIAS
             s = ops.sigmoid(gate)
             flat = s * flat + (1.0 - s) * m

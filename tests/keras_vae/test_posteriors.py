@@ -46,7 +46,7 @@ def random_outputs(family, shape, batch=2, seed=0, scale=0.7):
     rng, shapes = np.random.default_rng(seed), family.output_shapes(shape)
     family.bind(shape, tuple(shapes.values()))
     for variable in family.trainable_variables:
-        variable.assign(rng.normal(size=variable.shape))
+        variable.assign(rng.normal(scale=0.4, size=variable.shape))
     return [rng.normal(scale=scale, size=(batch, *part)).astype("float32") for part in shapes.values()]
 
 
@@ -150,9 +150,13 @@ def test_the_density_of_a_draw_is_that_of_its_noise_and_the_volume(name):
 def test_each_step_of_a_flow_is_autoregressive_and_the_next_in_reverse(gradient, step, context):
     size, flow = 4, Flow(depth=2, hidden=(11, 9), context=context)
     *_, context = [*random_outputs(flow, (size,)), None][: 3 + (context == 0)]
-    transform = flow._transform(step, (size,), *(() if context is None else (ops.convert_to_tensor(context),)))
+    given = () if context is None else (ops.convert_to_tensor(context),)
     z = np.random.default_rng(0).normal(size=(2, size))
-    depends = np.stack([np.abs(gradient(lambda z, i=i: ops.sum(transform(z)[0][:, i]), z)).max(0) for i in range(size)])
+
+    def element(i):
+        return lambda z: ops.sum(flow._transform(step, (size,), *given)(z)[0][:, i])
+
+    depends = np.stack([np.abs(gradient(element(i), z)).max(axis=0) for i in range(size)])
     order = np.arange(size) if step == 0 else np.arange(size)[::-1]
     assert np.array_equal(depends > 0.0, order[:, None] >= order)
 
@@ -208,17 +212,18 @@ def test_a_low_rank_density_keeps_its_digits_where_the_textbook_has_none():
     """Two columns that are nearly the same, a million times larger than the noise of each dimension."""
     rng = np.random.default_rng(0)
     factor = np.repeat(rng.normal(size=(1, 6, 1)), 2, axis=2).astype("float32")
-    factor[..., 1] += 1e-3 * rng.normal(size=(1, 6)).astype("float32")
+    factor[..., 1] += 1e-4 * rng.normal(size=(1, 6)).astype("float32")
     log_var = np.full((1, 6), 2.0 * math.log(1e-5), "float32")
-    g = factor[0] * 1e5
-    with pytest.raises(np.linalg.LinAlgError):  # what the test guards against does happen
-        np.linalg.cholesky(np.eye(2, dtype="float32") + g.T @ g)
+    g = factor[0] * np.float32(1e5)
+    textbook = np.linalg.slogdet(np.eye(2, dtype="float32") + g.T @ g)[1]
     q = distributions.LowRankNormal(*(ops.convert_to_tensor(part) for part in (np.zeros((1, 6)), log_var, factor)))
     noise, _, log_prob = drawn(q, 50, batch=1)
     wide, own, shared = g.astype("float64"), *np.split(noise[:, 0].astype("float64"), [6], axis=-1)
     capacitance = np.eye(2) + wide.T @ wide
-    w = own + shared @ wide.T
-    squares = (w**2).sum(-1) - np.einsum("ni,ij,nj->n", w @ wide, np.linalg.inv(capacitance), w @ wide)
+    assert not abs(textbook - np.linalg.slogdet(capacitance)[1]) < 0.5  # what the test guards against does happen
+    # |w|**2 in its metric is the distance of [w; 0] from the columns of [G; I], and so that of [own; -shared].
+    columns, vectors = np.concatenate([wide, np.eye(2)]), np.concatenate([own, -shared], axis=-1).T
+    squares = ((vectors - columns @ np.linalg.lstsq(columns, vectors, rcond=None)[0]) ** 2).sum(axis=0)
     volume = log_var.astype("float64").sum() + np.linalg.slogdet(capacitance)[1] + 6 * math.log(2.0 * math.pi)
     np.testing.assert_allclose(log_prob[:, 0], -0.5 * (squares + volume), rtol=2e-3)
 
@@ -282,7 +287,7 @@ def test_the_diagonal_posterior_stays_below_log_p_by_what_theory_says():
     vae, x, log_p = linear_gaussian(posteriors.Normal())
     precision = WEIGHTS.T @ WEIGHTS / SIGMA2 + np.eye(2)
     gap = 0.5 * (np.log(precision.diagonal()).sum() - np.linalg.slogdet(precision)[1])
-    assert gap > 0.2
+    assert gap > 0.1
     np.testing.assert_allclose(log_p - exact_elbo(vae, x), gap, rtol=1e-4)
 
 
@@ -340,7 +345,7 @@ def test_rounding_is_to_the_nearest_value_and_passes_the_gradient_on(gradient):
     family = FSQ((2, 4, 5))
     x = np.linspace(-3.0, 3.0, 61)[:, None].repeat(3, axis=1)
     z = numpy(family.distribution((ops.convert_to_tensor(x.astype("float32")),)).location)
-    bounded = np.tanh(x + [0.0, np.arctanh(1.0 / 3.0), 0.0])
+    bounded = np.tanh(x + np.array([0.0, np.arctanh(1.0 / 3.0), 0.0]))
     for i, level in enumerate((2, 4, 5)):
         values = np.linspace(-1.0, 1.0, level)
         np.testing.assert_allclose(
@@ -396,18 +401,29 @@ def life(name):
 
 
 @pytest.mark.every_backend
+@pytest.mark.parametrize("name", ["flow", "fsq_map"])
+def test_a_model_with_such_a_posterior_is_trained_saved_and_loaded(make_vae, digits, tmp_path, name):
+    posterior, network = life(name)
+    vae = make_vae(network=network, posterior=posterior, compile={"optimizer": keras.optimizers.Adam(0.01)})
+    before = [np.array(weight) for weight in vae.posterior_family.get_weights()]
+    loss = vae.fit(digits[:128], epochs=2, verbose=0).history["loss"]
+    assert loss[-1] < loss[0]
+    assert len(before) == (2 * 5 if name == "flow" else 0)
+    for one, other in zip(before, vae.posterior_family.get_weights(), strict=True):
+        assert np.abs(one - other).max() > 1e-6
+    vae.save(tmp_path / "vae.keras")
+    copy = keras.saving.load_model(tmp_path / "vae.keras")
+    np.testing.assert_array_equal(copy.elbo(digits[:32], seed=0), vae.elbo(digits[:32], seed=0))
+
+
 @pytest.mark.parametrize("name", ["full", "low_rank", "flow", "fsq_map", "own"])
 def test_the_whole_life_of_a_model_with_such_a_posterior(make_vae, digits, tmp_path, name):
     posterior, network = life(name)
     x = digits[:128]
     vae = make_vae(network=network, posterior=posterior, compile={"optimizer": keras.optimizers.Adam(0.01)})
-    before = [np.array(weight) for weight in vae.posterior_family.get_weights()]
     history = vae.fit(x, epochs=2, validation_data=(x[:50],), verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
     assert np.isfinite(history["val_negative_elbo"]).all()
-    assert len(before) == (2 * 5 if name == "flow" else 0)
-    for one, other in zip(before, vae.posterior_family.get_weights(), strict=True):
-        assert np.abs(one - other).max() > 1e-6
     vae.save(tmp_path / "vae.keras")
     copy = keras.saving.load_model(tmp_path / "vae.keras")
     assert type(copy.posterior_family) is type(posterior)
@@ -419,14 +435,14 @@ def test_the_whole_life_of_a_model_with_such_a_posterior(make_vae, digits, tmp_p
     ):
         np.testing.assert_array_equal(verb(copy), verb(vae))
     assert copy.evaluate(x, verbose=0, return_dict=True)["loss"] == pytest.approx(history["loss"][-1], rel=0.2)
-    posterior = vae.encode(x)
-    assert posterior.sample(2, seed=1).shape == (2, 128, *posterior.event_shape)
+    found = vae.encode(x)
+    assert found.sample(2, seed=1).shape == (2, 128, *found.event_shape)
     if name == "fsq_map":
-        assert posterior.codes.shape == (128, 4, 4)
-        assert 0 <= posterior.codes.min() <= posterior.codes.max() < 12
+        assert found.codes.shape == (128, 4, 4)
+        assert 0 <= found.codes.min() <= found.codes.max() < 12
         larger = np.tile(x[:2], (1, 2, 1, 1))
         assert vae.encode(larger).codes.shape == (2, 8, 4)
-        np.testing.assert_allclose(vae.elbo(larger, seed=0) < -8 * 4 * math.log(12.0), True)
+        assert np.all(vae.elbo(larger, seed=0) < -8 * 4 * math.log(12.0))
 
 
 def test_a_posterior_without_weights_moves_to_another_model_and_a_flow_does_not(make_vae):
@@ -482,14 +498,28 @@ def test_what_has_no_meaning_is_refused_when_the_model_is_made(make_vae, case):
         make_vae(network=network, posterior=posterior, **options)
 
 
-@pytest.mark.parametrize("objective", [IWAE(2, "dreg"), ELBO(kl="monte_carlo", gradient="stl"), InfoVAE(), "iwae"])
 @pytest.mark.parametrize("name", ["full", "low_rank", "flow"])
-def test_objectives_take_the_posteriors_that_they_have_a_meaning_for(make_vae, digits, objective, name):
-    if name == "flow" and getattr(objective, "gradient", "standard") != "standard":
-        pytest.skip("refused")
+def test_objectives_take_the_posteriors_that_they_have_a_meaning_for(make_vae, digits, name):
     posterior, network = life(name)
-    vae = make_vae(network=network, posterior=posterior, objective=objective)
-    assert np.isfinite(vae.train_on_batch(digits, return_dict=True)["loss"])
+    vae = make_vae(network=network, posterior=posterior)
+    need_density = [IWAE(2, "dreg"), ELBO(kl="monte_carlo", gradient="stl")] if name != "flow" else []
+    for objective in (InfoVAE(), ELBO(capacity=3.0), IWAE(2), *need_density):
+        vae.objective = objective
+        assert np.isfinite(vae.train_on_batch(digits, return_dict=True)["loss"])
+
+
+@pytest.mark.parametrize("family", [FullNormal(), LowRankNormal(1)])
+def test_where_q_is_exact_the_doubly_reparameterised_gradient_and_that_of_stl_vanish(family):
+    """Both leave out the part of the gradient that is noise there."""
+    vae, x, _ = linear_gaussian(family)
+    vae.decoder.trainable = False
+    vae.compile(keras.optimizers.SGD(1.0))
+    before = vae.encoder.get_weights()
+    for objective in (IWAE(3, "dreg"), ELBO(kl="monte_carlo", gradient="stl")):
+        vae.objective = objective
+        vae.train_on_batch(x)
+        for one, other in zip(before, vae.encoder.get_weights(), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_outputs_that_do_not_fit_are_named(make_vae):
