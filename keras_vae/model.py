@@ -68,7 +68,8 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         allow_missing: Whether NaN in the data means a missing value: the encoder then sees 0 in its place
             (or what the likelihood's `fill_missing` says), and the reconstruction term leaves it out, so that the bound
             is one of log p(observed values). Else NaN is refused.
-        posterior: q(z|x): "normal", independent dimensions, or a `Posterior` of `keras_vae.posteriors`.
+        posterior: q(z|x): "normal", independent dimensions; "full", any covariance; or another `Posterior` of
+            `keras_vae.posteriors`, such as `Flow()` or `FSQ(levels)`.
 
     Raises:
         ValueError: If the encoder, the decoder and the likelihood do not fit together. At once where the encoder
@@ -163,6 +164,7 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         if self.prior is None or self.prior is self._standard_prior:
             self.prior = self._standard_prior = self.posterior_family.usual_prior(latent_shape)
         priors.check(self.prior)
+        posteriors.check_prior(self.posterior_family, self.prior)
         if isinstance(self.prior, priors.Prior):
             given = condition_shape if takes_condition(self.encoder) else None
             spec = priors.DataSpec(data_shape, input_dtype(self.encoder, "x"), self.likelihood.data_range, given)

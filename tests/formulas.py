@@ -21,6 +21,7 @@ from keras_vae import (
     Laplace,
     Mixed,
     Mixture,
+    distributions,
     likelihoods,
     posteriors,
     priors,
@@ -75,10 +76,18 @@ PRIORS = {
     "vamp": lambda: priors.VampPrior(4, pseudo_inputs=np.abs(normal(4, 6)) % 1.0),
 }
 POSTERIOR = posteriors.Normal()
+POSTERIORS = {
+    "full": posteriors.FullNormal(),
+    "low_rank": posteriors.LowRankNormal(2),
+    "flow": posteriors.Flow(hidden=(5, 4), context=2),
+    "fsq": posteriors.FSQ((2, 4, 5)),
+}
 PARTS = [
     *(part for group in (LIKELIHOODS, SCHEDULES, OBJECTIVES, DISTRIBUTIONS) for part in group.values()),
     *(make() for make in PRIORS.values()),
     POSTERIOR,
+    *POSTERIORS.values(),
+    distributions.UniformCodes((2, 4, 5)),
     MIXED,
 ]
 
@@ -189,7 +198,32 @@ def of_posteriors():
         return lambda x: POSTERIOR.distribution((x, x), training).log_var
 
     x = np.array([[-1e4, -3.0, 0.5], [2.0, 14.0, 1e4]], "float32")
-    return {f"posterior, training={training}": (log_var(training), x) for training in (False, True)}
+    found = {f"posterior, training={training}": (log_var(training), x) for training in (False, True)}
+    other = DISTRIBUTIONS["normal"]
+    for name, family in POSTERIORS.items():
+        shapes = family.output_shapes((LATENTS,)).values()
+        family.bind((LATENTS,), tuple(shapes))
+        for i, variable in enumerate(family.trainable_variables):
+            variable.assign(normal(*variable.shape, seed=i))
+        ends = np.cumsum([np.prod(shape) for shape in shapes])
+        noise = ops.convert_to_tensor(normal(2, BATCH, *family.noise_shape((LATENTS,))))
+        z = ops.convert_to_tensor(normal(2, BATCH, LATENTS, seed=3))
+
+        def q(x, family=family, shapes=shapes, ends=ends):
+            parts = ops.split(x, ends[:-1].tolist(), axis=-1)
+            outputs = [ops.reshape(part, (-1, *shape)) for part, shape in zip(parts, shapes, strict=True)]
+            return family.distribution(outputs, training=True)
+
+        def draws(x, q=q, noise=noise):
+            z, log_prob = q(x).draw(noise)
+            return ops.concatenate([z, log_prob[..., None]], axis=-1)
+
+        x = normal(BATCH, ends[-1])
+        found[f"posterior {name}: draws"] = draws, x
+        if issubclass(family.distribution_class, distributions.full_normal.CorrelatedNormal):
+            found[f"posterior {name}: log_prob"] = (lambda x, q=q, z=z: q(x).log_prob(z)), x
+            found[f"posterior {name}: kl"] = (lambda x, q=q: distributions.kl_divergence(q(x), other)), x
+    return found
 
 
 def of_models():

@@ -86,6 +86,7 @@ def annealed_log_likelihood(
     leapfrog = validation.whole_number("leapfrog", leapfrog)
     if start not in ("posterior", "prior"):
         raise ValueError(f'start must be "posterior" or "prior", the distribution of the first z; got {start!r}.')
+    _model.require_continuous(vae)
     temperatures, prior = _sigmoid_schedule(steps), vae.numpy_prior()
     first = np.random.default_rng(seed)  # drawn from as `log_likelihood` does
     moves, pilots = np.random.SeedSequence(seed).spawn(2)  # one stream per example: the same however the work is cut
@@ -114,8 +115,8 @@ def _density_of_any_z(posterior, vae):
     if isinstance(posterior, DiagonalNormal):
         return posterior
     raise ValueError(
-        f"The chains move through z, and {vae.posterior_family!r} has the density of its own draws only: pass "
-        'start="prior".'
+        f'The chains move along the density of q(z|x), which is at hand for any z of the posterior "normal" and not of '
+        f'{vae.posterior_family!r}: pass start="prior".'
     )
 
 
