@@ -452,10 +452,19 @@ def _named_prior(vae):
         return _named(vae.prior)
     prior = vae.numpy_prior()
     if isinstance(prior, DiagonalNormal):
-        return _named(prior)
+        return _named(_without_repeats(prior))
     if None in vae.latent_shape:  # the moments are those of draws, whose size is not known
         return _named(vae.prior)
     return {**_named(vae.prior), "moments": prior.moment_matched().get_config()}
+
+
+def _without_repeats(normal):
+    """The same normal with a size of 1 where it repeats along an axis of places: (8, 8, 4) zeros are (1, 1, 4)."""
+    parts = np.stack([normal.mean, normal.log_var])
+    for axis in range(1, parts.ndim - 1):
+        first = parts.take([0], axis)
+        parts = first if (parts == first).all() else parts
+    return DiagonalNormal(*parts, normal.event_ndim)
 
 
 def _named(thing):
