@@ -110,6 +110,12 @@ def latent_shape(functions: tuple[GraphFunction, ...]) -> tuple[int | None, ...]
 
 def _from_vae(vae):
     family, is_normal = vae.posterior_family, _is_normal(vae)
+    reserved = {"x", "condition", "noise", "z", "codes"} & set(family.outputs)
+    if reserved:
+        raise ExportError(
+            f"{type(family).__name__} calls an output of the encoder {min(reserved)!r}, as the graphs of a bundle call "
+            "something else: give it another name in `outputs`, such as z_mean."
+        )
     # A prior p(z|c) is another for each example: its graph takes the condition.
     prior_takes = takes_condition_prior(vae)
     prior = None if prior_takes else vae.numpy_prior()
@@ -193,7 +199,7 @@ def _is_normal(vae):
 
 
 def _is_discrete(family):
-    return bool(getattr(family, "is_discrete", False))
+    return any(getattr(each, "is_discrete", False) for each in (family, family.distribution_class))
 
 
 def _codes(family, latents):

@@ -282,7 +282,8 @@ class Manifest:
     def _check_array(self, name, values, positive=False):
         """Raises a ValueError unless a list of numbers is finite and broadcasts with one z."""
         array, shape = np.asarray(values, "float64"), tuple(size or 1 for size in self.latent_shape)
-        if np.broadcast_shapes(array.shape, shape) != shape:
+        pairs = zip(array.shape[::-1], shape[::-1], strict=False)
+        if array.ndim > len(shape) or not all(size in (1, of_z) for size, of_z in pairs):
             raise ValueError(f"the {name} has shape {array.shape}, and z {self.latent_shape}")
         if not np.isfinite(array).all() or (positive and not (array > 0.0).all()):
             raise ValueError(f"the {name} must hold finite{' numbers above 0' if positive else ' numbers'}")
