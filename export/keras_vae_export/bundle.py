@@ -464,7 +464,7 @@ def _without_repeats(normal):
     for axis in range(1, parts.ndim - 1):
         first = parts.take([0], axis)
         parts = first if (parts == first).all() else parts
-    return DiagonalNormal(*parts, normal.event_ndim)
+    return DiagonalNormal(parts[0], parts[1], normal.event_ndim)
 
 
 def _named(thing):

@@ -92,14 +92,9 @@ def from_model(model: VAE | Pair) -> tuple[GraphFunction, ...]:
 def describe_posterior(model: VAE | Pair, functions: tuple[GraphFunction, ...]) -> PosteriorSpec:
     """What the manifest says of q(z|x)."""
     family = model.posterior_family if isinstance(model, VAE) else posteriors.Normal()
-    encoder, noise = functions[0], _shapes_of(model)[2]
-    return PosteriorSpec(
-        type(family).__name__,
-        family.get_config(),
-        {tensor.name: _unnamed(tensor.shape[1:]) for tensor in encoder.outputs},
-        _unnamed(encoder.outputs[0].shape[1:] if noise is None else noise),
-        _is_discrete(family),
-    )
+    outputs = {tensor.name: _unnamed(tensor.shape[1:]) for tensor in functions[0].outputs}
+    noise = _unnamed(_shapes_of(model)[2]) if isinstance(model, VAE) else outputs[NORMAL_OUTPUTS[0]]
+    return PosteriorSpec(type(family).__name__, family.get_config(), outputs, noise, _is_discrete(family))
 
 
 def latent_shape(functions: tuple[GraphFunction, ...]) -> tuple[int | None, ...]:
@@ -221,15 +216,13 @@ def _prior_noise_shape(vae, prior, condition, latents):
     return tuple(prior.noise_shape)
 
 
-def _shapes_of(model):
+def _shapes_of(vae) -> tuple[Any, dict[str, Any], Any]:
     """Shapes of one z, of the encoder's outputs by name, and of the noise of a draw; sizes that are free have names.
 
     The sizes of z are called z_1, z_2, ...; those of the others that follow from them have these names too, so that a
-    client who has run the encoder knows how large the noise is. For a pair: None three times.
+    client who has run the encoder knows how large the noise is.
     """
-    if not isinstance(model, VAE):
-        return None, None, None
-    family, z_shape = model.posterior_family, model.latent_shape
+    family, z_shape = vae.posterior_family, vae.latent_shape
     bound = dict(zip(family.outputs, family.bound_to[1], strict=True))
     names = {axis: f"z_{axis + 1}" for axis, size in enumerate(z_shape) if size is None}
     if not names:

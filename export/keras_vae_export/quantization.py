@@ -154,7 +154,7 @@ def _samples(folder, graphs, data):
     }
 
 
-def _sized(shape, sizes):
+def _sized(shape, sizes) -> tuple[Any, ...]:
     return tuple(sizes.get(size, size) for size in shape)
 
 

@@ -135,7 +135,7 @@ class Inputs:
                 f"{tuple(size or 8 for size in shape)} for instance."
             )
         sizes = tuple(given) if isinstance(given, list | tuple) else (given,)
-        whole = all(isinstance(size, Integral) and not isinstance(size, bool) and size > 0 for size in sizes)
+        whole = all(isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in sizes)
         if not whole or len(sizes) != len(shape) or any(e not in (None, s) for e, s in zip(shape, sizes, strict=True)):
             raise RequestError(f"latent_shape must be whole numbers that fit {free}; got {sizes}.")
         return tuple(int(size) for size in sizes)

@@ -155,7 +155,7 @@ class Verbs:
             raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
         rng, inputs = np.random.default_rng(usual_seed if seed is None else seed), self.inputs.check("elbo", x)
         epsilon: Any = noise_input(self.inputs.graphs["elbo"])
-        shape = epsilon.shape[2:]
+        shape: Any = epsilon.shape[2:]
         if not all(isinstance(size, int) for size in shape):  # the sizes of z follow from those of x
             first = yield from self.outputs({name: inputs[name][:1] for name in self.inputs.names("encoder")})
             shape = _sized(shape, free_sizes(self.inputs.graphs["encoder"].outputs, first))

@@ -21,36 +21,13 @@ from keras_vae_serving.http import create_app
 
 pytestmark = pytest.mark.once
 
-CHANNELS = 2
+CHANNELS = families.CHANNELS
 VECTOR, SERIES, PLACES, FREE = (), (4,), (3, 4), (None, None)
 POSTERIORS = {
     "normal": lambda: "normal",
     "correlated": own_posteriors.Correlated,
     "rounded": lambda: own_posteriors.Rounded(5),
 }
-
-
-def make(places, posterior="normal", **options):
-    """A model whose z has these places, each of two channels; x has twice as many of two, or six columns."""
-    family = keras_vae.posteriors.get(posterior)
-    x = keras.Input((*(size and 2 * size for size in places), 2) if places else (6,))
-    z = keras.Input((*places, CHANNELS))
-    if places:
-        of_rank = {1: (layers.Conv1D, layers.Conv1DTranspose), 2: (layers.Conv2D, layers.Conv2DTranspose)}
-        down, up = of_rank[len(places)]
-        h = down(3, 3, strides=2, padding="same", activation="relu")(x)
-        g = up(2, 3, strides=2, padding="same")(z)
-    else:
-        h, g = layers.Dense(4, "tanh")(x), layers.Dense(6)(z)
-    # A dense layer over the channels of each place, which takes any size.
-    letters, outputs = "uvw"[: len(places)], {}
-    for name, shape in family.output_shapes((*places, CHANNELS)).items():
-        last = "kl"[: len(shape) - len(places)]
-        head = layers.EinsumDense(f"b{letters}c,c{last}->b{letters}{last}", shape, name=name)
-        outputs[name] = head(h)
-    vae = keras_vae.VAE(keras.Model(x, outputs), keras.Model(z, g), "mse", posterior=family, seed=0, **options)
-    families.randomize([vae], 1 + len(places))
-    return vae
 
 
 def data(vae, n=9, size=6, seed=0):
@@ -74,7 +51,7 @@ def cases():
 def case(request, tmp_path_factory):
     """A model, its bundle's folder and its pipeline."""
     places, posterior = request.param
-    vae = make(places, POSTERIORS[posterior]())
+    vae = families.at_places(places, POSTERIORS[posterior]())
     vae.latent_statistics = keras_vae.evaluation.latent_statistics(vae, data(vae, 40))
     folder = tmp_path_factory.mktemp("latents") / "bundle"
     keras_vae_export.export(vae, folder, data=data(vae, size=10))
@@ -211,7 +188,7 @@ def test_the_server_gives_the_numbers_of_the_pipeline(case):
 
 
 def test_without_statistics_an_error_says_how_to_set_them(tmp_path):
-    keras_vae_export.export(make(VECTOR), tmp_path / "bundle")
+    keras_vae_export.export(families.at_places(VECTOR), tmp_path / "bundle")
     pipeline = Pipeline.load(tmp_path / "bundle", providers="cpu")
     for call in (lambda: pipeline.encode(np.ones((1, 6)), True), lambda: pipeline.decode(np.ones((1, 2)), True)):
         with pytest.raises(ValueError, match="does not know the scale of its codes: set vae.latent_statistics"):
@@ -288,11 +265,11 @@ class Silent(own_posteriors.Correlated):
 
 
 def test_what_a_bundle_cannot_say_is_refused_in_words():
-    free = make(FREE, "normal")
+    free = families.at_places(FREE, "normal")
     free.posterior_family.noise_shape = lambda shape: tuple(2 * size if size else None for size in shape)
     with pytest.raises(ExportError, match="sizes that follow from those of z and are none of them"):
         graphs.from_model(free)
-    outgrown = make(FREE, own_posteriors.Correlated())
+    outgrown = families.at_places(FREE, own_posteriors.Correlated())
     object.__setattr__(outgrown.posterior_family, "__class__", Silent)
     with pytest.raises(ExportError, match="The encoder's mixing has shape .* export reads there how"):
         graphs.from_model(outgrown)
