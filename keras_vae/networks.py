@@ -167,6 +167,31 @@ def conv(
     return encoder, _decoder(z, parameters, condition_input)
 
 
+def normal_mlp(
+    condition: int | Sequence[int], latent_dim: int, hidden: Sequence[int] = (), activation: Any = "relu"
+) -> keras.Model:
+    """Fully connected network to the mean and the log variance of a normal distribution.
+
+    It makes p(z|c) of a label or a tensor, for `priors.Conditional`, and a layer of latents of another, for
+    `priors.Hierarchical` and `posteriors.Hierarchical`.
+
+    Args:
+        condition: Number of classes of a label, which is embedded, or the shape of a tensor, such as `(50,)`.
+        latent_dim: Number of latent dimensions of the normal.
+        hidden: Numbers of units of the hidden layers.
+        activation: Activation of the hidden layers, as `keras.layers.Dense` takes it.
+
+    Returns:
+        A `keras.Model` with one input and the outputs `{"z_mean": ..., "z_log_var": ...}`.
+    """
+    (latent_dim,) = _positive_integers("latent_dim", (latent_dim,))
+    x, h = _condition(condition)
+    for units in _positive_integers("hidden", hidden):
+        h = layers.Dense(units, activation=activation)(h)
+    outputs = {name: layers.Dense(latent_dim, name=name)(h) for name in ("z_mean", "z_log_var")}
+    return keras.Model(x, outputs, name="normal")
+
+
 def _encoder_features(x, likelihood, data_mean):
     """The input of the encoder's layers: x, or what the likelihood makes of it, centred if the data mean is known."""
     h = likelihood.for_encoder(x)

@@ -19,6 +19,7 @@ from keras_vae.distributions.kl import monte_carlo_kl as monte_carlo_kl
 from keras_vae.distributions.kl import register_kl as register_kl
 from keras_vae.distributions.mixture import Mixture as Mixture
 from keras_vae.distributions.normal import LOG_2_PI as LOG_2_PI
+from keras_vae.distributions.normal import ConditionalNormal as ConditionalNormal
 from keras_vae.distributions.normal import DiagonalNormal as DiagonalNormal
 
 # Those that compute with NumPy arrays too; of any other the arrays go through a compiled function of the model.
