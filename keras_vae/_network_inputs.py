@@ -65,10 +65,12 @@ def known_input_shape(encoder, decoder, prior=None):
                 'tensor, and the condition if another input is called "condition".'
             )
         conditions |= dict.fromkeys([name] * len(given), *given)
-    conditions |= {"prior": tuple(tensor.shape) for tensor in _inputs(condition_network(prior))}
+    for tensor in _inputs(condition_network(prior)):
+        conditions["prior"] = tuple(tensor.shape)
     if len(set(conditions.values())) > 1:
-        listed = ", the ".join(f"{name} one of shape {shape}" for name, shape in conditions.items())
-        raise ValueError(f"The networks take a condition of different shapes: the {listed}.")
+        (first, shape), *others = conditions.items()
+        listed = ", ".join(f"the {name} one of {other}" for name, other in others)
+        raise ValueError(f"The {first} takes a condition of shape {shape}, {listed}.")
     shapes = [tuple(tensor.shape) for tensor in _inputs(encoder) if tensor.name != "condition"]
     if not shapes:
         return None

@@ -13,6 +13,8 @@ from keras_vae.distributions.base import Factorised as Factorised
 from keras_vae.distributions.base import Flattened as Flattened
 from keras_vae.distributions.base import check_density as check_density
 from keras_vae.distributions.base import flatten_event as flatten_event
+from keras_vae.distributions.coupling_flow import CouplingFlow as CouplingFlow
+from keras_vae.distributions.full_mixture import FullMixture as FullMixture
 from keras_vae.distributions.kl import has_closed_form_kl as has_closed_form_kl
 from keras_vae.distributions.kl import kl_divergence as kl_divergence
 from keras_vae.distributions.kl import monte_carlo_kl as monte_carlo_kl
@@ -23,4 +25,4 @@ from keras_vae.distributions.normal import ConditionalNormal as ConditionalNorma
 from keras_vae.distributions.normal import DiagonalNormal as DiagonalNormal
 
 # Those that compute with NumPy arrays too; of any other the arrays go through a compiled function of the model.
-OF_ARRAYS = (DiagonalNormal, Mixture)
+OF_ARRAYS = (DiagonalNormal, Mixture, FullMixture)

@@ -58,10 +58,7 @@ class Mixture(Distribution):
             `(..., *event_shape)` draws from the mixture.
         """
         xp = namespace(self.components.mean, self.logits, noise)
-        uniform = 0.5 * (1.0 + _erf(xp, noise[..., :1] * math.sqrt(0.5)))
-        # The last component takes what is left, whatever the rounding of the sum.
-        below = convert(xp, self._cumulative_weights())
-        index = xp.sum(xp.cast(uniform > below, "int32") if xp is ops else uniform > below, axis=-1)
+        index = self._selected(xp, noise)
         parts = (self.components.mean, self.components.log_var)
         mean, log_var = (xp.take(convert(xp, part), index, axis=0) for part in parts)
         epsilon = noise[..., 1:]
@@ -84,8 +81,8 @@ class Mixture(Distribution):
         log_prob = self.components.log_prob(xp.expand_dims(z, -1 - ndim), per_dimension)
         log_weights = self._log_weights(xp)
         if per_dimension:  # (..., components, *event_shape)
-            return _log_sum_exp(xp, log_prob + xp.reshape(log_weights, (-1, *[1] * ndim)), axis=-1 - ndim)
-        return _log_sum_exp(xp, log_prob + log_weights, axis=-1)
+            return log_sum_exp(xp, log_prob + xp.reshape(log_weights, (-1, *[1] * ndim)), axis=-1 - ndim)
+        return log_sum_exp(xp, log_prob + log_weights, axis=-1)
 
     def grad_log_prob(self, z: Any) -> Any:
         """The gradient of `log_prob` with respect to z, of the shape of z."""
@@ -93,7 +90,7 @@ class Mixture(Distribution):
         components, shape = self.components.flat(), xp.shape(z)
         z = flatten_event(z, self.components.event_ndim)
         log_prob = components.log_prob(z[..., None, :]) + self._log_weights(xp)
-        share = xp.exp(log_prob - xp.expand_dims(_log_sum_exp(xp, log_prob, axis=-1), -1))  # p(component|z)
+        share = xp.exp(log_prob - xp.expand_dims(log_sum_exp(xp, log_prob, axis=-1), -1))  # p(component|z)
         precision = xp.exp(xp.negative(components.log_var))
         pull = xp.matmul(share, xp.multiply(components.mean, precision))
         return xp.reshape(pull - xp.multiply(z, xp.matmul(share, precision)), shape)
@@ -115,9 +112,16 @@ class Mixture(Distribution):
         """The same distribution, in float32."""
         return Mixture(self.components.as_float32(), as_float32(self.logits))
 
+    def _selected(self, xp, noise):
+        """The index of the component that the first of the noise selects."""
+        uniform = 0.5 * (1.0 + _erf(xp, noise[..., :1] * math.sqrt(0.5)))
+        # The last component takes what is left, whatever the rounding of the sum.
+        below = convert(xp, self._cumulative_weights())
+        return xp.sum(xp.cast(uniform > below, "int32") if xp is ops else uniform > below, axis=-1)
+
     def _log_weights(self, xp):
         logits = convert(xp, self.logits)
-        return logits - _log_sum_exp(xp, logits, axis=0)
+        return logits - log_sum_exp(xp, logits, axis=0)
 
     def _cumulative_weights(self):
         # In NumPy if the weights are: at a tie, such as noise of 0 and equal weights, rounding must not decide.
@@ -132,7 +136,7 @@ class Mixture(Distribution):
         return cls(DiagonalNormal.from_config(config["components"]), np.asarray(config["logits"], "float32"))
 
 
-def _log_sum_exp(xp, values, axis):
+def log_sum_exp(xp, values, axis):
     if xp is ops:
         return ops.logsumexp(values, axis=axis)
     largest = values.max(axis=axis, keepdims=True)

@@ -11,7 +11,6 @@
 All noise comes from NumPy: the same seed gives the same numbers on every backend, however the work is split.
 """
 
-from keras_vae.evaluation.aggregate import AggregatePosterior as AggregatePosterior
 from keras_vae.evaluation.aggregate import fit_aggregate_posterior as fit_aggregate_posterior
 from keras_vae.evaluation.annealed import annealed_log_likelihood as annealed_log_likelihood
 from keras_vae.evaluation.anomaly import Threshold as Threshold
