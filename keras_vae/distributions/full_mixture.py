@@ -6,7 +6,6 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-
 from keras_vae.distributions.base import flatten_event, namespace
 from keras_vae.distributions.mixture import Mixture, log_sum_exp
 from keras_vae.distributions.normal import LOG_2_PI, DiagonalNormal

@@ -53,8 +53,27 @@ def encoded(vae: VAE, x: Any, batch_size: int) -> tuple[Any, Any]:
         return (x if isinstance(x, Distribution) else vae.encode(x, batch_size)), vae.numpy_prior()
     if isinstance(x, Distribution):
         raise ValueError('This model has a prior p(z|c): pass {"x": x, "condition": c} and not the posterior alone.')
+    posterior, condition = codes(vae, x, batch_size)
+    return posterior, vae.numpy_prior(condition)
+
+
+def codes(vae: VAE, x: Any, batch_size: int) -> tuple[Any, Any]:
+    """q(z|x) of examples and their condition, None without one: data are read into memory if there is one."""
+    if vae.condition_shape is None:
+        return vae.encode(x, batch_size), None
     x, condition = (np.concatenate(part) for part in zip(*vae._pieces(x, batch_size), strict=True))
-    return vae.encode(data.with_condition(x, condition), batch_size), vae.numpy_prior(condition)
+    return vae.encode(data.with_condition(x, condition), batch_size), condition
+
+
+def set_prior(vae: VAE, prior: Any) -> None:
+    """Gives a model a prior, with its weights, or raises what is wrong with it and leaves the model as it was."""
+    before = vae.prior
+    try:
+        vae.prior = prior
+        vae._refresh()
+    except Exception:
+        vae.prior = before
+        raise
 
 
 def require_examples(posterior: Any) -> None:

@@ -16,9 +16,9 @@ def fit_aggregate_posterior(
     """A mixture of normals fitted to q(z), the codes of all data together: a prior that they match.
 
     Decoded samples of the prior are poor where it has no codes; `marginal_kl` of `elbo_surgery` says how much. The
-    mixture is fitted, after training, to one draw of q(z|x) for each example. The model is unchanged: `vae.sample(n,
-    prior=...)` draws from the mixture, and `vae.prior = ...` makes it the model's own, with which the ELBO, log p(x) and
-    an exported bundle then are.
+    mixture is fitted, after training, to one draw of q(z|x) for each example. The model is unchanged:
+    `vae.sample(n, prior=...)` draws from the mixture, and `vae.prior = ...` makes it the model's own, that of the ELBO,
+    of log p(x) and of an exported bundle.
 
     Args:
         vae: A built `VAE`.
