@@ -192,6 +192,28 @@ def normal_mlp(
     return keras.Model(x, outputs, name="normal")
 
 
+def of_first_latents(decoder: keras.Model, latent_dim: int) -> keras.Model:
+    """A decoder of the first of several layers of latents, z1 of z = (z1, z2, ...), as one of all of z.
+
+    Args:
+        decoder: Functional `keras.Model` from z1, `(batch, latents)`, and the condition if it takes one.
+        latent_dim: Number of latents of all layers.
+
+    Returns:
+        A `keras.Model` from z, `(batch, latent_dim)`, and the condition.
+    """
+    inputs = {t.name: keras.Input(t.shape[1:], name=t.name, dtype=t.dtype) for t in decoder.inputs}
+    (name,) = set(inputs) - {"condition"}
+    first, z = (
+        decoder.inputs[[t.name for t in decoder.inputs].index(name)].shape[1],
+        keras.Input((latent_dim,), name="z"),
+    )
+    given = {**inputs, name: z[:, :first]}
+    outputs = decoder(keras.tree.pack_sequence_as(decoder.input, [given[t.name] for t in decoder.inputs]))
+    taken = {"z": z} | {"condition": inputs["condition"]} if "condition" in inputs else z
+    return keras.Model(taken, outputs, name="decoder")
+
+
 def _encoder_features(x, likelihood, data_mean):
     """The input of the encoder's layers: x, or what the likelihood makes of it, centred if the data mean is known."""
     h = likelihood.for_encoder(x)

@@ -13,6 +13,7 @@ from keras_vae.distributions.base import Factorised as Factorised
 from keras_vae.distributions.base import Flattened as Flattened
 from keras_vae.distributions.base import check_density as check_density
 from keras_vae.distributions.base import flatten_event as flatten_event
+from keras_vae.distributions.chain import Chain as Chain
 from keras_vae.distributions.coupling_flow import CouplingFlow as CouplingFlow
 from keras_vae.distributions.full_mixture import FullMixture as FullMixture
 from keras_vae.distributions.kl import has_closed_form_kl as has_closed_form_kl

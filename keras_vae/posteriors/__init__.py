@@ -10,6 +10,7 @@ import keras
 from keras_vae.distributions import DiagonalNormal, Distribution
 from keras_vae.posteriors.base import Posterior as Posterior
 from keras_vae.posteriors.diagonal_normal import Normal as Normal
+from keras_vae.posteriors.hierarchical import Hierarchical as Hierarchical
 
 _BY_NAME = {"normal": Normal}
 
