@@ -72,7 +72,7 @@ def known_input_shape(encoder, decoder, prior=None):
         listed = ", ".join(f"the {name} one of {other}" for name, other in others)
         raise ValueError(f"The {first} takes a condition of shape {shape}, {listed}.")
     shapes = [tuple(tensor.shape) for tensor in _inputs(encoder) if tensor.name != "condition"]
-    if not shapes:
+    if not shapes or (condition_network(prior) is not None and not conditions):
         return None
     return {"x": shapes[0], "condition": next(iter(conditions.values()))} if conditions else shapes[0]
 

@@ -116,7 +116,7 @@ def _density_of_any_z(posterior, vae):
     if isinstance(posterior, DiagonalNormal):
         return posterior
     raise ValueError(
-        f"The chains move through z, and {vae.posterior_family!r} has the density of its own draws only: pass "
+        f"The chains move through z, and {vae.posterior_family!r} gives no density of any z with its slope: pass "
         'start="prior".'
     )
 
