@@ -1,7 +1,7 @@
-"""How encoders and decoders take their inputs: x or z, and the condition of a conditional model.
+"""How networks take their inputs: x or z, and the condition of a conditional model.
 
-A network takes a condition if it has an input of that name; one whose inputs are not known, a subclassed model, is
-handed a dict.
+An encoder or a decoder takes a condition if it has an input of that name; one whose inputs are not known, a subclassed
+model, is handed a dict. The network of a conditional prior takes nothing else, under whatever name.
 """
 
 import keras
@@ -44,13 +44,18 @@ def input_dtype(network, name):
     return next(declared, keras.config.floatx())
 
 
-def known_input_shape(encoder, decoder):
+def condition_network(prior):
+    """The network of a prior p(z|c), from the condition; None of a prior that takes none."""
+    return getattr(prior, "condition_network", None)
+
+
+def known_input_shape(encoder, decoder, prior=None):
     """What `VAE.build` takes, if the networks know it, as Functional or built Sequential models do; else None.
 
     Raises:
         ValueError: If they have other inputs than a VAE gives them.
     """
-    conditions = []
+    conditions = {}
     for name, network in (("encoder", encoder), ("decoder", decoder)):
         inputs = _inputs(network)
         given = [tuple(tensor.shape) for tensor in inputs if tensor.name == "condition"]
@@ -59,17 +64,24 @@ def known_input_shape(encoder, decoder):
                 f"The {name} has {len(inputs)} inputs, {[tensor.name for tensor in inputs]}; a VAE gives it one "
                 'tensor, and the condition if another input is called "condition".'
             )
-        conditions += given
-    if len(set(conditions)) > 1:
-        raise ValueError(f"The encoder takes a condition of shape {conditions[0]}, the decoder one of {conditions[1]}.")
+        conditions |= dict.fromkeys([name] * len(given), *given)
+    for tensor in _inputs(condition_network(prior)):
+        conditions["prior"] = tuple(tensor.shape)
+    if len(set(conditions.values())) > 1:
+        (first, shape), *others = conditions.items()
+        listed = ", ".join(f"the {name} one of {other}" for name, other in others)
+        raise ValueError(f"The {first} takes a condition of shape {shape}, {listed}.")
     shapes = [tuple(tensor.shape) for tensor in _inputs(encoder) if tensor.name != "condition"]
-    if not shapes:
+    if not shapes or (condition_network(prior) is not None and not conditions):
         return None
-    return {"x": shapes[0], "condition": conditions[0]} if conditions else shapes[0]
+    return {"x": shapes[0], "condition": next(iter(conditions.values()))} if conditions else shapes[0]
 
 
-def check_condition(condition, shape, count, dtype, networks):
-    """Raises a ValueError if a NumPy array is not the condition of `count` examples; says why."""
+def check_condition(condition, shape, count, dtype, sizes):
+    """Raises a ValueError if a NumPy array is not the condition of `count` examples; says why.
+
+    `sizes` are the numbers of labels that networks embed.
+    """
     if condition.ndim == 0 or not validation.shape_matches(condition.shape[1:], shape) or len(condition) != count:
         raise ValueError(
             f"condition must have shape {(count, *shape)}, one for each example; got {condition.shape}."
@@ -79,7 +91,6 @@ def check_condition(condition, shape, count, dtype, networks):
         raise ValueError(f"condition must hold numbers; got {condition.dtype}.")
     if condition.dtype.kind == "f" and not np.isfinite(condition).all():
         raise ValueError("condition contains NaN or infinite values: remove or fill in such examples.")
-    sizes = [size for network in networks for name, size in embedded_inputs(network).items() if name == "condition"]
     if ("int" in dtype or sizes) and condition.dtype.kind == "f" and (condition != np.round(condition)).any():
         raise ValueError(f"condition must hold whole numbers; got {condition.dtype} with fractions.")
     for size in sizes:
@@ -108,14 +119,22 @@ class Conditional:
     """Mixed into `VAE`: what it does with the condition, of which it knows the shape and the networks."""
 
     @property
+    def has_conditional_prior(self) -> bool:
+        """Whether the prior is p(z|c): `numpy_prior` then needs the condition."""
+        return condition_network(self.prior) is not None
+
+    @property
     def condition_dtype(self) -> str:
         """Type of the condition: what the networks declare, else that of floats."""
         networks = [network for network in (self.encoder, self.decoder) if declares_condition(network)]
-        return input_dtype(networks[0], "condition") if networks else keras.config.floatx()
+        if networks:
+            return input_dtype(networks[0], "condition")
+        return next((tensor.dtype for tensor in _inputs(condition_network(self.prior))), keras.config.floatx())
 
     def _as_condition(self, condition, network):
         """A tensor of the dtype that the network takes; None if it takes none."""
-        if not takes_condition(network) or (condition is None and self.condition_shape is None):
+        is_taken = network is condition_network(self.prior) or takes_condition(network)
+        if not is_taken or (condition is None and self.condition_shape is None):
             return None
         self._require_condition(condition)
         return ops.cast(ops.convert_to_tensor(condition), self.condition_dtype)
@@ -126,8 +145,13 @@ class Conditional:
         if condition is None:
             return None
         condition = validation.to_numpy(condition)
-        check_condition(condition, self.condition_shape, count, self.condition_dtype, (self.encoder, self.decoder))
+        check_condition(condition, self.condition_shape, count, self.condition_dtype, self._numbers_of_labels())
         return condition.astype(self.condition_dtype, copy=False)
+
+    def _numbers_of_labels(self):
+        known = [embedded_inputs(network) for network in (self.encoder, self.decoder)]
+        sizes = [size for inputs in known for name, size in inputs.items() if name == "condition"]
+        return [*sizes, *embedded_inputs(condition_network(self.prior)).values()]
 
     def _require_condition(self, condition):
         if condition is None and self.condition_shape is not None:
@@ -135,5 +159,5 @@ class Conditional:
         if condition is not None and self.condition_shape is None:
             raise ValueError(
                 'This model takes no condition: give one of its networks an input called "condition", as '
-                "keras_vae.networks.mlp(..., condition=...) does."
+                "keras_vae.networks.mlp(..., condition=...) does, or the model a keras_vae.priors.Conditional."
             )

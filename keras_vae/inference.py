@@ -113,9 +113,8 @@ class Inference:
         """
         self._require_built()
         n = validation.whole_number("n", n)
-        z, *condition = self._checked_latents(
-            self._draw(n, seed, latent_shape) if prior is None else prior.sample(n, seed), condition
-        )
+        z = self._draw(n, seed, latent_shape, condition) if prior is None else prior.sample(n, seed)
+        z, *condition = self._checked_latents(z, condition)
         if not draw:
             return self._batched(self._decode_mean, z, *condition, batch_size=batch_size)
         parameters = self._batched(self._decode_parameters, z, *condition, batch_size=batch_size)
@@ -123,8 +122,12 @@ class Inference:
         noise = None if seed is None else np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         return self.likelihood.sample(parameters, noise)
 
-    def _draw(self, n, seed, latent_shape):
+    def _draw(self, n, seed, latent_shape, condition):
         """`n` draws of z from the model's prior."""
+        if self.has_conditional_prior:
+            self._refresh()
+            prior = self.numpy_prior(self._condition_of_each(condition, n))
+            return prior.sample(seed=seed)
         prior = self.numpy_prior()
         if None not in self.latent_shape:
             return prior.sample(n, seed)
@@ -135,11 +138,26 @@ class Inference:
             )
         return prior.from_noise(standard_normal((n, *latent_shape), seed, np.zeros(0)))
 
-    def numpy_prior(self) -> Any:
-        """p(z) as it is now, of NumPy arrays, with `sample` and `log_prob`: a `DiagonalNormal`, a `Mixture`, or another
-        whose methods run the model's own prior, as it then is."""
+    def numpy_prior(self, condition: Any = None) -> Any:
+        """p(z) as it is now, of NumPy arrays, with `sample` and `log_prob`.
+
+        Args:
+            condition: `(n, ...)`, or one; only a conditional prior, p(z|c), asks for it.
+
+        Returns:
+            A `DiagonalNormal`, a `Mixture`, or another whose methods run the model's own prior, as it then is. Of a
+            conditional prior a `DiagonalNormal` of `(n, *latent_shape)`, or of `latent_shape` for one condition.
+        """
         self._require_built()
         self._refresh()
+        if self.has_conditional_prior:
+            self._require_condition(condition)
+            is_one = np.ndim(condition) == len(self.condition_shape)
+            rows = validation.to_numpy(condition)[None] if is_one else condition
+            rows = self._checked_condition(rows, len(rows))
+            parts = self._batched(self._prior_parameters, rows, batch_size=256)
+            mean, log_var = (part[0] for part in parts) if is_one else parts
+            return DiagonalNormal(mean, log_var, len(self.latent_shape))
         prior = self.prior_distribution()
         return prior.to_numpy() if type(prior) in OF_ARRAYS else self._numpy_prior
 
@@ -219,9 +237,13 @@ class Inference:
         self._refresh()
         if z.ndim == 0 or not validation.shape_matches(z.shape[1:], self.latent_shape):
             raise ValueError(f"z must have shape (n, {', '.join(map(str, self.latent_shape))}); got {z.shape}.")
+        return _present(z, self._condition_of_each(condition, len(z)))
+
+    def _condition_of_each(self, condition, n):
+        """The condition of `n` examples, checked, where one may be given for all of them."""
         if condition is not None and np.ndim(condition) == len(self.condition_shape or ()):
-            condition = np.broadcast_to(validation.to_numpy(condition), (len(z), *np.shape(condition)))
-        return _present(z, self._checked_condition(condition, len(z)))
+            condition = np.broadcast_to(validation.to_numpy(condition), (n, *np.shape(condition)))
+        return self._checked_condition(condition, n)
 
     # What is compiled: functions of tensors. Noise comes with the examples on its first axis, as all that is batched.
 
@@ -240,6 +262,10 @@ class Inference:
         posterior = self.posterior_family.distribution(outputs)
         z, log_prob = posterior.draw(ops.swapaxes(noise, 0, 1))
         return ops.swapaxes(z, 0, 1), ops.swapaxes(log_prob, 0, 1)
+
+    def _prior_parameters(self, condition):
+        prior = self.prior_distribution(condition)
+        return prior.mean, prior.log_var
 
     def _decode_parameters(self, z, condition=None):
         return self.decoder_parameters(z, condition=condition)

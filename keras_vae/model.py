@@ -14,7 +14,15 @@ from keras import ops
 
 from keras_vae import _backend, likelihoods, objectives, posteriors, priors, validation
 from keras_vae._latent_statistics import LatentStatistics
-from keras_vae._network_inputs import Conditional, as_input, input_dtype, known_input_shape, run, takes_condition
+from keras_vae._network_inputs import (
+    Conditional,
+    as_input,
+    condition_network,
+    input_dtype,
+    known_input_shape,
+    run,
+    takes_condition,
+)
 from keras_vae._numpy_prior import NumpyPrior
 from keras_vae._parts import Parts
 from keras_vae._seeds import SavesSeeds, decorrelate
@@ -43,7 +51,8 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
 
     A conditional model has networks with another input, called "condition": labels, or any tensor. Its data are dicts,
     `{"x": x, "condition": c}`, in `fit` and wherever a method says "data"; `decode` and `sample` take `condition=c`.
-    Every probability is then one given the condition.
+    Every probability is then one given the condition. So is the prior's if it is a `priors.Conditional`, which makes
+    a model conditional too.
 
     Encoder, decoder, likelihood, objective and prior may be assigned anew at any time; what was compiled for others is
     compiled again at its next use.
@@ -127,7 +136,7 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         self.training_step = self.add_weight(
             name="training_step", shape=(), dtype="int", initializer="zeros", trainable=False
         )
-        input_shape = known_input_shape(encoder, decoder)
+        input_shape = known_input_shape(encoder, decoder, prior)
         if input_shape is not None:
             # Not `build`, after which Keras lets no subclass add its own weights.
             self._build_parts(input_shape)
@@ -193,7 +202,7 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         if version != self._version.checked:
             if self.built:
                 shape, condition_shape, _ = self._shapes
-                known = known_input_shape(self.encoder, self.decoder)
+                known = known_input_shape(self.encoder, self.decoder, self.prior)
                 given = None if condition_shape is None else (None, *condition_shape)
                 self._build_parts(known or with_condition((None, *shape), given))
             self._trackers.metrics  # noqa: B018 # makes them: none may be made inside a step
@@ -247,6 +256,8 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
             condition: `(batch, ...)` tensor; the distribution of a prior that takes it then has a batch axis.
         """
         if isinstance(self.prior, priors.Prior):
+            if self.has_conditional_prior:
+                condition = self._as_condition(condition, condition_network(self.prior))
             return priors.checked(self.prior.distribution(given=condition, encode=self._posterior), self.prior)
         return self.prior.as_float32()
 

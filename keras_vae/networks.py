@@ -256,6 +256,53 @@ def _parameters(h, axes, kernel_size, data_shape, data_mean, likelihood):
     )(h)
 
 
+def normal_mlp(
+    condition: int | Sequence[int], latent_dim: int, hidden: Sequence[int] = (), activation: Any = "relu"
+) -> keras.Model:
+    """Fully connected network to the mean and the log variance of a normal distribution.
+
+    It makes p(z|c) of a label or a tensor, for `priors.Conditional`, and a layer of latents of another, for
+    `priors.Hierarchical` and `posteriors.Hierarchical`.
+
+    Args:
+        condition: Number of classes of a label, which is embedded, or the shape of a tensor, such as `(50,)`.
+        latent_dim: Number of latent dimensions of the normal.
+        hidden: Numbers of units of the hidden layers.
+        activation: Activation of the hidden layers, as `keras.layers.Dense` takes it.
+
+    Returns:
+        A `keras.Model` with one input and the outputs `{"z_mean": ..., "z_log_var": ...}`.
+    """
+    (latent_dim,) = _positive_integers("latent_dim", (latent_dim,))
+    x, h = _features(condition)
+    for units in _positive_integers("hidden", hidden):
+        h = layers.Dense(units, activation=activation)(h)
+    outputs = {name: layers.Dense(latent_dim, name=name)(h) for name in ("z_mean", "z_log_var")}
+    return keras.Model(x, outputs, name="normal")
+
+
+def of_first_latents(decoder: keras.Model, latent_dim: int) -> keras.Model:
+    """A decoder of the first of several layers of latents, z1 of z = (z1, z2, ...), as one of all of z.
+
+    Args:
+        decoder: Functional `keras.Model` from z1, `(batch, latents)`, and the condition if it takes one.
+        latent_dim: Number of latents of all layers.
+
+    Returns:
+        A `keras.Model` from z, `(batch, latent_dim)`, and the condition.
+    """
+    inputs = {t.name: keras.Input(t.shape[1:], name=t.name, dtype=t.dtype) for t in decoder.inputs}
+    (name,) = set(inputs) - {"condition"}
+    first, z = (
+        decoder.inputs[[t.name for t in decoder.inputs].index(name)].shape[1],
+        keras.Input((latent_dim,), name="z"),
+    )
+    given = {**inputs, name: z[:, :first]}
+    outputs = decoder(keras.tree.pack_sequence_as(decoder.input, [given[t.name] for t in decoder.inputs]))
+    taken = {"z": z} | {"condition": inputs["condition"]} if "condition" in inputs else z
+    return keras.Model(taken, outputs, name="decoder")
+
+
 def _encoder_features(x, likelihood, data_mean):
     """The input of the encoder's layers: x, or what the likelihood makes of it, centred if the data mean is known."""
     h = likelihood.for_encoder(x)
@@ -268,8 +315,10 @@ def _encoder_features(x, likelihood, data_mean):
 
 def _condition(condition):
     """The input for a condition and its features, a pair; None without a condition."""
-    if condition is None:
-        return None
+    return None if condition is None else _features(condition)
+
+
+def _features(condition):
     if isinstance(condition, int | np.integer) and not isinstance(condition, bool):
         if condition < 2:
             raise ValueError(f"condition must be a number of classes, two or more, or a shape; got {condition}.")

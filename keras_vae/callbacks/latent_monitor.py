@@ -143,7 +143,8 @@ class _Look(NamedTuple):
 def _look_at(model, x, threshold=0.01):
     posterior = model.encode(x)
     active = int(evaluation.active_units(model, posterior, threshold).sum())
-    return _Look(evaluation.kl_per_unit(model, posterior), active, int(validation.to_numpy(model.training_step.value)))
+    kl = evaluation.kl_per_unit(model, x if model.has_conditional_prior else posterior)
+    return _Look(kl, active, int(validation.to_numpy(model.training_step.value)))
 
 
 def _kl_counts(model, steps):
@@ -196,7 +197,9 @@ def _beta_hints(model, steps_per_epoch):
             yield f"let beta {warm_up};"
     else:
         yield f"let beta, now {beta!r}, rise for longer or end lower;"
-    if not model.objective.free_bits and isinstance(model.numpy_prior(), Factorised):
+    if not model.objective.free_bits and issubclass(
+        getattr(model.prior, "distribution_class", type(model.prior)), Factorised
+    ):
         yield "leave each latent some nats for free: ELBO(free_bits=...);"
 
 

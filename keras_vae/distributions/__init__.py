@@ -14,8 +14,11 @@ from keras_vae.distributions.base import Factorised as Factorised
 from keras_vae.distributions.base import Flattened as Flattened
 from keras_vae.distributions.base import check_density as check_density
 from keras_vae.distributions.base import flatten_event as flatten_event
+from keras_vae.distributions.chain import Chain as Chain
 from keras_vae.distributions.codes import PointMass as PointMass
 from keras_vae.distributions.codes import UniformCodes as UniformCodes
+from keras_vae.distributions.coupling_flow import CouplingFlow as CouplingFlow
+from keras_vae.distributions.full_mixture import FullMixture as FullMixture
 from keras_vae.distributions.full_normal import FullNormal as FullNormal
 from keras_vae.distributions.full_normal import LowRankNormal as LowRankNormal
 from keras_vae.distributions.kl import has_closed_form_kl as has_closed_form_kl
@@ -24,8 +27,9 @@ from keras_vae.distributions.kl import monte_carlo_kl as monte_carlo_kl
 from keras_vae.distributions.kl import register_kl as register_kl
 from keras_vae.distributions.mixture import Mixture as Mixture
 from keras_vae.distributions.normal import LOG_2_PI as LOG_2_PI
+from keras_vae.distributions.normal import ConditionalNormal as ConditionalNormal
 from keras_vae.distributions.normal import DiagonalNormal as DiagonalNormal
 from keras_vae.distributions.transformed import Transformed as Transformed
 
 # Those that compute with NumPy arrays too; of any other the arrays go through a compiled function of the model.
-OF_ARRAYS = (DiagonalNormal, Mixture, UniformCodes)
+OF_ARRAYS = (DiagonalNormal, Mixture, FullMixture, UniformCodes)

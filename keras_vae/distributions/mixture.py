@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_vae.distributions.base import Distribution, as_float32, convert, flatten_event, namespace, standard_normal
-from keras_vae.distributions.normal import DiagonalNormal
+from keras_vae.distributions.normal import LOG_2_PI, DiagonalNormal
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -58,10 +58,7 @@ class Mixture(Distribution):
             `(..., *event_shape)` draws from the mixture.
         """
         xp = namespace(self.components.mean, self.logits, noise)
-        uniform = 0.5 * (1.0 + _erf(xp, noise[..., :1] * math.sqrt(0.5)))
-        # The last component takes what is left, whatever the rounding of the sum.
-        below = convert(xp, self._cumulative_weights())
-        index = xp.sum(xp.cast(uniform > below, "int32") if xp is ops else uniform > below, axis=-1)
+        index = self._selected(xp, noise)
         parts = (self.components.mean, self.components.log_var)
         mean, log_var = (xp.take(convert(xp, part), index, axis=0) for part in parts)
         epsilon = noise[..., 1:]
@@ -81,11 +78,17 @@ class Mixture(Distribution):
         """
         xp = namespace(self.components.mean, self.logits, z)
         ndim = self.components.event_ndim
+        if not per_dimension and ops.is_tensor(self.components.mean):
+            components, flat = self.components.flat(), flatten_event(z, ndim)
+            leading = ops.shape(flat)[:-1]
+            rows = ops.reshape(flat, (-1, flat.shape[-1]))
+            found: Any = _log_mixture(rows, components.mean, components.log_var, self._log_weights(xp))
+            return ops.reshape(found, leading)
         log_prob = self.components.log_prob(xp.expand_dims(z, -1 - ndim), per_dimension)
         log_weights = self._log_weights(xp)
         if per_dimension:  # (..., components, *event_shape)
-            return _log_sum_exp(xp, log_prob + xp.reshape(log_weights, (-1, *[1] * ndim)), axis=-1 - ndim)
-        return _log_sum_exp(xp, log_prob + log_weights, axis=-1)
+            return log_sum_exp(xp, log_prob + xp.reshape(log_weights, (-1, *[1] * ndim)), axis=-1 - ndim)
+        return log_sum_exp(xp, log_prob + log_weights, axis=-1)
 
     def grad_log_prob(self, z: Any) -> Any:
         """The gradient of `log_prob` with respect to z, of the shape of z."""
@@ -93,7 +96,7 @@ class Mixture(Distribution):
         components, shape = self.components.flat(), xp.shape(z)
         z = flatten_event(z, self.components.event_ndim)
         log_prob = components.log_prob(z[..., None, :]) + self._log_weights(xp)
-        share = xp.exp(log_prob - xp.expand_dims(_log_sum_exp(xp, log_prob, axis=-1), -1))  # p(component|z)
+        share = xp.exp(log_prob - xp.expand_dims(log_sum_exp(xp, log_prob, axis=-1), -1))  # p(component|z)
         precision = xp.exp(xp.negative(components.log_var))
         pull = xp.matmul(share, xp.multiply(components.mean, precision))
         return xp.reshape(pull - xp.multiply(z, xp.matmul(share, precision)), shape)
@@ -115,9 +118,16 @@ class Mixture(Distribution):
         """The same distribution, in float32."""
         return Mixture(self.components.as_float32(), as_float32(self.logits))
 
+    def _selected(self, xp, noise):
+        """The index of the component that the first of the noise selects."""
+        uniform = 0.5 * (1.0 + _erf(xp, noise[..., :1] * math.sqrt(0.5)))
+        # The last component takes what is left, whatever the rounding of the sum.
+        below = convert(xp, self._cumulative_weights())
+        return xp.sum(xp.cast(uniform > below, "int32") if xp is ops else uniform > below, axis=-1)
+
     def _log_weights(self, xp):
         logits = convert(xp, self.logits)
-        return logits - _log_sum_exp(xp, logits, axis=0)
+        return logits - log_sum_exp(xp, logits, axis=0)
 
     def _cumulative_weights(self):
         # In NumPy if the weights are: at a tie, such as noise of 0 and equal weights, rounding must not decide.
@@ -132,7 +142,36 @@ class Mixture(Distribution):
         return cls(DiagonalNormal.from_config(config["components"]), np.asarray(config["logits"], "float32"))
 
 
-def _log_sum_exp(xp, values, axis):
+@ops.custom_gradient
+def _log_mixture(z, mean, log_var, log_weights):
+    """The log density of a mixture that learns: z `(n, d)`, components `(k, d)`, normalised log weights `(k,)`.
+
+    Automatic differentiation goes through several arrays of `(n, k, d)`, this gradient through products of matrices and
+    one sum. Value and gradient of 500 components, 100 z and 40 dimensions, on one core: 5.8 ms for 53 on JAX, 18 for 61
+    on PyTorch, 7.3 for 9.8 on TensorFlow. The variance's part is summed over squares of differences, as it was: a
+    difference of products has no digits left where components are narrow.
+    """
+    centre = ops.mean(mean, axis=0)  # the digits are those of the distances, wherever the components lie
+    z, mean = z - centre, mean - centre
+    precision = ops.exp(-log_var)
+    squares = ops.sum(ops.square(z[:, None] - mean) * precision, axis=-1)
+    log_norm = ops.sum(log_var, axis=-1) + z.shape[-1] * LOG_2_PI
+    log_joint = log_weights - 0.5 * (squares + log_norm)
+    log_prob = ops.logsumexp(log_joint, axis=-1)
+
+    def gradient(*args, upstream=None):
+        upstream = args[0] if upstream is None else upstream
+        share = ops.exp(log_joint - log_prob[:, None]) * upstream[:, None]  # p(component|z) times upstream
+        total = ops.sum(share, axis=0)
+        of_z = ops.matmul(share, mean * precision) - z * ops.matmul(share, precision)
+        of_mean = precision * (ops.matmul(ops.transpose(share), z) - mean * total[:, None])
+        spread = ops.sum(share[..., None] * ops.square(z[:, None] - mean), axis=0)
+        return of_z, of_mean, 0.5 * (precision * spread - total[:, None]), total
+
+    return log_prob, gradient
+
+
+def log_sum_exp(xp, values, axis):
     if xp is ops:
         return ops.logsumexp(values, axis=axis)
     largest = values.max(axis=axis, keepdims=True)

@@ -188,3 +188,7 @@ class DiagonalNormal(Factorised):
             np.asarray(config["log_var"], "float32"),
             config.get("event_ndim", 1),
         )
+
+
+class ConditionalNormal(DiagonalNormal):
+    """p(z|c): a `DiagonalNormal` for each example of a batch, which depends on its condition."""

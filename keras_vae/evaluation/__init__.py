@@ -3,7 +3,7 @@
     what is log p(x)?            log_likelihood, annealed_log_likelihood, held_out (the ELBO), bits_per_dim
     is my KL zero?               active_units, kl_per_unit
     what do the latents hold?    elbo_surgery, aggregate_posterior
-    are samples worse than data? fit_aggregate_posterior, to draw z from instead of the prior
+    are samples worse than data? fit_aggregate_posterior, fit_prior: priors that the codes match
     how large are the codes?     latent_statistics, by which encode and decode standardize them
     is a latent one factor?      mig, dci, sap
     is this an outlier?          fit_threshold, anomalies
@@ -11,7 +11,6 @@
 All noise comes from NumPy: the same seed gives the same numbers on every backend, however the work is split.
 """
 
-from keras_vae.evaluation.aggregate import AggregatePosterior as AggregatePosterior
 from keras_vae.evaluation.aggregate import fit_aggregate_posterior as fit_aggregate_posterior
 from keras_vae.evaluation.annealed import annealed_log_likelihood as annealed_log_likelihood
 from keras_vae.evaluation.anomaly import Threshold as Threshold
@@ -25,6 +24,7 @@ from keras_vae.evaluation.disentanglement import DCI as DCI
 from keras_vae.evaluation.disentanglement import dci as dci
 from keras_vae.evaluation.disentanglement import mig as mig
 from keras_vae.evaluation.disentanglement import sap as sap
+from keras_vae.evaluation.fit_prior import fit_prior as fit_prior
 from keras_vae.evaluation.latents import Surgery as Surgery
 from keras_vae.evaluation.latents import active_units as active_units
 from keras_vae.evaluation.latents import aggregate_posterior as aggregate_posterior

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_vae import _containers, data, validation
-from keras_vae.distributions import Mixture
+from keras_vae.distributions import Distribution, Mixture
 from keras_vae.model import VAE
 from keras_vae.priors import Prior
 
@@ -52,6 +52,39 @@ def size(x: Any) -> int | None:
     return None if _containers.is_stream(x) else data.count(x)
 
 
+def encoded(vae: VAE, x: Any, batch_size: int) -> tuple[Any, Any]:
+    """q(z|x) and p(z) of examples; p(z|c) of each where the prior is conditional, for which data are read into memory.
+
+    Raises:
+        ValueError: If x is a posterior and the prior is conditional.
+    """
+    if not vae.has_conditional_prior:
+        return (x if isinstance(x, Distribution) else vae.encode(x, batch_size)), vae.numpy_prior()
+    if isinstance(x, Distribution):
+        raise ValueError('This model has a prior p(z|c): pass {"x": x, "condition": c} and not the posterior alone.')
+    posterior, condition = codes(vae, x, batch_size)
+    return posterior, vae.numpy_prior(condition)
+
+
+def codes(vae: VAE, x: Any, batch_size: int) -> tuple[Any, Any]:
+    """q(z|x) of examples and their condition, None without one: data are read into memory if there is one."""
+    if vae.condition_shape is None:
+        return vae.encode(x, batch_size), None
+    x, condition = (np.concatenate(part) for part in zip(*vae._pieces(x, batch_size), strict=True))
+    return vae.encode(data.with_condition(x, condition), batch_size), condition
+
+
+def set_prior(vae: VAE, prior: Any) -> None:
+    """Gives a model a prior, with its weights, or raises what is wrong with it and leaves the model as it was."""
+    before = vae.prior
+    try:
+        vae.prior = prior
+        vae._refresh()
+    except Exception:
+        vae.prior = before
+        raise
+
+
 def require_examples(posterior: Any) -> None:
     """Raises a ValueError if a posterior is that of no example."""
     if len(posterior.location) == 0:
@@ -81,8 +114,7 @@ def _values_per_z(vae, data_shape):
     nodes = [node for layer in layers for node in layer._inbound_nodes]
     shapes = [tensor.shape[1:] for node in nodes for tensor in node.output_tensors]
     sizes = [math.prod(shape) for shape in shapes if None not in shape]
-    prior = vae.numpy_prior()
     of_prior = math.prod(vae.latent_shape_of(data_shape))
-    if isinstance(prior, Mixture):
+    if not vae.has_conditional_prior and isinstance(prior := vae.numpy_prior(), Mixture):
         of_prior = np.size(prior.components.mean)
     return max(of_prior, math.prod(validation.parameter_shape(data_shape, vae.likelihood)), *sizes)

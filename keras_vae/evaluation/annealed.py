@@ -87,13 +87,15 @@ def annealed_log_likelihood(
     if start not in ("posterior", "prior"):
         raise ValueError(f'start must be "posterior" or "prior", the distribution of the first z; got {start!r}.')
     _model.require_continuous(vae)
-    temperatures, prior = _sigmoid_schedule(steps), vae.numpy_prior()
+    temperatures, prior = _sigmoid_schedule(steps), None
     first = np.random.default_rng(seed)  # drawn from as `log_likelihood` does
     moves, pilots = np.random.SeedSequence(seed).spawn(2)  # one stream per example: the same however the work is cut
     x = _containers.as_arrays(x)  # once: a table or a list is copied
     bar, found = progress_bar(_model.size(x), verbose), []
     for part, _ in _model.pieces(vae, x, max_bytes, chains):
         n = len(part[0])
+        if prior is None or vae.has_conditional_prior:
+            prior = vae.numpy_prior(*part[1:])
         latent_shape = vae.latent_shape_of(part[0].shape[1:])
         initial, noise_shape = prior, latent_shape if None in vae.latent_shape else prior.noise_shape
         if start == "posterior":
@@ -115,8 +117,8 @@ def _density_of_any_z(posterior, vae):
     if isinstance(posterior, DiagonalNormal):
         return posterior
     raise ValueError(
-        f'The chains move along the density of q(z|x), which is at hand for any z of the posterior "normal" and not of '
-        f'{vae.posterior_family!r}: pass start="prior".'
+        f"The chains move through z, and {vae.posterior_family!r} gives no density of any z with its slope: pass "
+        'start="prior".'
     )
 
 

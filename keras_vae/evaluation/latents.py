@@ -33,7 +33,8 @@ def kl_per_unit(vae: VAE, x: Any, batch_size: int = 256) -> np.ndarray:
 
     Args:
         vae: A built `VAE`.
-        x: `(n, ...)` data, n >= 1, or their posterior, as `vae.encode` returns it.
+        x: `(n, ...)` data, n >= 1, or their posterior, as `vae.encode` returns it; of a model with a conditional
+            prior, to whose p(z|c) the KL then is, the data.
         batch_size: Number of examples at a time.
 
     Returns:
@@ -47,7 +48,7 @@ def kl_per_unit(vae: VAE, x: Any, batch_size: int = 256) -> np.ndarray:
     >>> keras_vae.evaluation.kl_per_unit(vae, data.test)
     array([2.113, 0.004, 1.874])
     """
-    posterior, prior = _posterior(vae, x, batch_size), vae.numpy_prior()
+    posterior, prior = _model.encoded(vae, x, batch_size)
     if isinstance(prior, UniformCodes):
         _model.require_examples(posterior)
         return np.broadcast_to(np.log(prior.levels), posterior.event_shape).copy()
@@ -100,8 +101,16 @@ def elbo_surgery(vae: VAE, x: Any, seed: int | None = 0, batch_size: int = 256) 
     Returns:
         A `Surgery`.
 
+    Raises:
+        ValueError: If the posterior is no `DiagonalNormal`, or the prior is conditional.
+
     Reference: Hoffman & Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence lower bound.
     """
+    if vae.has_conditional_prior:
+        raise ValueError(
+            "The surgery measures how far the codes of all data lie from one prior, and this model has one for each "
+            "condition, p(z|c): kl_per_unit says where its KL goes."
+        )
     encoded = vae.encode(x, batch_size)
     _model.require_examples(encoded)
     if not isinstance(encoded, DiagonalNormal):

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_vae import schedules, validation
-from keras_vae.distributions import Distribution, Factorised, flatten_event
+from keras_vae.distributions import ConditionalNormal, Distribution, Factorised, flatten_event
 from keras_vae.objectives.base import LatentBatch, Objective, Terms, diagonal, one_of, require_noise
 
 
@@ -72,6 +72,11 @@ class BetaTC(Objective):
                     f"BetaTC compares each latent with its own prior, and the dimensions of a {distribution.__name__} "
                     'depend on each other. Leave the posterior at "normal" and the prior at N(0, I).'
                 )
+        if issubclass(prior, ConditionalNormal):
+            raise ValueError(
+                "BetaTC compares the codes of all data with one prior, and this one is another for each condition: "
+                "leave the prior at N(0, I)."
+            )
 
     def __call__(self, batch: LatentBatch) -> Terms:
         posterior = batch.posterior.flat()

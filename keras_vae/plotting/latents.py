@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_vae import evaluation, validation
+from keras_vae.data import split_condition
+from keras_vae.distributions import Mixture
 from keras_vae.model import VAE
 from keras_vae.plotting._figure import largest_first, new_figure, written
 
@@ -29,7 +31,8 @@ def latent_scatter(vae: VAE, x: Any, labels: Any = None, path: str | os.PathLike
         path: Path of the picture to write, or None.
 
     Returns:
-        A `matplotlib.figure.Figure`. The ellipses are the prior's one and two standard deviations.
+        A `matplotlib.figure.Figure`. The ellipses are the prior's one and two standard deviations; of a conditional
+        prior those of the average of p(z|c) over the data.
 
     Raises:
         ValueError: If the model has one latent, or the labels do not fit.
@@ -43,7 +46,7 @@ def latent_scatter(vae: VAE, x: Any, labels: Any = None, path: str | os.PathLike
     posterior = vae.encode(x)
     location = posterior.location
     labels = None if labels is None else _checked_labels(labels, len(location))
-    kl = evaluation.kl_per_unit(vae, posterior)
+    kl = evaluation.kl_per_unit(vae, x if vae.has_conditional_prior else posterior)
     shape, kl = kl.shape, kl.ravel()
     pair = largest_first(kl)[:2]
     points = location.reshape(len(location), -1)[:, pair]
@@ -58,7 +61,8 @@ def latent_scatter(vae: VAE, x: Any, labels: Any = None, path: str | os.PathLike
     else:
         drawn = axes.scatter(*points.T, s=size, c=labels, linewidths=0)
         figure.colorbar(drawn, ax=axes, label="label")
-    prior = vae.numpy_prior().moment_matched()
+    prior = vae.numpy_prior(split_condition(x)[1])
+    prior = (Mixture(prior) if vae.has_conditional_prior else prior).moment_matched()
     mean, log_var = (np.broadcast_to(part, shape).ravel()[pair] for part in (prior.mean, prior.log_var))
     for deviations in (1.0, 2.0):
         width, height = 2.0 * deviations * np.exp(0.5 * log_var)
@@ -87,7 +91,8 @@ def kl_per_unit(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None) ->
         A `matplotlib.figure.Figure`. Active are the units that `evaluation.active_units` finds with its defaults.
     """
     posterior = vae.encode(x)
-    kl, active = evaluation.kl_per_unit(vae, posterior), evaluation.active_units(vae, posterior)
+    kl = evaluation.kl_per_unit(vae, x if vae.has_conditional_prior else posterior)
+    active = evaluation.active_units(vae, posterior)
     what, places = "channel" if kl.ndim > 1 else "latent", tuple(range(kl.ndim - 1))
     kl, active = kl.sum(axis=places), np.asarray(active.any(axis=places))
     order = largest_first(kl)

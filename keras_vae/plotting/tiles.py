@@ -74,7 +74,7 @@ def manifold(vae: VAE, path: str | os.PathLike[str] | None = None, steps: int = 
         raise ValueError(f"A manifold picture needs a model with latent_dim=2; this one has {_latents(vae)}.")
     quantiles = _quantiles(steps)
     z = np.array([(a, b) for b in reversed(quantiles) for a in quantiles], "float32")
-    decoded = vae.decode(vae.numpy_prior().moment_matched().reparameterize(z), condition=condition)
+    decoded = vae.decode(vae.numpy_prior(condition).moment_matched().reparameterize(z), condition=condition)
     tiles = _rows(vae, decoded, steps)
     return _draw(tiles, "the latent plane, decoded at the quantiles of the prior", path)
 
@@ -119,7 +119,7 @@ def traversals(
     units, steps = validation.whole_number("units", units), validation.whole_number("steps", steps, least=2)
     if not 0.0 < span < 1.0:
         raise ValueError(f"span is a share of the prior and must be above 0 and below 1; got {span!r}.")
-    prior = vae.numpy_prior().moment_matched()
+    prior = vae.numpy_prior(condition).moment_matched()
     if example is None:
         if None in vae.latent_shape:
             raise ValueError(f"This model has {_latents(vae)}: give an example, whose size they have.")

@@ -14,6 +14,7 @@ from keras_vae.posteriors.flow import Flow as Flow
 from keras_vae.posteriors.fsq import FSQ as FSQ
 from keras_vae.posteriors.full_normal import FullNormal as FullNormal
 from keras_vae.posteriors.full_normal import LowRankNormal as LowRankNormal
+from keras_vae.posteriors.hierarchical import Hierarchical as Hierarchical
 
 _BY_NAME = {"normal": Normal, "full": FullNormal, "full_normal": FullNormal}
 

@@ -17,7 +17,10 @@ from keras_vae.distributions import (
 from keras_vae.priors.base import DataSpec as DataSpec
 from keras_vae.priors.base import Prior as Prior
 from keras_vae.priors.base import StandardNormal as StandardNormal
+from keras_vae.priors.conditional import Conditional as Conditional
 from keras_vae.priors.gaussian_mixture import GaussianMixture as GaussianMixture
+from keras_vae.priors.hierarchical import Hierarchical as Hierarchical
+from keras_vae.priors.real_nvp import RealNVP as RealNVP
 from keras_vae.priors.vamp import VampPrior as VampPrior
 
 
