@@ -22,10 +22,12 @@ from keras_vae import (
     Mixed,
     Mixture,
     likelihoods,
+    networks,
     posteriors,
     priors,
     schedules,
 )
+from keras_vae.distributions import FullMixture
 from likelihood_cases import CASES
 
 BATCH, LATENTS = 4, 3
@@ -68,17 +70,25 @@ def mixture(seed=0):
 DISTRIBUTIONS = {
     "normal": DiagonalNormal(normal(LATENTS, seed=1), normal(LATENTS, seed=2)),
     "mixture": mixture(),
+    "full_mixture": FullMixture(
+        normal(3, LATENTS), np.tril(normal(3, LATENTS, LATENTS, scale=0.3)) + np.eye(LATENTS, dtype="float32") * 1.5
+    ),
 }
 PRIORS = {
     "standard": priors.StandardNormal,
     "gaussian_mixture": lambda: priors.GaussianMixture(4, seed=0),
     "vamp": lambda: priors.VampPrior(4, pseudo_inputs=np.abs(normal(4, 6)) % 1.0),
+    "real_nvp": lambda: priors.RealNVP(2, (4,), seed=0),
+    "conditional": lambda: priors.Conditional(networks.normal_mlp(3, LATENTS)),
+    "hierarchical": lambda: priors.Hierarchical([networks.normal_mlp((1,), LATENTS - 1, (2,), "tanh")]),
 }
 POSTERIOR = posteriors.Normal()
+LAYERS = posteriors.Hierarchical([networks.normal_mlp((2,), LATENTS - 2, (2,), "tanh")])
 PARTS = [
     *(part for group in (LIKELIHOODS, SCHEDULES, OBJECTIVES, DISTRIBUTIONS) for part in group.values()),
     *(make() for make in PRIORS.values()),
     POSTERIOR,
+    LAYERS,
     MIXED,
 ]
 
@@ -189,7 +199,16 @@ def of_posteriors():
         return lambda x: POSTERIOR.distribution((x, x), training).log_var
 
     x = np.array([[-1e4, -3.0, 0.5], [2.0, 14.0, 1e4]], "float32")
-    return {f"posterior, training={training}": (log_var(training), x) for training in (False, True)}
+    found = {f"posterior, training={training}": (log_var(training), x) for training in (False, True)}
+    for i, weight in enumerate(LAYERS.weights):
+        weight.assign(normal(*weight.shape, seed=i, scale=0.7))
+    noise = ops.convert_to_tensor(normal(2, BATCH, LATENTS))
+
+    def layers_of(z_mean):
+        z, log_prob = LAYERS.distribution((z_mean, 0.3 * z_mean)).draw(noise)
+        return ops.concatenate([z, log_prob[..., None]], axis=-1)
+
+    return found | {"posterior of layers": (layers_of, normal(BATCH, 2))}
 
 
 def of_models():
@@ -199,7 +218,7 @@ def of_models():
     target = ops.convert_to_tensor((x > 0.5).astype("float32"))
     for prior, distribution in DISTRIBUTIONS.items():
         for name, objective in OBJECTIVES.items():
-            if prior == "mixture" and name not in WITHOUT_A_CLOSED_FORM:
+            if prior != "normal" and name not in WITHOUT_A_CLOSED_FORM:
                 continue
             vae = model(objective=objective, prior=distribution)
             epsilon = ops.convert_to_tensor(normal(objective.num_samples, BATCH, LATENTS))
@@ -212,16 +231,17 @@ def of_models():
 
             found[f"objective {name}, prior {prior}"] = terms, x
     z = ops.convert_to_tensor(normal(2, BATCH, LATENTS, seed=3))
+    labels = np.arange(BATCH) % 3
     for name, make in PRIORS.items():
         vae = model(prior=make())
         for i, variable in enumerate(vae.prior.trainable_variables):
             scale = 0.2 if name == "vamp" else 1.0
             variable.assign(np.abs(normal(*variable.shape, seed=i, scale=scale)))
-        for variable in vae.prior.trainable_variables:
+        for i, variable in enumerate(vae.prior.trainable_variables):
 
             def log_prob(value, vae=vae, variable=variable):
                 with keras.StatelessScope(state_mapping=[(variable, value)]):
-                    return vae.prior_distribution().log_prob(z)
+                    return vae.prior_distribution(labels).log_prob(z)
 
-            found[f"prior {name}: log_prob by {variable.name}"] = log_prob, ops.convert_to_numpy(variable.value)
+            found[f"prior {name}: log_prob by {variable.name} {i}"] = log_prob, ops.convert_to_numpy(variable.value)
     return found
