@@ -18,6 +18,7 @@ import time
 
 import keras
 import numpy as np
+from loops import static_mnist
 from loops.rows import write_dicts
 from matplotlib.figure import Figure
 
@@ -36,14 +37,13 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
 
-    with np.load(options.file) as file:
-        parts = (np.unpackbits(file[name], axis=1).astype("float32") for name in ("train", "valid", "test"))
-        train, valid, test = parts
+    train, valid, test = static_mnist.load(options.file)
     rng = np.random.default_rng(0)
-    some = rng.permutation(len(test))[: options.images]
-    start = train[rng.permutation(len(train))[: options.components]]
+    print(f"{keras.backend.backend()}, {options.epochs} epochs; nats per image")
+    comparison = static_mnist.Comparison("prior", static_mnist.some_of(test, options.images, rng), options.draws)
+    start = static_mnist.some_of(train, options.components, rng)
 
-    rows, curves, drawn, log_p = [], {}, {}, {}
+    curves, drawn = {}, {}
     for name, prior in {
         "N(0, I)": None,
         f"GaussianMixture({options.components})": priors.GaussianMixture(options.components, seed=options.seed),
@@ -58,35 +58,10 @@ def main():
         started = time.perf_counter()
         logs = vae.fit(train, batch_size=100, epochs=options.epochs, validation_data=(valid,), verbose=2).history
         seconds = time.perf_counter() - started
-        found = keras_vae.evaluation.log_likelihood(vae, test[some], num_samples=options.draws)
-        bound = keras_vae.evaluation.held_out(vae, test[some])
-        curves[name], log_p[name] = -np.array(logs["val_negative_elbo"]), found.log_likelihood
+        comparison.add(name, vae, logs, seconds)
+        curves[name] = -np.array(logs["val_negative_elbo"])
         drawn[name] = vae.sample(12, seed=0).reshape(-1, 28, 28)
-        gain = log_p[name] - log_p["N(0, I)"]
-        rows.append(
-            {
-                "prior": name,
-                "train_elbo": -logs["negative_elbo"][-1],
-                "test_elbo": -bound["negative_elbo"],
-                "test_kl": bound["kl"],
-                "test_log_p": found.mean,
-                "monte_carlo_error": found.mean_standard_error,
-                "gain": gain.mean(),
-                "gain_standard_error": gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0,
-                "active_units": int(keras_vae.evaluation.active_units(vae, test[some]).sum()),
-                "seconds": seconds,
-            }
-        )
-    print(f"{keras.backend.backend()}, {options.epochs} epochs; nats per image, {len(some)} random test images")
-    for row in rows:
-        print(
-            f"{row['prior']:22s} ELBO {row['test_elbo']:.2f} (training {row['train_elbo']:.2f}), "
-            f"KL {row['test_kl']:.2f}; log p(x) {row['test_log_p']:.2f} +- {row['monte_carlo_error']:.2f} "
-            f"({options.draws} draws), "
-            f"{row['gain']:+.2f} +- {row['gain_standard_error']:.2f} to N(0, I); {row['active_units']} active; "
-            f"{row['seconds']:.0f} s"
-        )
-    write_dicts(rows, options.output)
+    write_dicts(comparison.rows, options.output)
     _plot(curves, drawn, options.output.with_suffix(".png"))
 
 

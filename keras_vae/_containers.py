@@ -140,8 +140,8 @@ def _from_table(table, name):
         is_number = dtype.kind in "biuf" if hasattr(dtype, "kind") else dtype.is_numeric() or str(dtype) == "Boolean"
         if not is_number:
             raise ValueError(
-                f"Column {column!r} of {name} holds {dtype}, and a VAE takes numbers: make it numbers, such as the "
-                "one-hot columns of pandas.get_dummies(x) or x.to_dummies() for the categorical likelihood, or drop it."
+                f"Column {column!r} of {name} holds {dtype}, and a VAE takes numbers: keras_vae.tables.Table.fit(x) "
+                "makes an array and its likelihood of numbers and categories; or drop the column."
             )
     values = table.to_numpy()
     return values if values.dtype.kind != "O" else table.to_numpy(dtype="float64", na_value=np.nan)

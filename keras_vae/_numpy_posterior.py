@@ -39,6 +39,19 @@ class NumpyPosterior(Distribution):
         """The draw of which all noise is 0, `(n, *latent_shape)`: the mean of a normal."""
         return self.from_noise(np.zeros((1, len(self), *self.noise_shape), "float32"))[0]
 
+    @property
+    def codes(self) -> np.ndarray:
+        """The numbers of the codes, `(n, *places)` int32, of a posterior that has them, as `posteriors.FSQ` has.
+
+        Raises:
+            TypeError: If z of this posterior are no codes.
+        """
+        family = self._model.posterior_family
+        if not hasattr(family, "codes"):
+            raise TypeError(f"The z of {family!r} are no codes: .location and .sample(seed=...) give them.")
+        z = self.location
+        return family.codes(z if self._statistics is None else self._statistics.restore(z))
+
     def sample(self, num_samples: int | None = None, seed: Any = None) -> np.ndarray:
         """Draws `(n, *latent_shape)`, or `(num_samples, n, *latent_shape)`; the same on every backend.
 
@@ -61,8 +74,9 @@ class NumpyPosterior(Distribution):
             model._draw_posterior, rows, *self.outputs.values(), batch_size=max(1, self._batch_size // rows.shape[1])
         )
         if self._statistics is not None:
+            is_density = not model.posterior_family.distribution_class.is_discrete
             log_scale = np.log(np.broadcast_to(self._statistics.std, z.shape[2:]))
-            z, log_prob = self._statistics.standardize(z), log_prob + log_scale.sum()
+            z, log_prob = self._statistics.standardize(z), log_prob + is_density * log_scale.sum()
         return np.swapaxes(z, 0, 1), np.swapaxes(log_prob, 0, 1)
 
 

@@ -34,7 +34,8 @@ class Inference:
         Returns:
             q(z|x) of NumPy arrays, with `.location`, `(n, *latent_shape)`, its mean or what stands for it, and
             `.sample(seed=...)`, which gives the same numbers on every backend. A `DiagonalNormal`, with `.mean` and
-            `.log_var`, or a `NumpyPosterior`, with the encoder's `.outputs`, if the model has another posterior.
+            `.log_var`, or a `NumpyPosterior`, with the encoder's `.outputs`, if the model has another posterior; of
+            `posteriors.FSQ` its `.codes` are the numbers of the codes.
         """
         statistics = self._require_statistics() if standardized else None
         pieces = self._pieces(x, batch_size)

@@ -30,12 +30,13 @@ from keras_vae._typing import Model, ModelOptions
 from keras_vae._versions import Version
 from keras_vae.data import Batch, input_shapes, split_condition, with_condition
 from keras_vae.distributions import DiagonalNormal, Mixture
+from keras_vae.imputation import Imputation
 from keras_vae.inference import CompiledFunctions, Inference
 from keras_vae.training import Trackers, Trainer
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
+class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))
@@ -76,7 +77,8 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         allow_missing: Whether NaN in the data means a missing value: the encoder then sees 0 in its place
             (or what the likelihood's `fill_missing` says), and the reconstruction term leaves it out, so that the bound
             is one of log p(observed values). Else NaN is refused.
-        posterior: q(z|x): "normal", independent dimensions, or a `Posterior` of `keras_vae.posteriors`.
+        posterior: q(z|x): "normal", independent dimensions; "full", any covariance; or another `Posterior` of
+            `keras_vae.posteriors`, such as `Flow()` or `FSQ(levels)`.
 
     Raises:
         ValueError: If the encoder, the decoder and the likelihood do not fit together. At once where the encoder
@@ -171,6 +173,7 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
         if self.prior is None or self.prior is self._standard_prior:
             self.prior = self._standard_prior = self.posterior_family.usual_prior(latent_shape)
         priors.check(self.prior)
+        posteriors.check_prior(self.posterior_family, self.prior)
         if isinstance(self.prior, priors.Prior):
             given = condition_shape if takes_condition(self.encoder) else None
             spec = priors.DataSpec(data_shape, input_dtype(self.encoder, "x"), self.likelihood.data_range, given)
@@ -335,9 +338,14 @@ class VAE(Trainer, Inference, Conditional, Parts, SavesSeeds, Model):  # pyright
 
         Reference: Burda et al. 2016, arXiv:1509.00519, section 3.
         """
+        return self._weighted(x, noise, condition)[2]
+
+    def _weighted(self, x, noise, condition=None):
+        """z, the parameters of p(x|z) and the log weight of each, as in `log_weights`."""
         z, log_posterior = self._posterior(x, False, condition).draw(noise)
-        log_likelihood = self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
-        return log_likelihood + self.prior_distribution(condition).log_prob(z) - log_posterior
+        parameters = self.decoder_parameters(z, condition=condition)
+        log_prior = self.prior_distribution(condition).log_prob(z)
+        return z, parameters, self._log_likelihood(x, parameters) + log_prior - log_posterior
 
     def call(self, x: Any, training: bool = False) -> Any:
         """The mean of p(x|z) at the posterior's location: the reconstruction, deterministic."""

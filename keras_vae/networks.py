@@ -1,8 +1,8 @@
 """Encoder and decoder pairs that fit together, for any shape of data.
 
-They are plain functional Keras models: print them, change them, or copy them as a pattern. The encoder returns
-`{"z_mean": ..., "z_log_var": ...}`; the decoder returns the parameters of the likelihood, unbounded, in exactly the
-shape of the data.
+They are plain functional Keras models: print them, change them, or copy them as a pattern. The encoder returns what the
+posterior is made of by name, `{"z_mean": ..., "z_log_var": ...}` for the usual one; the decoder returns the parameters
+of the likelihood, unbounded, in exactly the shape of the data.
 """
 
 import functools
@@ -15,24 +15,25 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_vae import likelihoods, validation
+from keras_vae import likelihoods, posteriors, validation
 from keras_vae._config import require_method
 
 
 def mlp(
     data_shape: int | Sequence[int],
-    latent_dim: int,
+    latent_dim: int | Sequence[int],
     hidden: Sequence[int] = (500,),
     activation: Any = "relu",
     likelihood: str | likelihoods.Likelihood = "bce",
     data_mean: Any = None,
     condition: int | Sequence[int] | None = None,
+    posterior: str | posteriors.Posterior = "normal",
 ) -> tuple[keras.Model, keras.Model]:
     """Fully connected encoder and decoder.
 
     Args:
         data_shape: Shape of one example, such as `(784,)`, `(28, 28)` or `(28, 28, 1)`.
-        latent_dim: Number of latent dimensions.
+        latent_dim: Number of latent dimensions, or the shape of z, such as `(8, 4)`.
         hidden: Numbers of units of the encoder's hidden layers; the decoder has them in reverse.
         activation: Activation of the hidden layers, as `keras.layers.Dense` takes it.
         likelihood: Likelihood whose parameters the decoder returns: a name or a `Likelihood`, the same as given to
@@ -42,6 +43,7 @@ def mlp(
         condition: Number of classes of a label, which is then embedded, or the shape of a tensor, such as `(10,)` for
             one-hot labels. Both networks of a conditional model concatenate it with their input, and have an input
             named "condition".
+        posterior: Posterior whose parameters the encoder returns: a name or a `Posterior`, the same as given to `VAE`.
 
     Returns:
         The pair `(encoder, decoder)` of `keras.Model`s.
@@ -49,18 +51,18 @@ def mlp(
     Reference: Kingma & Welling 2014, arXiv:1312.6114, appendix C (one hidden layer of 500 units for MNIST); Burda et
     al. 2016, arXiv:1509.00519 (the start at the data mean).
     """
-    data_shape, likelihood = _checked_shape(data_shape, latent_dim), likelihoods.get(likelihood)
-    hidden = _positive_integers("hidden", hidden)
+    data_shape, latent_shape = _checked_shape(data_shape), _latent_shape(latent_dim)
+    likelihood, hidden = likelihoods.get(likelihood), _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
     condition_input = _condition(condition)
     h = _concat_condition(layers.Flatten()(_encoder_features(x, likelihood, data_mean)), condition_input)
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
-    encoder = _encoder(x, h, latent_dim, condition_input)
+    encoder = _encoder(x, h, posterior, latent_shape, condition_input)
 
-    z, condition_input = keras.Input((latent_dim,), name="z"), _condition(condition)
-    h = _concat_condition(z, condition_input)
+    z, condition_input = keras.Input(latent_shape, name="z"), _condition(condition)
+    h = _concat_condition(_flat(z), condition_input)
     for units in reversed(hidden):
         h = layers.Dense(units, activation=activation)(h)
     output_shape = validation.parameter_shape(data_shape, likelihood)
@@ -74,7 +76,7 @@ def mlp(
 
 def conv(
     data_shape: Sequence[int],
-    latent_dim: int,
+    latent_dim: int | Sequence[int],
     filters: Sequence[int] = (32, 64),
     hidden: Sequence[int] = (128,),
     kernel_size: int | tuple[int, ...] = 3,
@@ -82,6 +84,7 @@ def conv(
     likelihood: str | likelihoods.Likelihood = "bce",
     data_mean: Any = None,
     condition: int | Sequence[int] | None = None,
+    posterior: str | posteriors.Posterior = "normal",
 ) -> tuple[keras.Model, keras.Model]:
     """Convolutional encoder that halves each axis but the channels at each of `filters`, and its mirror, transposed.
 
@@ -90,7 +93,7 @@ def conv(
     Args:
         data_shape: `(steps, channels)` of a series, `(height, width, channels)` of an image, or `(depth, height, width,
             channels)` of a volume: channels last, whatever `keras.config.image_data_format()` says.
-        latent_dim: Number of latent dimensions.
+        latent_dim: Number of latent dimensions, or the shape of z; between convolutions and z are dense layers.
         filters: Numbers of filters of the encoder's strided convolutions; the decoder has them in reverse.
         hidden: Numbers of units of the dense layers between the convolutions and the latents.
         kernel_size: Kernel size of all convolutions.
@@ -99,31 +102,19 @@ def conv(
             `VAE`.
         data_mean: As in `mlp`; a convolution's bias is shared by all pixels, so the start is the mean per channel.
         condition: As in `mlp`; the encoder receives it after its convolutions.
+        posterior: As in `mlp`.
 
     Returns:
         The pair `(encoder, decoder)` of `keras.Model`s.
     """
-    data_shape, likelihood = _checked_shape(data_shape, latent_dim), likelihoods.get(likelihood)
-    axes = len(data_shape) - 1
-    if axes not in (1, 2, 3):
-        raise ValueError(
-            "conv needs data of shape (steps, channels), (height, width, channels) or (depth, height, width, "
-            f"channels); got {data_shape}. For other data use mlp."
-        )
-    if axes == 1 and data_shape[0] == data_shape[1]:
-        warnings.warn(
-            f"conv reads {data_shape} as {data_shape[0]} steps of {data_shape[1]} channels. If these are grey images, "
-            "give them a channel axis: x[..., None].",
-            stacklevel=2,
-        )
-    if keras.config.image_data_format() == "channels_first" and data_shape[0] in (1, 3, 4) and data_shape[-1] > 4:
-        raise ValueError(
-            f"conv needs channels last, and {data_shape} has them first: move the axis with np.moveaxis(x, 1, -1)."
-        )
-    last = {"data_format": "channels_last"}
-    convolution = functools.partial(getattr(layers, f"Conv{axes}D"), **last)
-    transposed = functools.partial(getattr(layers, f"Conv{axes}DTranspose"), **last)
-    cropping = functools.partial(getattr(layers, f"Cropping{axes}D"), **(last if axes > 1 else {}))
+    data_shape, latent_shape, likelihood = (
+        _checked_shape(data_shape),
+        _latent_shape(latent_dim),
+        likelihoods.get(likelihood),
+    )
+    axes = _checked_axes("conv", data_shape)
+    convolution, transposed = _convolution(axes), _convolution(axes, "Transpose")
+    cropping = functools.partial(getattr(layers, f"Cropping{axes}D"), **(_LAST if axes > 1 else {}))
     filters, hidden = _positive_integers("filters", filters), _positive_integers("hidden", hidden)
 
     x = keras.Input(data_shape, name="x")
@@ -139,10 +130,10 @@ def conv(
     h = _concat_condition(layers.Flatten()(h), condition_input)
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
-    encoder = _encoder(x, h, latent_dim, condition_input)
+    encoder = _encoder(x, h, posterior, latent_shape, condition_input)
 
-    z, condition_input = keras.Input((latent_dim,), name="z"), _condition(condition)
-    h = _concat_condition(z, condition_input)
+    z, condition_input = keras.Input(latent_shape, name="z"), _condition(condition)
+    h = _concat_condition(_flat(z), condition_input)
     for units in reversed(hidden):
         h = layers.Dense(units, activation=activation)(h)
     h = layers.Dense(math.prod(smallest), activation=activation)(h)
@@ -152,19 +143,117 @@ def conv(
         extra = [(0, now - wanted) for now, wanted in zip(h.shape[1:-1], size, strict=True)]
         if any(after for _, after in extra):
             h = cropping(extra[0] if axes == 1 else extra)(h)
+    parameters = _parameters(h, axes, kernel_size, data_shape, data_mean, likelihood)
+    output_shape = validation.parameter_shape(data_shape, likelihood)
+    if parameters.shape[1:] != output_shape:
+        parameters = layers.Reshape(output_shape)(parameters)
+    return encoder, _decoder(z, parameters, condition_input)
+
+
+def conv_spatial(
+    data_shape: Sequence[int | None],
+    channels: int,
+    filters: Sequence[int] = (32, 64),
+    kernel_size: int | tuple[int, ...] = 3,
+    activation: Any = "relu",
+    likelihood: str | likelihoods.Likelihood = "bce",
+    data_mean: Any = None,
+    posterior: str | posteriors.Posterior = "normal",
+) -> tuple[keras.Model, keras.Model]:
+    """Encoder and decoder of convolutions alone, whose z is a map: `(height / 2**n, width / 2**n, channels)`.
+
+    n is the number of `filters`, each of which halves the axes; the decoder is the mirror, transposed. Sizes may be
+    None: one model then takes data of any sizes that are multiples of 2**n.
+
+    Args:
+        data_shape: `(steps, channels)` of a series, `(height, width, channels)` of an image, or `(depth, height, width,
+            channels)` of a volume, channels last; a size that is None is free.
+        channels: Number of channels of z.
+        filters: Numbers of filters of the encoder's strided convolutions; the decoder has them in reverse.
+        kernel_size: Kernel size of all convolutions but those that give the encoder's outputs, which have 1.
+        activation: Activation of the hidden layers, as `keras.layers.Conv2D` takes it.
+        likelihood: As in `conv`.
+        data_mean: Mean of the training data, a number or an array `(channels,)` or `data_shape`, or None; as in `conv`.
+        posterior: As in `mlp`; one whose outputs are maps of the sizes of z, "normal" or `FSQ`.
+
+    Returns:
+        The pair `(encoder, decoder)` of `keras.Model`s.
+
+    Raises:
+        ValueError: If a size that is known is no multiple of 2**n, or the posterior's outputs are no such maps.
+
+    Example:
+
+    >>> encoder, decoder = keras_vae.networks.conv_spatial((None, None, 3), channels=4)
+    >>> vae = keras_vae.VAE(encoder, decoder)  # of 64x64 and of 96x128
+    """
+    data_shape, likelihood = _checked_shape(data_shape, free=True), likelihoods.get(likelihood)
+    (channels,), filters = _positive_integers("channels", (channels,)), _positive_integers("filters", filters)
+    axes, step = _checked_axes("conv_spatial", data_shape), 2 ** len(filters)
+    if any(size is not None and size % step for size in data_shape[:-1]):
+        raise ValueError(
+            f"conv_spatial halves each axis {len(filters)} times, once for each of filters, so that sizes must be "
+            f"multiples of {step}; got {data_shape}. Pad or crop the data, or use conv, which takes any sizes."
+        )
+    output_shape = validation.parameter_shape(data_shape, likelihood)
+    convolution, transposed = _convolution(axes), _convolution(axes, "Transpose")
+
+    x = keras.Input(data_shape, name="x")
+    h = _encoder_features(x, likelihood, None if None in data_shape else data_mean)
+    if len(h.shape) != len(data_shape) + 1 or len(output_shape) != len(data_shape):
+        raise ValueError(f"conv_spatial has no place for the axis of classes that {likelihood!r} adds: use conv.")
+    for count in filters:
+        h = convolution(count, kernel_size, strides=2, padding="same", activation=activation)(h)
+    latent_shape = (*(size and size // step for size in data_shape[:-1]), channels)
+    encoder = _encoder(x, h, posterior, latent_shape, None)
+
+    z = h = keras.Input(latent_shape, name="z")
+    for count in reversed(filters):
+        h = transposed(count, kernel_size, strides=2, padding="same", activation=activation)(h)
+    parameters = _parameters(h, axes, kernel_size, data_shape, data_mean, likelihood)
+    return encoder, _decoder(z, parameters, None)
+
+
+_LAST = {"data_format": "channels_last"}
+
+
+def _convolution(axes, kind=""):
+    return functools.partial(getattr(layers, f"Conv{axes}D{kind}"), **_LAST)
+
+
+def _checked_axes(name, data_shape):
+    """Number of axes that a convolution moves along."""
+    axes = len(data_shape) - 1
+    if axes not in (1, 2, 3):
+        raise ValueError(
+            f"{name} needs data of shape (steps, channels), (height, width, channels) or (depth, height, width, "
+            f"channels); got {data_shape}. For other data use mlp."
+        )
+    if axes == 1 and data_shape[0] == data_shape[1]:
+        warnings.warn(
+            f"{name} reads {data_shape} as {data_shape[0]} steps of {data_shape[1]} channels. If these are grey "
+            "images, give them a channel axis: x[..., None].",
+            stacklevel=3,
+        )
+    if keras.config.image_data_format() == "channels_first" and data_shape[0] in (1, 3, 4) and data_shape[-1] > 4:
+        raise ValueError(
+            f"{name} needs channels last, and {data_shape} has them first: move the axis with np.moveaxis(x, 1, -1)."
+        )
+    return axes
+
+
+def _parameters(h, axes, kernel_size, data_shape, data_mean, likelihood):
+    """The last convolution of a decoder; its bias is shared by all places, and starts at the mean of each channel."""
     if data_mean is not None:
-        data_mean = np.mean(np.broadcast_to(data_mean, data_shape), axis=tuple(range(axes)))
-    parameters = convolution(
+        shape = np.broadcast_shapes(np.shape(data_mean), tuple(size or 1 for size in data_shape))
+        data_mean = np.mean(np.broadcast_to(data_mean, shape), axis=tuple(range(axes)))
+    return _convolution(axes)(
         likelihood.parameter_channels(data_shape[-1]),
         kernel_size,
         padding="same",
         bias_initializer=_output_bias(data_mean, data_shape[-1:], likelihood),
         name="x_parameters",
     )(h)
-    output_shape = validation.parameter_shape(data_shape, likelihood)
-    if parameters.shape[1:] != output_shape:
-        parameters = layers.Reshape(output_shape)(parameters)
-    return encoder, _decoder(z, parameters, condition_input)
 
 
 def normal_mlp(
@@ -185,7 +274,7 @@ def normal_mlp(
         A `keras.Model` with one input and the outputs `{"z_mean": ..., "z_log_var": ...}`.
     """
     (latent_dim,) = _positive_integers("latent_dim", (latent_dim,))
-    x, h = _condition(condition)
+    x, h = _features(condition)
     for units in _positive_integers("hidden", hidden):
         h = layers.Dense(units, activation=activation)(h)
     outputs = {name: layers.Dense(latent_dim, name=name)(h) for name in ("z_mean", "z_log_var")}
@@ -226,8 +315,10 @@ def _encoder_features(x, likelihood, data_mean):
 
 def _condition(condition):
     """The input for a condition and its features, a pair; None without a condition."""
-    if condition is None:
-        return None
+    return None if condition is None else _features(condition)
+
+
+def _features(condition):
     if isinstance(condition, int | np.integer) and not isinstance(condition, bool):
         if condition < 2:
             raise ValueError(f"condition must be a number of classes, two or more, or a shape; got {condition}.")
@@ -246,11 +337,25 @@ def _decoder(z, parameters, condition_input):
     return keras.Model(inputs, parameters, name="decoder")
 
 
-def _encoder(x, h, latent_dim, condition_input):
-    outputs = {
-        "z_mean": layers.Dense(latent_dim, name="z_mean")(h),
-        "z_log_var": layers.Dense(latent_dim, name="z_log_var")(h),
-    }
+def _flat(z):
+    return z if len(z.shape) == 2 else layers.Flatten()(z)
+
+
+def _encoder(x, h, posterior, latent_shape, condition_input):
+    """The encoder with a dense layer of h, or a convolution where h is a map, for each output of the posterior."""
+    posterior, outputs, axes = posteriors.get(posterior), {}, len(h.shape) - 2
+    for name, shape in posterior.output_shapes(latent_shape).items():
+        options = {"name": name, "kernel_initializer": "zeros" if name in posterior.zero_at_start else "glorot_uniform"}
+        if axes:
+            if shape[:-1] != latent_shape[:-1]:
+                raise ValueError(
+                    f"conv_spatial gives outputs of the sizes of z, {latent_shape[:-1]}, and {name} of {posterior!r} "
+                    f"has shape {shape}: use conv(..., latent_dim={latent_shape}), which has dense layers."
+                )
+            outputs[name] = _convolution(axes)(shape[-1], 1, **options)(h)
+        else:
+            head = layers.Dense(math.prod(shape), **options)(h)
+            outputs[name] = head if len(shape) == 1 else layers.Reshape(shape)(head)
     inputs = x if condition_input is None else {"x": x, "condition": condition_input[0]}
     return keras.Model(inputs, outputs, name="encoder")
 
@@ -288,9 +393,17 @@ class _FromArray(keras.initializers.Initializer):
         return {"values": self.values}
 
 
-def _checked_shape(data_shape, latent_dim):
-    _positive_integers("latent_dim", (latent_dim,))
-    return _positive_integers("data_shape", (data_shape,) if isinstance(data_shape, int) else data_shape)
+def _latent_shape(latent_dim):
+    return _positive_integers("latent_dim", latent_dim if isinstance(latent_dim, Sequence) else (latent_dim,))
+
+
+def _checked_shape(data_shape, free=False) -> Any:
+    """A shape of data; `free` lets sizes be None, but not the last, the channels."""
+    shape = (data_shape,) if isinstance(data_shape, int) else tuple(data_shape)
+    known = _positive_integers(
+        "data_shape", [1 if free and size is None else size for size in shape[:-1]] + [*shape[-1:]]
+    )
+    return tuple(None if size is None else now for size, now in zip(shape, known, strict=True))
 
 
 def _positive_integers(name, values):

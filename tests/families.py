@@ -257,6 +257,32 @@ def conditional():
     return encoder, keras.Model([z, label], layers.Dense(6)(g))
 
 
+CHANNELS = 2  # of the z of `at_places`
+
+
+def at_places(places, posterior="normal", **options):
+    """A model whose z has these places, each of two channels; x has twice as many of two, or six columns."""
+    family = keras_vae.posteriors.get(posterior)
+    x = keras.Input((*(size and 2 * size for size in places), 2) if places else (6,))
+    z = keras.Input((*places, CHANNELS))
+    if places:
+        of_rank = {1: (layers.Conv1D, layers.Conv1DTranspose), 2: (layers.Conv2D, layers.Conv2DTranspose)}
+        down, up = of_rank[len(places)]
+        h = down(3, 3, strides=2, padding="same", activation="relu")(x)
+        g = up(2, 3, strides=2, padding="same")(z)
+    else:
+        h, g = layers.Dense(4, "tanh")(x), layers.Dense(6)(z)
+    # A dense layer over the channels of each place, which takes any size.
+    letters, outputs = "uvw"[: len(places)], {}
+    for name, shape in family.output_shapes((*places, CHANNELS)).items():
+        last = "kl"[: len(shape) - len(places)]
+        head = layers.EinsumDense(f"b{letters}c,c{last}->b{letters}{last}", shape, name=name)
+        outputs[name] = head(h)
+    vae = keras_vae.VAE(keras.Model(x, outputs), keras.Model(z, g), "mse", posterior=family, seed=0, **options)
+    randomize([vae], 1 + len(places))
+    return vae
+
+
 # Autoencoders as people write them
 
 

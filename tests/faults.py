@@ -197,8 +197,8 @@ FAULTS = {
     ),
     "model: a frozen seed": Fault(
         V,
-        "self.latent_dim), self.seed_generator)",
-        "self.latent_dim), keras.random.SeedGenerator(0))",
+        "return _backend.random_normal((self.objective.num_samples, batch, *shape), self.seed_generator)",
+        "return _backend.random_normal((self.objective.num_samples, batch, *shape), keras.random.SeedGenerator(0))",
         f"{MODEL}_noise_changes_inside_fit",
     ),
     "model: sample weights ignored": Fault(

@@ -21,6 +21,7 @@ from keras_vae import (
     Laplace,
     Mixed,
     Mixture,
+    distributions,
     likelihoods,
     networks,
     posteriors,
@@ -83,12 +84,19 @@ PRIORS = {
     "hierarchical": lambda: priors.Hierarchical([networks.normal_mlp((1,), LATENTS - 1, (2,), "tanh")]),
 }
 POSTERIOR = posteriors.Normal()
-LAYERS = posteriors.Hierarchical([networks.normal_mlp((2,), LATENTS - 2, (2,), "tanh")])
+POSTERIORS = {
+    "full": posteriors.FullNormal(),
+    "low_rank": posteriors.LowRankNormal(2),
+    "flow": posteriors.Flow(hidden=(5, 4), context=2),
+    "fsq": posteriors.FSQ((2, 4, 5)),
+    "hierarchical": posteriors.Hierarchical([networks.normal_mlp((2,), LATENTS - 2, (2,), "tanh")]),
+}
 PARTS = [
     *(part for group in (LIKELIHOODS, SCHEDULES, OBJECTIVES, DISTRIBUTIONS) for part in group.values()),
     *(make() for make in PRIORS.values()),
     POSTERIOR,
-    LAYERS,
+    *POSTERIORS.values(),
+    distributions.UniformCodes((2, 4, 5)),
     MIXED,
 ]
 
@@ -200,15 +208,31 @@ def of_posteriors():
 
     x = np.array([[-1e4, -3.0, 0.5], [2.0, 14.0, 1e4]], "float32")
     found = {f"posterior, training={training}": (log_var(training), x) for training in (False, True)}
-    for i, weight in enumerate(LAYERS.weights):
-        weight.assign(normal(*weight.shape, seed=i, scale=0.7))
-    noise = ops.convert_to_tensor(normal(2, BATCH, LATENTS))
+    other = DISTRIBUTIONS["normal"]
+    for name, family in POSTERIORS.items():
+        shapes = family.output_shapes((LATENTS,)).values()
+        family.bind((LATENTS,), tuple(shapes))
+        for i, variable in enumerate(family.trainable_variables):
+            variable.assign(normal(*variable.shape, seed=i))
+        ends = np.cumsum([np.prod(shape) for shape in shapes])
+        noise = ops.convert_to_tensor(normal(2, BATCH, *family.noise_shape((LATENTS,))))
+        z = ops.convert_to_tensor(normal(2, BATCH, LATENTS, seed=3))
 
-    def layers_of(z_mean):
-        z, log_prob = LAYERS.distribution((z_mean, 0.3 * z_mean)).draw(noise)
-        return ops.concatenate([z, log_prob[..., None]], axis=-1)
+        def q(x, family=family, shapes=shapes, ends=ends):
+            parts = ops.split(x, ends[:-1].tolist(), axis=-1)
+            outputs = [ops.reshape(part, (-1, *shape)) for part, shape in zip(parts, shapes, strict=True)]
+            return family.distribution(outputs, training=True)
 
-    return found | {"posterior of layers": (layers_of, normal(BATCH, 2))}
+        def draws(x, q=q, noise=noise):
+            z, log_prob = q(x).draw(noise)
+            return ops.concatenate([z, log_prob[..., None]], axis=-1)
+
+        x = normal(BATCH, ends[-1])
+        found[f"posterior {name}: draws"] = draws, x
+        if issubclass(family.distribution_class, distributions.full_normal.CorrelatedNormal):
+            found[f"posterior {name}: log_prob"] = (lambda x, q=q, z=z: q(x).log_prob(z)), x
+            found[f"posterior {name}: kl"] = (lambda x, q=q: distributions.kl_divergence(q(x), other)), x
+    return found
 
 
 def of_models():

@@ -125,6 +125,14 @@ def test_the_benchmark_of_priors(binarized, tmp_path):
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_benchmark_of_posteriors(binarized, tmp_path):
+    quick = ("--epochs", 1, "--images", 10, "--draws", 10, "--output", tmp_path / "rows.csv")
+    printed = run("benchmarks/posteriors.py", binarized, *quick)
+    found = re.findall(rf"\n(\w+)\(.* ELBO .*log p\(x\) {NUMBER} .* [+-]{NUMBER} \+- {NUMBER} to Normal", printed)
+    assert found == ["Normal", "LowRankNormal", "FullNormal", "Flow"]
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 5
+
+
 def test_the_benchmark_of_collapse(binarized, tmp_path):
     quick = ("--epochs", 1, "--images", 10, "--draws", 10, "--output", tmp_path / "rows.csv")
     printed = run("benchmarks/collapse.py", binarized, *quick)

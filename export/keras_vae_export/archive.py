@@ -58,7 +58,7 @@ def save(model: VAE | Pair, folder: str | os.PathLike[str]) -> None:
     attributes = _attributes(model) if isinstance(model, VAE) else {}
     kept = [value for value in attributes.values() if isinstance(value, keras.layers.Layer)]
     likelihood = getattr(model, "likelihood", None)
-    parts = (likelihood, *(getattr(model, name, None) for name in ("objective", "prior")))
+    parts = (likelihood, *(getattr(model, name, None) for name in ("objective", "prior", "posterior_family")))
     parents = [*networks.values(), *parts, *kept]
     with _distinct_function_names(parents):
         if isinstance(model, VAE):

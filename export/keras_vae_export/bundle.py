@@ -57,13 +57,18 @@ def export(
     The folder holds `manifest.json` and, under `NAME/1/model.onnx`, the graphs: all float32 with a free first
     dimension "batch", opset 18, without randomness.
 
-        encoder   x -> z_mean, z_log_var             q(z|x), both (batch, latent_dim)
-        decoder   z -> x_mean[, x_scale]             mean of p(x|z), and its standard deviation where it has one
-        elbo      x, epsilon -> reconstruction, kl   (batch,), nats per example; epsilon ~ N(0, I) is
-                                                     (batch, num_samples, latent_dim), averaged over
-        prior     noise -> z                         only if the prior is not a diagonal normal; noise ~ N(0, I) is
-                                                     (batch, noise_dim)
+        encoder    x -> z_mean, z_log_var             q(z|x), both (batch, *latent_shape); or what the encoder of
+                                                      another posterior returns, by the names of its `outputs`
+        posterior  outputs, noise -> z[, codes]       only if q(z|x) is not a diagonal normal: a draw for each example,
+                                                      and its whole numbers where the posterior has `codes`
+        decoder    z -> x_mean[, x_scale]             mean of p(x|z), and its standard deviation where it has one
+        elbo       x, epsilon -> reconstruction, kl   (batch,), nats per example; epsilon ~ N(0, I) is (batch,
+                                                      num_samples, *noise_shape), averaged over; called noise if
+                                                      q(z|x) is not a diagonal normal
+        prior      noise[, condition] -> z            only if the prior is not a diagonal normal; noise ~ N(0, I) is
+                                                      (batch, *noise_shape), that of the prior
 
+    The latents may have free sizes, which follow from those of x: z_1, z_2, ... in the shapes.
     In a conditional model, the graphs whose network takes the condition have another input, `condition`.
 
     Args:
@@ -212,8 +217,8 @@ def _positive(name, value):
 
 def _checked_data(data, model, functions):
     """The first examples as NumPy arrays, by the names of the inputs of the graph that takes all of them."""
-    graph = functions[2] if isinstance(model, VAE) else functions[0]  # the elbo takes all inputs
-    expected = [tensor for tensor in graph.inputs if tensor.name != "epsilon"]
+    graph = next((graph for graph in functions if graph.name == "elbo"), functions[0])  # the elbo takes all inputs
+    expected = [tensor for tensor in graph.inputs if tensor is not manifest.noise_input(graph)]
     names = [tensor.name for tensor in expected]
     data = first(data, MAX_EXAMPLES)
     data = data if isinstance(data, dict) else {names[0]: data}
@@ -411,14 +416,17 @@ def _blame_the_model(loaded, functions, tried):
 
 
 def _describe(model, functions, written, anomaly, engine, policies, folder):
-    z_mean, likelihood = functions[0].outputs[0], model.likelihood
+    likelihood = model.likelihood
+    x_mean = next(graph.outputs[0] for graph in functions if graph.name == "decoder")
+    statistics = getattr(model, "latent_statistics", None)
     packages = ("keras-vae", "keras", keras.backend.backend(), "onnx", "onnxruntime", *converters.ENGINES[engine])
     return Manifest(
         graphs=written,
-        latent_dim=z_mean.shape[1] if len(z_mean.shape) == 2 else None,
-        data_shape=functions[1].outputs[0].shape[1:],
+        latent_shape=graphs.latent_shape(functions),
+        data_shape=x_mean.shape[1:],
         data_range=getattr(likelihood, "data_range", None),
         likelihood=None if likelihood is None else _named(likelihood),
+        posterior=graphs.describe_posterior(model, functions),
         prior=_named_prior(model) if isinstance(model, VAE) else None,
         export={
             "engine": engine,
@@ -434,15 +442,29 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         anomaly=anomaly,
         missing=isinstance(model, VAE) and model.allow_missing,
         labels={name: count for graph in functions for name, count in graph.labels.items()},
+        latents=None if statistics is None else statistics.get_config(),
     )
 
 
 def _named_prior(vae):
     """A diagonal normal by its numbers; any other prior by its name and its moments, as its graph has the numbers."""
+    if graphs.takes_condition_prior(vae):
+        return _named(vae.prior)
     prior = vae.numpy_prior()
     if isinstance(prior, DiagonalNormal):
-        return _named(prior)
+        return _named(_without_repeats(prior))
+    if None in vae.latent_shape:  # the moments are those of draws, whose size is not known
+        return _named(vae.prior)
     return {**_named(vae.prior), "moments": prior.moment_matched().get_config()}
+
+
+def _without_repeats(normal):
+    """The same normal with a size of 1 where it repeats along an axis of places: (8, 8, 4) zeros are (1, 1, 4)."""
+    parts = np.stack([normal.mean, normal.log_var])
+    for axis in range(1, parts.ndim - 1):
+        first = parts.take([0], axis)
+        parts = first if (parts == first).all() else parts
+    return DiagonalNormal(parts[0], parts[1], normal.event_ndim)
 
 
 def _named(thing):

@@ -17,10 +17,13 @@ from keras import ops
 from keras_vae import VAE, DiagonalNormal, Mixture, likelihoods, posteriors
 from keras_vae_export._internals import embedded_inputs, encoder_outputs, input_dtype, takes_condition
 from keras_vae_export.errors import ExportError
-from keras_vae_serving.manifest import BATCH, Tensor
+from keras_vae_serving.manifest import BATCH, NORMAL_OUTPUTS, NUM_SAMPLES, PosteriorSpec, Tensor
 
 # What Keras calls an input without a name, and calls otherwise in a model that it has loaded.
 _AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
+
+# Two sets of sizes, to put in the place of free ones and to find again in shapes that follow from them.
+_TRIALS = ((101, 103, 107, 109), (211, 223, 227, 229))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class GraphFunction:
     """A function of a model that becomes one graph of the bundle.
 
     Args:
-        name: "encoder", "decoder", "elbo" or "prior".
+        name: "encoder", "posterior", "decoder", "elbo" or "prior".
         function: Function of tensors, in the order of `inputs`, that returns a dict of tensors by output name.
         inputs, outputs: Names, dtypes and shapes, in the order that the file will have.
         network: Keras model whose weights the function reads.
@@ -37,6 +40,7 @@ class GraphFunction:
         latents: Name of the input that holds the latents, or None.
         missing: Name of the input in which NaN stands for a missing value, or None.
         labels: Number of classes of each categorical input other than x and z, by input name.
+        gives: Names of the outputs that are the only sensible inputs, of these names, of the graphs after it.
     """
 
     name: str
@@ -48,6 +52,7 @@ class GraphFunction:
     latents: str | None = None
     missing: str | None = None
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
+    gives: tuple[str, ...] = ()
 
 
 class Pair:
@@ -84,12 +89,39 @@ def from_model(model: VAE | Pair) -> tuple[GraphFunction, ...]:
     return _from_vae(model) if isinstance(model, VAE) else _from_pair(model)
 
 
+def describe_posterior(model: VAE | Pair, functions: tuple[GraphFunction, ...]) -> PosteriorSpec:
+    """What the manifest says of q(z|x)."""
+    family = model.posterior_family if isinstance(model, VAE) else posteriors.Normal()
+    outputs = {tensor.name: _unnamed(tensor.shape[1:]) for tensor in functions[0].outputs}
+    noise = _unnamed(_shapes_of(model)[2]) if isinstance(model, VAE) else outputs[NORMAL_OUTPUTS[0]]
+    return PosteriorSpec(type(family).__name__, family.get_config(), outputs, noise, _is_discrete(family))
+
+
+def latent_shape(functions: tuple[GraphFunction, ...]) -> tuple[int | None, ...]:
+    """Shape of one z, in which None is free, from the functions of a model."""
+    made = next((graph.outputs[0] for graph in functions if graph.name == "posterior"), functions[0].outputs[0])
+    return _unnamed(made.shape[1:])
+
+
 def _from_vae(vae):
-    prior = vae.numpy_prior()
+    family, is_normal = vae.posterior_family, _is_normal(vae)
+    reserved = {"x", "condition", "noise", "z", "codes"} & set(family.outputs)
+    if reserved:
+        raise ExportError(
+            f"{type(family).__name__} calls an output of the encoder {min(reserved)!r}, as the graphs of a bundle call "
+            "something else: give it another name in `outputs`, such as z_mean."
+        )
+    # A prior p(z|c) is another for each example: its graph takes the condition.
+    prior_takes = takes_condition_prior(vae)
+    prior = None if prior_takes else vae.numpy_prior()
     # Of constants, so that the graphs hold its numbers and not the network that made them; None where it is a network.
     constant = prior if type(prior) in (DiagonalNormal, Mixture) else None
-    latents = Tensor("z", "float32", (BATCH, vae.latent_dim))
-    epsilon = Tensor("epsilon", "float32", (BATCH, "num_samples", vae.latent_dim))
+    z_shape, output_shapes, noise_shape = _shapes_of(vae)
+    latents = Tensor("z", "float32", (BATCH, *z_shape))
+    named = (Tensor(name, "float32", (BATCH, *shape)) for name, shape in output_shapes.items())
+    outputs = _like(latents, *NORMAL_OUTPUTS) if is_normal else tuple(named)
+    noise_name = "epsilon" if is_normal else "noise"  # the first is what clients of schema 1 send
+    epsilon = Tensor(noise_name, "float32", (BATCH, NUM_SAMPLES, *noise_shape))
     x = Tensor("x", _standard_dtype(input_dtype(vae.encoder, "x")), _shape((None, *vae.data_shape), "x"))
     x_mean = dataclasses.replace(x, name="x_mean", dtype="float32")
     condition, labels, counts = (), {}, {}
@@ -97,39 +129,136 @@ def _from_vae(vae):
         shape = _shape((None, *vae.condition_shape), "condition")
         condition = (Tensor("condition", _standard_dtype(vae.condition_dtype), shape),)
         known = embedded_inputs(vae.encoder) | embedded_inputs(vae.decoder)
+        if prior_takes:
+            known |= embedded_inputs(vae.prior.condition_network)
         counts = {name: count for name, count in known.items() if name == "condition"}
         labels = {name: (0, count - 1) for name, count in counts.items()}
     ranges = _ranges(vae.encoder, (x,)) | _data_ranges(vae.likelihood, x_mean) | labels
     missing = "x" if vae.allow_missing else None
 
     def encoder(x, *condition):
-        posterior = posteriors.checked(vae.posterior(x, False, *condition), vae.posterior_family, type(vae))
+        if not is_normal:
+            found = vae.posterior_outputs(x, False, *condition)
+            return {name: ops.cast(output, "float32") for name, output in zip(family.outputs, found, strict=True)}
+        posterior = posteriors.checked(vae.posterior(x, False, *condition), family, type(vae))
         return {"z_mean": posterior.mean, "z_log_var": posterior.log_var}
+
+    def posterior(*tensors):
+        found, noise = tensors[: len(outputs)], tensors[len(outputs) :]
+        distribution = posteriors.checked(family.distribution(found), family, type(vae))
+        # One draw for each example; a family that draws nothing learns from the noise how many there are.
+        draws = noise[0][None] if noise else ops.zeros((1, ops.shape(found[0])[0]))
+        z = distribution.from_noise(draws)[0]
+        return {"z": z, **({"codes": ops.cast(family.codes(z), "int32")} if codes else {})}
 
     def decoder(z, *condition):
         return _decoder_outputs(vae.likelihood, vae.decoder_parameters(z, False, *condition))
 
     def elbo(x, *others):
         *condition, epsilon = others
-        terms = vae.elbo_terms(x, ops.transpose(epsilon, (1, 0, 2)), *condition or (None,), constant)
+        terms = vae.elbo_terms(x, ops.swapaxes(epsilon, 0, 1), *condition or (None,), constant)
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
+
+    def drawn(noise, *condition):
+        return {"z": (constant or vae.prior_distribution(*condition)).from_noise(noise)}
 
     given = (x, *(condition if takes_condition(vae.encoder) else ()))
     taken = (latents, *(condition if takes_condition(vae.decoder) else ()))
     scored, terms = (x, *condition, epsilon), _per_example("reconstruction", "kl")
-
-    def drawn(noise):
-        return {"z": (constant or vae.prior_distribution()).from_noise(noise)}
-
-    graphs = (
-        GraphFunction("encoder", encoder, given, _like(latents, "z_mean", "z_log_var"), vae, ranges, missing=missing),
+    encoded = () if is_normal else tuple(tensor.name for tensor in outputs)
+    graphs = [
+        GraphFunction("encoder", encoder, given, outputs, vae, ranges, missing=missing, gives=encoded),
         GraphFunction("decoder", decoder, taken, _decoder_signature(vae.likelihood, x_mean), vae, labels, latents="z"),
         GraphFunction("elbo", elbo, scored, terms, vae, ranges, missing=missing, labels=counts),
-    )
+    ]
+    if not is_normal:
+        codes = _codes(family, latents)
+        made = (Tensor("noise", "float32", (BATCH, *noise_shape)),) if noise_shape else ()
+        # A decoder need not know what to do with a z between two codes.
+        gives = ("z",) if _is_discrete(family) else ()
+        graphs.insert(1, GraphFunction("posterior", posterior, (*outputs, *made), (latents, *codes), vae, gives=gives))
     if isinstance(prior, DiagonalNormal):  # the manifest holds its numbers
-        return graphs
-    noise = Tensor("noise", "float32", (BATCH, *prior.noise_shape))
-    return (*graphs, GraphFunction("prior", drawn, (noise,), (latents,), vae))
+        return tuple(graphs)
+    noise = Tensor("noise", "float32", (BATCH, *_prior_noise_shape(vae, prior, condition, latents)))
+    given = condition if prior_takes else ()
+    return (*graphs, GraphFunction("prior", drawn, (noise, *given), (latents,), vae, labels, labels=counts))
+
+
+def takes_condition_prior(model: VAE | Pair) -> bool:
+    """Whether the prior of a model is one for each condition, p(z|c)."""
+    return isinstance(model, VAE) and getattr(model.prior, "condition_network", None) is not None
+
+
+def _is_normal(vae):
+    return issubclass(vae.posterior_family.distribution_class, DiagonalNormal)
+
+
+def _is_discrete(family):
+    return any(getattr(each, "is_discrete", False) for each in (family, family.distribution_class))
+
+
+def _codes(family, latents):
+    """The output "codes", if a family has whole numbers for its z."""
+    if not callable(getattr(family, "codes", None)):
+        return ()
+    trace: Any = keras.Operation(name="codes")
+    trace.call = family.codes
+    symbol = keras.KerasTensor((None, *_unnamed(latents.shape[1:])))
+    return (Tensor("codes", "int32", _shape(trace.compute_output_spec(symbol).shape, "z")),)
+
+
+def _prior_noise_shape(vae, prior, condition, latents):
+    if None in vae.latent_shape:
+        return latents.shape[1:]
+    if prior is None:
+        of_one = [ops.zeros((1, *_known(tensor.shape[1:])), tensor.dtype) for tensor in condition]
+        prior = vae.prior_distribution(*of_one)
+    return tuple(prior.noise_shape)
+
+
+def _shapes_of(vae) -> tuple[Any, dict[str, Any], Any]:
+    """Shapes of one z, of the encoder's outputs by name, and of the noise of a draw; sizes that are free have names.
+
+    The sizes of z are called z_1, z_2, ...; those of the others that follow from them have these names too, so that a
+    client who has run the encoder knows how large the noise is.
+    """
+    family, z_shape = vae.posterior_family, vae.latent_shape
+    bound = dict(zip(family.outputs, family.bound_to[1], strict=True))
+    names = {axis: f"z_{axis + 1}" for axis, size in enumerate(z_shape) if size is None}
+    if not names:
+        return z_shape, bound, tuple(family.noise_shape(z_shape))
+    named = tuple(names.get(axis, size) for axis, size in enumerate(z_shape))
+    outputs = {name: _following(family, names, lambda z, name=name: family.output_shapes(z)[name]) for name in bound}
+    for name, shape in bound.items():
+        if _unnamed(outputs[name]) != tuple(shape):
+            raise ExportError(
+                f"The encoder's {name} has shape {shape} for one example, and {family!r}.output_shapes says "
+                f"{outputs[name]}: where z has free sizes, export reads there how the outputs follow from z."
+            )
+    return named, outputs, _following(family, names, family.noise_shape)
+
+
+def _following(family, names, shape_of):
+    """A shape that follows from that of z, with the names of the free sizes of z where it has them."""
+    found = []
+    for sizes in _TRIALS:
+        sized = tuple(sizes[axis] if axis in names else size for axis, size in enumerate(family.bound_to[0]))
+        by_size = {sizes[axis]: name for axis, name in names.items()}
+        found.append(tuple(by_size.get(size, size) for size in shape_of(sized)))
+    if found[0] != found[1]:
+        raise ExportError(
+            f"{family!r} makes sizes that follow from those of z and are none of them, such as {found[0]}: a bundle "
+            "cannot say so. Give the networks' inputs their sizes, or make a shape of the sizes of z."
+        )
+    return found[0]
+
+
+def _unnamed(shape):
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
+def _known(shape):
+    return tuple(size if isinstance(size, int) else 1 for size in shape)
 
 
 def _from_pair(pair):
@@ -226,7 +355,7 @@ def _inputs_of(network, main, like):
             )
         role = [main if main not in names and shape == like.shape else "condition" for shape in shapes]
         names = [new if _AUTOMATIC.fullmatch(name) else name for name, new in zip(names, role, strict=True)]
-    reserved = {"z_mean", "z_log_var", "x_mean", "x_scale"} & set(names)
+    reserved = {*NORMAL_OUTPUTS, "x_mean", "x_scale"} & set(names)
     if reserved or len(set(names)) < len(names):
         raise ExportError(
             f"The inputs are called {names}: give each a name of its own that is not the name of an output, "

@@ -1,7 +1,8 @@
 """Inputs to try a graph on, with the outputs that the model gives for them.
 
 There are three kinds: ordinary (uniform over the range of the data, or standard normal if none is known), extreme (the
-ends of the range, or ten standard deviations) and held-out (data that the caller gives, and their latents).
+ends of the range, or ten standard deviations) and held-out (data that the caller gives, and their latents). What only
+another graph can make, such as the parameters of a posterior, is what that graph has made of the inputs of its kind.
 """
 
 import os
@@ -14,6 +15,7 @@ import numpy as np
 from keras_vae_export._internals import compile_function
 from keras_vae_export.errors import ExportError
 from keras_vae_export.graphs import GraphFunction
+from keras_vae_serving.manifest import NUM_SAMPLES, free_sizes, noise_input
 
 ROWS = 64
 _SAVED_ROWS = 7
@@ -58,20 +60,31 @@ def make_probes(
     Raises:
         ExportError: If the model does not run on one of them, or gives NaN.
     """
-    encoder, decoder, *_ = graphs
-    held_out = {} if data is None else _head(data, ROWS)
+    latents = next(graph.latents for graph in graphs if graph.name == "decoder")
+    data = {} if data is None else _head(data, ROWS)
+    kinds = "ordinary", "extreme", "held-out"
+    given: dict[str, Any] = {kind: {} for kind in kinds}  # what graphs have made for those after them
+    sizes: dict[str, Any] = {kind: {} for kind in kinds}  # that are free, by name
     found = {}
     for graph in graphs:
         run = compile_function(graph.network, graph.function)
         rng = np.random.default_rng(0)
-        found[graph.name] = [_made(graph, run, "ordinary", _ordinary, held_out, rng)]
-        found[graph.name].append(_made(graph, run, "extreme", _extreme, held_out, rng))
+        held_out = data | given["held-out"]
+        tried = [
+            _made(graph, run, kind, make, held_out, rng, given[kind], sizes[kind])
+            for kind, make in (("ordinary", _ordinary), ("extreme", _extreme))
+        ]
         if held_out:
-            inputs = _held_out_inputs(graph, held_out, rng)
+            inputs = _held_out_inputs(graph, held_out, rng, sizes["held-out"])
             if inputs is not None:
-                found[graph.name].append(run_model(graph, run, "held-out", inputs))
-            if graph is encoder and decoder.latents is not None:
-                held_out[decoder.latents] = found[graph.name][-1].outputs["z_mean"]
+                tried.append(run_model(graph, run, "held-out", inputs))
+            if latents is not None and graph.name in ("encoder", "posterior"):
+                z = graph.outputs[0].name  # of an encoder whose posterior is a graph, it is replaced by that graph's
+                given["held-out"][latents] = tried[-1].outputs[z]
+        for probe in tried:
+            given[probe.kind] |= {name: probe.outputs[name] for name in graph.gives}
+            sizes[probe.kind] |= free_sizes((*graph.inputs, *graph.outputs), {**probe.inputs, **probe.outputs})
+        found[graph.name] = tried
     return found
 
 
@@ -117,17 +130,18 @@ def load(path: str | os.PathLike[str]) -> dict[str, Probe]:
     return {graph: Probe("recorded", **parts) for graph, parts in found.items()}
 
 
-def _made(graph, run, kind, make, held_out, rng):
+def _made(graph, run, kind, make, held_out, rng, given, known):
     """A probe with generated inputs, at the sizes of the data if they are given and the model runs at no other."""
-    sizes = {tensor.name: _sizes(tensor, kind) for tensor in graph.inputs}
-    given = {name: array.shape[1:] for name, array in held_out.items() if name in sizes}
-    inputs = _inputs(graph, make, sizes, held_out, rng)
+    sizes = {tensor.name: _sizes(tensor, kind, known) for tensor in graph.inputs}
+    of_data = {name: array.shape[1:] for name, array in held_out.items() if name in sizes}
+    inputs = _inputs(graph, make, sizes, held_out, rng) | _needed(graph, given)
     try:
         return run_model(graph, run, kind, inputs)
     except ExportError:
-        if all(given.get(name, size) == size for name, size in sizes.items()):
+        if all(of_data.get(name, size) == size for name, size in sizes.items()):
             raise
-    return run_model(graph, run, kind, _inputs(graph, make, sizes | given, held_out, rng))
+    inputs = _inputs(graph, make, sizes | of_data, held_out, rng) | _needed(graph, given)
+    return run_model(graph, run, kind, inputs)
 
 
 def _inputs(graph, make, sizes, held_out, rng):
@@ -139,10 +153,17 @@ def _inputs(graph, make, sizes, held_out, rng):
     return inputs
 
 
-def _sizes(tensor, kind):
-    """The sizes after the batch, with a number for each free size."""
-    free = (_NUM_SAMPLES[kind],) if "num_samples" in tensor.shape else _FREE_SIZES[kind]
-    return tuple(size if isinstance(size, int) else free[i % len(free)] for i, size in enumerate(tensor.shape[1:]))
+def _needed(graph, given):
+    return {tensor.name: given[tensor.name] for tensor in graph.inputs if tensor.name in given}
+
+
+def _sizes(tensor, kind, known):
+    """The sizes after the batch, with a number for each free size: that which it had in an earlier graph, if it had."""
+    known = {NUM_SAMPLES: _NUM_SAMPLES[kind]} | known
+    return tuple(
+        size if isinstance(size, int) else known[size] if size in known else _FREE_SIZES[kind][i % 2]
+        for i, size in enumerate(tensor.shape[1:])
+    )
 
 
 def _range(graph, tensor, held_out):
@@ -189,13 +210,13 @@ def _finite(limits, reach=10.0):
     return low, np.where(np.isfinite(high), high, np.maximum(low, 0.0) + reach)
 
 
-def _held_out_inputs(graph, held_out, rng):
+def _held_out_inputs(graph, held_out, rng, known):
     """The held-out data as inputs of a graph; None if an input is not among them."""
-    inputs = {}
+    inputs, noise, rows = {}, noise_input(graph), len(next(iter(held_out.values())))
     for tensor in graph.inputs:
-        if tensor.name == "epsilon":
-            rows = len(next(iter(held_out.values())))
-            inputs["epsilon"] = rng.standard_normal((rows, _NUM_SAMPLES["held-out"], tensor.shape[-1]), dtype="float32")
+        if tensor is noise and len(graph.inputs) > 1:
+            shape = (rows, *_sizes(tensor, "held-out", known))
+            inputs[tensor.name] = rng.standard_normal(shape, dtype="float32")
         elif tensor.name in held_out:
             inputs[tensor.name] = held_out[tensor.name].astype(tensor.dtype, copy=False)
         else:

@@ -28,6 +28,7 @@ from keras_vae_export.converters import canonical, tidy
 from keras_vae_export.errors import AccuracyError, ExportError, ParityError
 from keras_vae_export.graphs import Pair
 from keras_vae_serving import Session
+from keras_vae_serving.manifest import free_sizes, noise_input
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _MAX_DIFFERENCE = 0.25
@@ -87,7 +88,7 @@ def variants(
     Raises:
         AccuracyError: If more is lost; the message gives the figure.
     """
-    samples = _samples(folder, graphs, data)  # without the prior, which stays in float32
+    samples = _samples(folder, graphs, data)  # without prior and posterior, which stay in float32
     found = {}
     for name in ("encoder", "decoder", "elbo"):
         found[f"{name}_{precision}"] = _variant(folder, graphs[name], precision, samples[name])
@@ -102,7 +103,7 @@ def variants(
             f"{max_elbo_loss:.3g} may be lost. Export without {precision}, or allow more with max_elbo_loss."
         )
     for variant in found.values():
-        variant.parity.update(elbo_change=change, elbo_examples=len(samples["elbo"]["epsilon"]))
+        variant.parity.update(elbo_change=change, elbo_examples=len(samples["decoder"]["z"]))
     return found
 
 
@@ -137,14 +138,24 @@ def _samples(folder, graphs, data):
     def given(name):
         return {tensor.name: data[tensor.name] for tensor in graphs[name].inputs if tensor.name in data}
 
-    count = len(next(iter(data.values())))
-    z = Session(folder, graphs["encoder"], providers="cpu").run(given("encoder"))["z_mean"]
-    epsilon = np.random.default_rng(0).standard_normal((count, 1, z.shape[1]), dtype="float32")
+    outputs = z = Session(folder, graphs["encoder"], providers="cpu").run(given("encoder"))
+    sizes = free_sizes(graphs["encoder"].outputs, outputs)
+    rng, count = np.random.default_rng(0), len(next(iter(data.values())))
+    if "posterior" in graphs:
+        noise = noise_input(graphs["posterior"])
+        still = {} if noise is None else {noise.name: np.zeros((count, *_sized(noise.shape[1:], sizes)), "float32")}
+        z = Session(folder, graphs["posterior"], providers="cpu").run({**outputs, **still})
+    epsilon: Any = noise_input(graphs["elbo"])
+    drawn = rng.standard_normal((count, 1, *_sized(epsilon.shape[2:], sizes)), dtype="float32")
     return {
         "encoder": given("encoder"),
-        "decoder": {"z": z, **given("decoder")},
-        "elbo": {**given("elbo"), "epsilon": epsilon},
+        "decoder": {"z": next(iter(z.values())), **given("decoder")},
+        "elbo": {**given("elbo"), epsilon.name: drawn},
     }
+
+
+def _sized(shape, sizes) -> tuple[Any, ...]:
+    return tuple(sizes.get(size, size) for size in shape)
 
 
 def _terms(folder, graph, samples):

@@ -18,6 +18,7 @@ class Distribution:
     """
 
     event_shape: tuple[int, ...]  # of one draw, such as (16,) or (8, 8, 4)
+    is_discrete: bool = False  # whether log_prob is the logarithm of a probability, and not of a density
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

@@ -38,6 +38,15 @@ def pieces(vae: VAE, x: Any, max_bytes: int, draws: int) -> Iterator[tuple[list[
             yield [array[start : start + rows] for array in piece], at_a_time
 
 
+def require_continuous(vae: VAE) -> None:
+    """Raises a ValueError if z are codes, of which q(z|x) is one: draws by which to estimate log p(x) are equal."""
+    if vae.posterior_family.distribution_class.is_discrete:
+        raise ValueError(
+            f"log p(x) is a sum over all codes, and {vae.posterior_family!r} proposes one of them, so that no number "
+            "of draws comes nearer to it than the bound: that is vae.elbo(x)."
+        )
+
+
 def size(x: Any) -> int | None:
     """Number of examples in data as `as_arrays` gives them; None if only reading them would tell."""
     return None if _containers.is_stream(x) else data.count(x)

@@ -86,6 +86,7 @@ def annealed_log_likelihood(
     leapfrog = validation.whole_number("leapfrog", leapfrog)
     if start not in ("posterior", "prior"):
         raise ValueError(f'start must be "posterior" or "prior", the distribution of the first z; got {start!r}.')
+    _model.require_continuous(vae)
     temperatures, prior = _sigmoid_schedule(steps), None
     first = np.random.default_rng(seed)  # drawn from as `log_likelihood` does
     moves, pilots = np.random.SeedSequence(seed).spawn(2)  # one stream per example: the same however the work is cut

@@ -92,7 +92,8 @@ def log_likelihood(
         A `LogLikelihood`.
 
     Raises:
-        ValueError: If the model's loss is not a log-likelihood of such data, or there is no example; says why.
+        ValueError: If the model's loss is not a log-likelihood of such data, there is no example, or z are codes, of
+            which q(z|x) is one (`vae.elbo` is then all there is); says why.
 
     Example:
 
@@ -102,6 +103,7 @@ def log_likelihood(
     Reference: Burda et al. 2016, arXiv:1509.00519, section 5 (k = 5000); Kong 1992 (effective sample size).
     """
     num_samples = validation.whole_number("num_samples", num_samples)
+    _model.require_continuous(vae)
     generator = np.random.default_rng(seed)
     x = _containers.as_arrays(x)  # once: a table or a list is copied
     bar, found = progress_bar(_model.size(x), verbose), []

@@ -11,6 +11,7 @@ from keras_vae.distributions import (
     DiagonalNormal,
     Distribution,
     Mixture,
+    UniformCodes,
     has_closed_form_kl,
     kl_divergence,
 )
@@ -27,7 +28,8 @@ def kl_per_unit(vae: VAE, x: Any, batch_size: int = 256) -> np.ndarray:
     of the prior depend on each other, it says which latents are in use, but does not add up to the `kl`: for a mixture
     it is the KL to each dimension's marginal, estimated from 16 draws of each posterior; for a prior of your own it is
     the KL to the normal distribution with the mean and the variance that the prior has in each dimension. A posterior
-    whose dimensions depend on each other is treated so too, with the moments of 64 draws.
+    whose dimensions depend on each other is treated so too, with the moments of 64 draws. Of uniform codes it is the
+    constant log(levels).
 
     Args:
         vae: A built `VAE`.
@@ -47,6 +49,9 @@ def kl_per_unit(vae: VAE, x: Any, batch_size: int = 256) -> np.ndarray:
     array([2.113, 0.004, 1.874])
     """
     posterior, prior = _model.encoded(vae, x, batch_size)
+    if isinstance(prior, UniformCodes):
+        _model.require_examples(posterior)
+        return np.broadcast_to(np.log(prior.levels), posterior.event_shape).copy()
     return _mean_kl(_as_normal(posterior), prior)
 
 

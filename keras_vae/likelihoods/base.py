@@ -111,6 +111,19 @@ class Likelihood(Configured, Layer):
         """E[x|z], shaped like the data."""
         raise NotImplementedError
 
+    def mixture_mean(self, parameters: Any, weights: Any) -> Any:
+        """E[x] where z is one of several, or what `mean` gives in its place: the average of `mean` over them.
+
+        Args:
+            parameters: `(num_samples, batch, ...)`.
+            weights: `(num_samples, batch)` probability of each z.
+
+        Returns:
+            `(batch, ...)`.
+        """
+        mean = self.mean(parameters)
+        return ops.sum(mean * beside(weights, mean), axis=0)
+
     def stddev(self, parameters: Any) -> Any:
         """The standard deviation of x given z, shaped like the data; defined only if `has_stddev`."""
         raise NotImplementedError
@@ -170,6 +183,11 @@ def _as_float32(x, observed):
     """x as a tensor, 0 where a value is missing."""
     x = ops.convert_to_tensor(x, "float32")
     return x if observed is None else ops.where(observed, x, 0.0)
+
+
+def beside(weights, array):
+    """Weights with as many axes as an array whose first axes are theirs."""
+    return ops.reshape(weights, (*ops.shape(weights), *[1] * (len(array.shape) - len(weights.shape))))
 
 
 def first_index(mask: Any) -> tuple[int, ...]:

@@ -9,7 +9,13 @@ from keras import ops
 
 from keras_vae import validation
 from keras_vae._numerics import straight_through_clip
-from keras_vae.likelihoods.base import Likelihood, check_missing_together, first_index, refuse_activation
+from keras_vae.likelihoods.base import (
+    Likelihood,
+    beside,
+    check_missing_together,
+    first_index,
+    refuse_activation,
+)
 
 # Outside, the negative binomial is a Poisson or a point at 0 as far as float32 can tell.
 _LOG_DISPERSION_RANGE = (-15.0, 15.0)
@@ -78,6 +84,12 @@ class Categorical(Likelihood):
         codes = np.arange(self.num_parameters, dtype="float32")
         is_largest = ops.equal(parameters, ops.max(parameters, axis=-1, keepdims=True))
         return ops.min(ops.where(is_largest, codes, self.num_classes - 1.0), axis=-1)
+
+    def mixture_mean(self, parameters: Any, weights: Any) -> Any:
+        if self.num_classes is None:
+            return super().mixture_mean(parameters, weights)
+        probabilities = ops.softmax(parameters, axis=-1)
+        return self.mean(ops.sum(probabilities * beside(weights, probabilities), axis=0))
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         logits = validation.to_numpy(parameters)

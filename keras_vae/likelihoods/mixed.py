@@ -89,6 +89,10 @@ class Mixed(Likelihood):
     def mean(self, parameters: Any) -> Any:
         return self._joined("mean", parameters)
 
+    def mixture_mean(self, parameters: Any, weights: Any) -> Any:
+        pieces = zip(self.parts, self._of_parameters(parameters), strict=True)
+        return ops.concatenate([part.mixture_mean(piece, weights) for part, piece in pieces], axis=-1)
+
     def stddev(self, parameters: Any) -> Any:
         return self._joined("stddev", parameters)
 

@@ -184,9 +184,18 @@ def _shape_fix(shape, num_samples):
 def require_density(objective: str, posterior: type[Distribution]) -> None:
     """Raises a ValueError unless q(z|x) of this class can hold its parameters fixed while z moves."""
     if not hasattr(posterior, "without_gradient"):
+        why = "gives z without noise" if posterior.is_discrete else "has it of its own draws only"
         raise ValueError(
-            f"{objective} needs log q(z|x) of any z, and a {posterior.__name__} has it of its own draws only: leave "
-            'gradient at "standard".'
+            f'{objective} needs log q(z|x) of any z, and a {posterior.__name__} {why}: leave gradient at "standard".'
+        )
+
+
+def require_noise(objective: str, posterior: type[Distribution]) -> None:
+    """Raises a ValueError if q(z|x) of this class is one code, whose KL is a constant and whose draws are equal."""
+    if posterior.is_discrete:
+        raise ValueError(
+            f"{objective}, and a {posterior.__name__} is one code for each x, whose KL is a constant: choose ELBO(), "
+            "the bound of such a model."
         )
 
 

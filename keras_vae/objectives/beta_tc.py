@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_vae import schedules, validation
 from keras_vae.distributions import ConditionalNormal, Distribution, Factorised, flatten_event
-from keras_vae.objectives.base import LatentBatch, Objective, Terms, diagonal, one_of
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, diagonal, one_of, require_noise
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -25,6 +25,8 @@ class BetaTC(Objective):
     "stratified"  1 / N q(z | x_n) + (N - 1) / (N (B - 1)) sum_{m != n} q(z | x_m), with x_n the example that z belongs
                   to: unbiased. Of the N terms of the true average one is known, and B - 1 stand for the others. The
                   paper weighs the B - 1 unevenly, by their place in the batch; this is its average over places.
+
+    Posterior and prior must have independent dimensions.
 
     The logarithm makes all three parts biased in any case; large batches help. The logs carry them:
     `mutual_information`, `total_correlation` and `dimension_wise_kl`.
@@ -63,6 +65,7 @@ class BetaTC(Objective):
         self.num_samples = validation.whole_number("num_samples", num_samples)
 
     def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
+        require_noise("BetaTC compares the densities of z under the posteriors of a batch", posterior)
         for distribution in (posterior, prior):
             if not issubclass(distribution, Factorised):
                 raise ValueError(

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_vae import distributions, schedules, validation
 from keras_vae.distributions import Distribution, Factorised, flatten_event
-from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of, require_density
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of, require_density, require_noise
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -24,6 +24,9 @@ class ELBO(Objective):
     A capacity holds the KL at a number of nats instead of pushing it down, usually one that rises from 0:
 
         loss = reconstruction + beta * abs(batch mean of the KL - capacity)
+
+    It is for every posterior and prior; free bits for those with a KL of each latent, "stl" for posteriors with the
+    density of any z, and a capacity for all but codes.
 
     Args:
         beta: Weight of the KL term: a number, or a schedule from `keras_vae.schedules`. Only at 1 is the loss a
@@ -97,6 +100,8 @@ class ELBO(Objective):
     def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
         if self.gradient == "stl":
             require_density('gradient="stl"', posterior)
+        if self.free_bits or self.capacity is not None:
+            require_noise("free_bits and capacity hold the KL up", posterior)
         if distributions.has_closed_form_kl(posterior, prior):
             if self.gradient == "stl" and self.kl == "auto":
                 raise ValueError(

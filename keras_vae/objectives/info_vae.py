@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_vae import validation
 from keras_vae.distributions import DiagonalNormal, Distribution, flatten_event
-from keras_vae.objectives.base import LatentBatch, Objective, Terms, diagonal, one_of
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, diagonal, one_of, require_noise
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -21,6 +21,8 @@ class InfoVAE(Objective):
     The KL pushes every q(z|x) to the prior and so discourages information; the maximum mean discrepancy constrains only
     their average q(z). At alpha = 1 the KL is gone ("MMD-VAE"); alpha = 0 and lambda_ = 1 is the ELBO. Otherwise the
     loss is no bound.
+
+    It is for posteriors that draw z of as many variates as it has elements, or more, and a diagonal normal prior.
 
     The MMD is the unbiased estimate over the batch, of z against the noise that it was made of: it compares an example
     only with the others, of whose noise its own is independent. It is logged as `mmd`, and is below 0 as often as not
@@ -70,13 +72,12 @@ class InfoVAE(Objective):
         self.num_samples = validation.whole_number("num_samples", num_samples)
 
     def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
-        for distribution in (posterior, prior):
-            if not issubclass(distribution, DiagonalNormal):
-                raise ValueError(
-                    "InfoVAE compares z, whitened by the prior, with the noise that it was made of, and a "
-                    f'{distribution.__name__} cannot be whitened. Leave the posterior at "normal" and the prior at '
-                    "N(0, I)."
-                )
+        require_noise("InfoVAE compares z with the noise that it was made of", posterior)
+        if not issubclass(prior, DiagonalNormal):
+            raise ValueError(
+                "InfoVAE compares z, whitened by the prior, with the noise that it was made of, and a "
+                f"{prior.__name__} cannot whiten it. Leave the prior at N(0, I)."
+            )
 
     def __call__(self, batch: LatentBatch) -> Terms:
         reconstruction = batch.reconstruction()
@@ -84,7 +85,13 @@ class InfoVAE(Objective):
         prior = batch.prior
         mean, log_var = ops.convert_to_tensor(prior.mean), ops.convert_to_tensor(prior.log_var)
         whitened = (batch.z - mean) * ops.exp(-0.5 * log_var)
-        mmd = self._mmd(*(flatten_event(each, len(each.shape) - 2) for each in (whitened, batch.noise)))
+        z, noise = (flatten_event(each, len(each.shape) - 2) for each in (whitened, batch.noise))
+        if noise.shape[-1] < z.shape[-1]:
+            raise ValueError(
+                f"InfoVAE compares z with the noise that it was made of, and this posterior makes {z.shape[-1]} "
+                f"elements of z of {noise.shape[-1]} variates: choose another objective."
+            )
+        mmd = self._mmd(z, noise[..., : z.shape[-1]])
         loss = reconstruction + (1.0 - self.alpha) * kl + (self.alpha + self.lambda_ - 1.0) * mmd
         return Terms(loss, reconstruction, kl, {"mmd": mmd})
 

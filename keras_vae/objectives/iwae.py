@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_vae import validation
 from keras_vae.distributions import Distribution, flatten_event
-from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of, require_density
+from keras_vae.objectives.base import LatentBatch, Objective, Terms, one_of, require_density, require_noise
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -19,6 +19,9 @@ class IWAE(Objective):
 
     With one sample it is the ELBO (with `kl="monte_carlo"`). The logs carry the terms of the ELBO beside it, averaged
     over the same samples: `negative_elbo` is worse than that of a model trained on it, and `loss` better.
+
+    It is for every prior and every posterior that draws z; "dreg" for posteriors with the density of any z, which are
+    "normal", `FullNormal` and `LowRankNormal`.
 
     Args:
         num_samples: Number of samples of z per example, k in the paper.
@@ -42,6 +45,7 @@ class IWAE(Objective):
         self.gradient = one_of("gradient", gradient, ("standard", "dreg"))
 
     def check(self, posterior: type[Distribution], prior: type[Distribution]) -> None:
+        require_noise("IWAE averages over different draws of z", posterior)
         if self.gradient == "dreg":
             require_density('gradient="dreg"', posterior)
 

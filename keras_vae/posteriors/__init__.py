@@ -7,12 +7,16 @@ from typing import Any
 
 import keras
 
-from keras_vae.distributions import DiagonalNormal, Distribution
+from keras_vae.distributions import DiagonalNormal, Distribution, UniformCodes
 from keras_vae.posteriors.base import Posterior as Posterior
 from keras_vae.posteriors.diagonal_normal import Normal as Normal
+from keras_vae.posteriors.flow import Flow as Flow
+from keras_vae.posteriors.fsq import FSQ as FSQ
+from keras_vae.posteriors.full_normal import FullNormal as FullNormal
+from keras_vae.posteriors.full_normal import LowRankNormal as LowRankNormal
 from keras_vae.posteriors.hierarchical import Hierarchical as Hierarchical
 
-_BY_NAME = {"normal": Normal}
+_BY_NAME = {"normal": Normal, "full": FullNormal, "full_normal": FullNormal}
 
 
 def checked(distribution: Any, family: Posterior, model: type) -> Distribution:
@@ -32,12 +36,30 @@ def checked(distribution: Any, family: Posterior, model: type) -> Distribution:
     return distribution
 
 
+def check_prior(family: Posterior, prior: Any) -> None:
+    """Raises a ValueError unless a prior, a distribution or a `Prior`, is over the z of a posterior family."""
+    kind = getattr(prior, "distribution_class", type(prior))
+    levels = getattr(family, "levels", None)
+    if family.distribution_class.is_discrete and not kind.is_discrete:
+        raise ValueError(
+            f"{family!r} gives z that are codes, which have probabilities, and a {kind.__name__} is a density: leave "
+            "the prior at None, which is uniform over the codes."
+        )
+    if kind.is_discrete and not family.distribution_class.is_discrete:
+        raise ValueError(
+            f"The prior {type(prior).__name__} is over codes, and {family!r} draws z from a density: leave the prior "
+            "at None, or choose the posterior FSQ(levels)."
+        )
+    if isinstance(prior, UniformCodes) and levels is not None and prior.levels != levels:
+        raise ValueError(f"The prior is over codes of the levels {prior.levels}, and {family!r} has others.")
+
+
 def get(posterior: Any) -> Posterior:
-    """A posterior from its name ("normal"), its config, or itself."""
+    """A posterior from its name ("normal", "full"), its config, or itself."""
     if isinstance(posterior, Posterior):
         return posterior
     if isinstance(posterior, dict):
         return keras.saving.deserialize_keras_object(posterior)
     if isinstance(posterior, str) and posterior.lower() in _BY_NAME:
         return _BY_NAME[posterior.lower()]()
-    raise ValueError(f'posterior must be "normal" or a Posterior object; got {posterior!r}.')
+    raise ValueError(f'posterior must be "normal", "full" or a Posterior object; got {posterior!r}.')

@@ -18,6 +18,7 @@ class Posterior(Configured, Layer):
 
     outputs: tuple[str, ...]  # Names of what the encoder returns, in the bundle too.
     distribution_class: type[Distribution] = Distribution  # of what `distribution` returns
+    zero_at_start: tuple[str, ...] = ()  # Names of outputs that are 0 in a new encoder of `keras_vae.networks`.
 
     def __init__(self):
         super().__init__(dtype="float32")
@@ -74,16 +75,19 @@ class Posterior(Configured, Layer):
             shapes: Shape of each of `outputs` for one example.
 
         Raises:
-            ValueError: If it already belongs to a model of other shapes.
+            ValueError: If it has weights, for a model of other shapes.
         """
-        if self.bound_to not in (None, (latent_shape, shapes)):
+        if self.bound_to == (latent_shape, shapes):
+            return
+        if (
+            self.bound_to is not None and len([*self._flatten_layers()]) + len(self.weights) > 1
+        ):  # it is its first layer
             raise ValueError(
-                f"{self!r} belongs to a model with latents of shape {self.bound_to[0]}, and this one has "
-                f"{latent_shape}: make a new posterior."
+                f"{self!r} has weights for a model with latents of shape {self.bound_to[0]}, whose encoder returns "
+                f"{self.bound_to[1]}; this one has {latent_shape} and {shapes}: make a new posterior."
             )
-        if self.bound_to is None:
-            self.make_weights(latent_shape, shapes)
-            self.bound_to = latent_shape, shapes
+        self.make_weights(latent_shape, shapes)
+        self.bound_to = latent_shape, shapes
 
     def make_weights(self, latent_shape: tuple[int | None, ...], shapes: tuple[tuple[int | None, ...], ...]) -> None:
         """Makes the weights, with `add_weight` or of layers; called once, by `bind`, with its arguments."""
@@ -112,3 +116,29 @@ def one_shape(posterior: Posterior, names: tuple[str, ...], tensors: tuple[Any, 
             "16), with a last size that is known."
         )
     return first[1:]
+
+
+def fixed_shape(posterior: Posterior, latent_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    """The shape of z, for a posterior whose dimensions depend on each other and so must be counted.
+
+    Raises:
+        ValueError: If a size is free.
+    """
+    if None in latent_shape:
+        raise ValueError(
+            f"{posterior!r} needs z of one shape, and a size in {latent_shape} is free: give the networks' inputs "
+            'their sizes, or choose a posterior that has no need of it, "normal" or FSQ.'
+        )
+    return latent_shape  # pyright: ignore[reportReturnType]
+
+
+def check_output_shapes(posterior: Posterior, latent_shape: tuple[int, ...], tensors: dict[str, Any]) -> None:
+    """Raises a ValueError unless these outputs of an encoder have the shapes that go with z of `latent_shape`."""
+    expected = posterior.output_shapes(latent_shape)
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape[1:]) != expected[name]:
+            raise ValueError(
+                f"The encoder returns {name} of shape {('batch', *tensor.shape[1:])}; for {posterior!r} and z of shape "
+                f"{latent_shape} it must be {('batch', *expected[name])}: keras_vae.networks.mlp and conv give such an "
+                "encoder when they are passed the same posterior=."
+            )

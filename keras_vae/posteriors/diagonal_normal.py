@@ -52,6 +52,9 @@ class Normal(Posterior):
 
     def distribution(self, outputs: Any, training: bool = False) -> DiagonalNormal:
         mean, log_var = (ops.cast(output, "float32") for output in self.read(outputs))
-        # In training not a clip, which has no gradient and would strand what wandered out.
-        limit = straight_through_clip if training else ops.clip
-        return DiagonalNormal(mean, limit(log_var, *LOG_VAR_RANGE), len(mean.shape) - 1)
+        return DiagonalNormal(mean, bounded_log_var(log_var, training), len(mean.shape) - 1)
+
+
+def bounded_log_var(log_var: Any, training: bool) -> Any:
+    """`log_var` in `LOG_VAR_RANGE`; in training not by a clip, which would strand what wandered out."""
+    return (straight_through_clip if training else ops.clip)(log_var, *LOG_VAR_RANGE)

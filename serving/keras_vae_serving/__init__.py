@@ -9,7 +9,9 @@ from keras_vae_serving.errors import RequestError as RequestError
 from keras_vae_serving.manifest import BundleError as BundleError
 from keras_vae_serving.manifest import GraphSpec as GraphSpec
 from keras_vae_serving.manifest import Manifest as Manifest
+from keras_vae_serving.manifest import PosteriorSpec as PosteriorSpec
 from keras_vae_serving.manifest import Tensor as Tensor
+from keras_vae_serving.pipeline import GraphPosterior as GraphPosterior
 from keras_vae_serving.pipeline import Pipeline as Pipeline
 from keras_vae_serving.providers import ProviderError as ProviderError
 from keras_vae_serving.session import Session as Session

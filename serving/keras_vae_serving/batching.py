@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from keras_vae_serving.errors import Overloaded, RequestError
+from keras_vae_serving.manifest import NUM_SAMPLES
 from keras_vae_serving.session import Session, batch_size_of, concatenate, split
 
 INLINE_SECONDS = 0.0002  # that a run may keep the event loop busy
@@ -64,6 +65,9 @@ class Batcher:
         self.max_queue: int = max_queue
         self.waiting: int = 0  # changed by the event loop only
         self._on_batch = on_batch
+        # The input that has several samples of z for each example, each as much work as an example.
+        sampled = (tensor.name for tensor in session.graph.inputs if NUM_SAMPLES in tensor.shape)
+        self._sampled = next(sampled, None)
         # Dynamic int8 takes one scale over the whole batch: an answer would depend on who else asked.
         self._merge = session.graph.precision != "int8"
         self._arrived: list[_Job] = []  # since the event loop last looked
@@ -81,7 +85,7 @@ class Batcher:
             RequestError: If the graph cannot run on these inputs; other requests are not affected.
         """
         rows = self.session.check(inputs)  # now: two wrong requests might fit together
-        cost = max(1, inputs["epsilon"].shape[1]) if "epsilon" in inputs else 1
+        cost = 1 if self._sampled is None else max(1, inputs[self._sampled].shape[1])
         if self.waiting and self.waiting + rows * cost > self.max_queue:
             raise Overloaded(f"{self.waiting} examples are waiting already: try again in a second.")
         key = (*((name, array.shape[1:], array.dtype.char) for name, array in inputs.items()), *(outputs or ()))

@@ -1,8 +1,8 @@
 """What the server answers for one bundle: its graphs as they are, and the verbs over them.
 
-A graph (`encoder`, `decoder`, `elbo`, `prior`) has the inputs and outputs that it has on Triton, so that a client moves
-there without change. A verb (`encode`, `decode`, `reconstruct`, `sample`, `score`) is that of `Pipeline`, but awaited:
-each run of a graph is shared with other requests.
+A graph (`encoder`, `posterior`, `decoder`, `elbo`, `prior`) has the inputs and outputs that it has on Triton, so that a
+client moves there without change. A verb (`encode`, `decode`, `reconstruct`, `sample`, `score`) is that of `Pipeline`,
+but awaited: each run of a graph is shared with other requests.
 """
 
 import difflib
@@ -20,13 +20,17 @@ import numpy as np
 from keras_vae_serving.batching import Batcher
 from keras_vae_serving.errors import RequestError, abbreviate
 from keras_vae_serving.inputs import all_finite
-from keras_vae_serving.manifest import MAX_SEED, Tensor
+from keras_vae_serving.manifest import MAX_SEED, NUM_SAMPLES, Tensor
 from keras_vae_serving.pipeline import Pipeline
 from keras_vae_serving.providers import Providers
 from keras_vae_serving.session import batch_size_of
 from keras_vae_serving.verbs import Arrays, Steps
 
+_SIZES = re.compile(r"\s*[0-9]{1,6}\s*(,\s*[0-9]{1,6}\s*){0,7}")
 _DRAW_SEED = "Seed for the draw; without one, each draw is different."
+_STANDARDIZED = "Whether z is in standard deviations from the mean of all codes (false)."
+# Most numbers that the z of one request may hold where a model leaves its sizes free: 64 images of 32 x 32 x 4.
+_MAX_FREE_NUMBERS = 2**18
 # A number of samples has two names: `sample` calls it n, `score` num_samples.
 _OTHER_NAMES = {"n": "num_samples", "num_samples": "n"}
 
@@ -101,8 +105,9 @@ class Endpoints:
 
     @functools.cached_property
     def latent_activity(self) -> np.ndarray | None:
-        """`Pipeline.latent_activity`, which takes a moment, or None without a prior."""
-        return self.pipeline.latent_activity() if self.pipeline.verbs.can_sample else None
+        """`Pipeline.latent_activity`, which takes a moment, or None without a prior or a size of z."""
+        is_known = self.pipeline.verbs.can_sample and None not in self.pipeline.manifest.latent_shape
+        return self.pipeline.latent_activity() if is_known else None
 
     async def run(self, endpoint: Endpoint, inputs: Arrays, parameters: dict[str, Any]) -> Arrays:
         """The outputs of an endpoint, arrays by name.
@@ -112,9 +117,10 @@ class Endpoints:
         """
         if not parameters.keys() <= endpoint.parameters.keys():
             parameters = _known(endpoint, parameters)
+        sampled = {tensor.name for tensor in endpoint.inputs if NUM_SAMPLES in tensor.shape}
         for name, array in inputs.items():
             # Each sample of z of an example is as much work as an example.
-            rows = math.prod(array.shape[: 2 if name == "epsilon" else 1]) if array.ndim else 0
+            rows = math.prod(array.shape[: 2 if name in sampled else 1]) if array.ndim else 0
             if rows > self.max_rows:
                 raise RequestError(
                     f"the input {name!r} holds {rows} examples; this server takes up to {self.max_rows} in one "
@@ -160,14 +166,23 @@ class Endpoints:
 
     def _verbs(self):
         verbs = self.pipeline.verbs
-        encoder, decoder = (self.pipeline.sessions[name].graph.outputs for name in ("encoder", "decoder"))
-        yield self._verb("encode", "q(z|x): its mean and log-variance.", encoder, verbs.encode)
-        yield self._verb("decode", "The mean of p(x|z).", decoder, verbs.decode)
+        decoder = self.pipeline.sessions["decoder"].graph.outputs
+        what = "q(z|x): its mean and log-variance."
+        if not verbs.is_normal:
+            what = "q(z|x): what the encoder returns, and z, the draw of which all noise is 0."
+        scaled = {"standardized": _STANDARDIZED} if self.pipeline.manifest.latents is not None else {}
+        yield self._verb("encode", what, verbs.posterior_outputs, verbs.encode, scaled)
+        yield self._verb("decode", "The mean of p(x|z).", decoder, verbs.decode, scaled)
         parameters = {"sample": "Whether z is drawn from q(z|x) instead of its mean (false).", "seed": _DRAW_SEED}
+        parameters["sample"] = parameters["sample"] if verbs.is_normal else "Whether z is drawn from q(z|x) (false)."
         what = "The mean of p(x|z), with z from q(z|x)."
         yield self._verb("reconstruct", what, decoder, verbs.reconstruct, parameters)
         if verbs.can_sample:
             parameters = {"n": "Number of samples (1).", "seed": _DRAW_SEED}
+            shape = self.pipeline.manifest.latent_shape
+            if None in shape:
+                example = ", ".join(str(size or 8) for size in shape)
+                parameters["latent_shape"] = f'Sizes of each z, and with them the size of x, such as "{example}".'
             yield self._verb(
                 "sample", "The mean of p(x|z), with z drawn from the prior.", decoder, self._sample, parameters
             )
@@ -195,17 +210,23 @@ class Endpoints:
 
         return Endpoint(name, description, self.pipeline.inputs.of_verb(name), outputs, run, parameters or {})
 
-    def _sample(self, inputs, n=None, seed=None):
+    def _sample(self, inputs, n=None, seed=None, latent_shape=None):
         """`Verbs.sample`, in which the condition says how many are wanted if nothing else does."""
         for name, array in inputs.items():
             if array.ndim == 0:
                 raise RequestError(f"the input {name!r} has no shape: its first size is the number of examples.")
-        names = [tensor.name for tensor in self.pipeline.inputs.conditioning_inputs()]
+        names = [tensor.name for tensor in self.pipeline.inputs.of_verb("sample")]
         if not set(inputs) <= set(names):
             takes = f"{', '.join(names)}, and" if names else "no inputs, but"
             raise RequestError(f'sample takes {takes} the parameters "n" and "seed".')
         n = max(map(len, inputs.values()), default=1) if n is None else n
-        return self.pipeline.verbs.sample(n, seed, inputs.get("condition"))
+        if latent_shape is not None and n * math.prod(latent_shape) > _MAX_FREE_NUMBERS:
+            raise RequestError(
+                f"{n} z of shape {latent_shape} hold more than {_MAX_FREE_NUMBERS:,} numbers: ask for fewer or smaller "
+                "ones.",
+                status=413,
+            )
+        return self.pipeline.verbs.sample(n, seed, inputs.get("condition"), latent_shape)
 
     async def _finish(self, steps):
         """The result of a verb, whose graphs are run together with those of other requests."""
@@ -226,9 +247,16 @@ class Endpoints:
 
     def _argument(self, name, value):
         """The value of a parameter, as `Verbs` takes it."""
-        if name == "sample":
+        if name in ("sample", "standardized"):
             if not isinstance(value, bool):
-                raise RequestError(f'the parameter "sample" must be true or false; got {abbreviate(value)}.')
+                raise RequestError(f'the parameter "{name}" must be true or false; got {abbreviate(value)}.')
+        elif name == "latent_shape":
+            if not isinstance(value, str) or not _SIZES.fullmatch(value):
+                raise RequestError(
+                    f'the parameter "latent_shape" must be sizes with commas between them, such as "8, 8, 4"; got '
+                    f"{abbreviate(value)}."
+                )
+            return tuple(map(int, value.split(",")))
         elif name == "seed":
             if value is not None and (type(value) is not int or not 0 <= value < MAX_SEED):
                 raise RequestError(

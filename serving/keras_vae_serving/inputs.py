@@ -5,12 +5,13 @@ Arrays are checked here, before anything runs, so that a mistake is a `RequestEr
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from keras_vae_serving.errors import RequestError
-from keras_vae_serving.manifest import BundleError, GraphSpec, Manifest, Tensor, shape_matches
+from keras_vae_serving.manifest import BundleError, GraphSpec, Manifest, Tensor, noise_input, shape_matches
 
 
 class Inputs:
@@ -18,7 +19,7 @@ class Inputs:
 
     Args:
         manifest: Manifest of the bundle.
-        graphs: Graphs that will run, by "encoder", "decoder" and, where they exist, "elbo" and "prior".
+        graphs: Graphs that will run, by "encoder", "decoder" and, where they exist, "posterior", "elbo" and "prior".
 
     Attributes:
         z: Name of the decoder's input for the latents.
@@ -35,7 +36,7 @@ class Inputs:
 
     def names(self, graph: str) -> list[str]:
         """Names of the arrays that the caller gives to a graph: all its inputs but the noise."""
-        return [tensor.name for tensor in self.graphs[graph].inputs if tensor.name != "epsilon"]
+        return [tensor.name for tensor in self._given(graph)]
 
     def of_verb(self, verb: str) -> tuple[Tensor, ...]:
         """Tensors that the caller gives to "encode", "decode", "reconstruct", "sample" or "score"."""
@@ -49,9 +50,11 @@ class Inputs:
                 shared = set(self.names("encoder"))
                 return encoder + tuple(each for each in self.conditioning_inputs() if each.name not in shared)
             case "sample":
-                return self.conditioning_inputs()
+                found = self.conditioning_inputs()
+                taken = self._given("prior") if "prior" in self.graphs else ()
+                return found + tuple(tensor for tensor in taken if tensor.name not in {each.name for each in found})
             case _:
-                return tuple(tensor for tensor in self.graphs["elbo"].inputs if tensor.name != "epsilon")
+                return self._given("elbo")
 
     def conditioning_inputs(self) -> tuple[Tensor, ...]:
         """Inputs of the decoder other than the latents."""
@@ -113,13 +116,36 @@ class Inputs:
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the encoder or the decoder takes a condition."""
-        return any(self._condition_of(graph) is not None for graph in ("encoder", "decoder"))
+        """Whether the encoder, the decoder or the prior takes a condition."""
+        return any(self._condition_of(graph) is not None for graph in ("encoder", "decoder", "prior"))
 
-    def dummy_inputs(self, n: int, seed: int = 0) -> dict[str, np.ndarray]:
-        """Values of the conditioning inputs to try the decoder with: random labels, and zeros for anything else."""
+    def latent_shape(self, given: Any = None) -> tuple[int, ...]:
+        """The shape of one z, as it is or, where the model leaves sizes free, as it is `given`.
+
+        Raises:
+            RequestError: If it is free and not given, or given and not one of the model's.
+        """
+        shape = self.manifest.latent_shape
+        if given is None and None not in shape:
+            return shape  # pyright: ignore[reportReturnType]
+        free = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+        if given is None:
+            raise RequestError(
+                f"This model's z has the shape {free}, which follows from the size of x: say how large, latent_shape="
+                f"{tuple(size or 8 for size in shape)} for instance."
+            )
+        sizes = tuple(given) if isinstance(given, list | tuple) else (given,)
+        whole = all(isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in sizes)
+        if not whole or len(sizes) != len(shape) or any(e not in (None, s) for e, s in zip(shape, sizes, strict=True)):
+            raise RequestError(f"latent_shape must be whole numbers that fit {free}; got {sizes}.")
+        return tuple(int(size) for size in sizes)
+
+    def dummy_inputs(self, n: int, seed: int = 0, graph: str = "decoder") -> dict[str, np.ndarray]:
+        """Values of the conditioning inputs to try a graph with: random labels, and zeros for anything else."""
         rng, arrays = np.random.default_rng(seed), {}
-        for tensor in self.conditioning_inputs():
+        for tensor in self._given(graph):
+            if graph == "decoder" and tensor.name == self.z:
+                continue
             shape = (n, *(size if isinstance(size, int) else 1 for size in tensor.shape[1:]))
             labels = self.manifest.labels.get(tensor.name, 1)
             arrays[tensor.name] = rng.integers(labels, size=shape).astype(tensor.dtype)
@@ -138,7 +164,14 @@ class Inputs:
         return name == "x" and self.manifest.missing
 
     def _condition_of(self, graph):
-        return next((tensor for tensor in self.graphs[graph].inputs if tensor.name == "condition"), None)
+        return next((tensor for tensor in self._given(graph) if tensor.name == "condition"), None)
+
+    def _given(self, graph):
+        """Inputs of a graph, if there is one, other than the noise."""
+        if graph not in self.graphs:
+            return ()
+        noise = noise_input(self.graphs[graph])
+        return tuple(tensor for tensor in self.graphs[graph].inputs if tensor is not noise)
 
     def _checked(self, tensor, value):
         array = np.asarray(value)

@@ -17,9 +17,11 @@ import numpy as np
 
 from keras_vae_serving.errors import RequestError
 
-SCHEMA_VERSION: int = 1
+SCHEMA_VERSION: int = 2
 FILE_NAME: str = "manifest.json"
 BATCH: str = "batch"  # the name of every first dimension
+NUM_SAMPLES: str = "num_samples"  # that of the second dimension of the noise of "elbo"
+NORMAL_OUTPUTS: tuple[str, str] = ("z_mean", "z_log_var")  # of the encoder where q(z|x) is a diagonal normal
 MAX_SEED: int = 2**63  # the whole numbers of the protocol's parameters are int64
 
 
@@ -64,7 +66,7 @@ class GraphSpec:
     """What the manifest says of one ONNX file of a bundle.
 
     Args:
-        name: "encoder", "decoder", "elbo" or "prior", followed by the precision if that is not float32.
+        name: "encoder", "posterior", "decoder", "elbo" or "prior", followed by the precision if that is not float32.
         file: Path inside the bundle, with slashes.
         precision: Precision of the weights, "float32", "float16" or "int8"; inputs and outputs state their own dtype.
         inputs, outputs: Tensors in the file's order.
@@ -77,6 +79,29 @@ class GraphSpec:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     parity: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class PosteriorSpec:
+    """What the manifest says of q(z|x).
+
+    Args:
+        name, config: Class of the family, and the arguments of its constructor.
+        outputs: Shape of each output of the encoder for one example, by name; None is a free size.
+        noise_shape: Shape of the N(0, 1) variates that one draw of z is made of; () if it draws nothing.
+        is_discrete: Whether z takes countably many values; the graph "posterior" may then have the output "codes".
+    """
+
+    name: str
+    config: dict[str, Any]
+    outputs: dict[str, tuple[int | None, ...]]
+    noise_shape: tuple[int | None, ...]
+    is_discrete: bool = False
+
+    def __post_init__(self) -> None:
+        outputs = {name: _checked_shape(name, shape) for name, shape in self.outputs.items()}
+        object.__setattr__(self, "outputs", outputs)
+        object.__setattr__(self, "noise_shape", _checked_shape("noise_shape", self.noise_shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,33 +148,40 @@ class Manifest:
 
     Args:
         graphs: Graphs by name.
-        latent_dim: Number of latent dimensions, or None where a latent is not a vector.
+        latent_shape: Shape of one z; None is a size that follows from that of x.
         data_shape: Shape of one example of x; names stand for free sizes.
         data_range: `(low, high)` that x must lie in, either may be infinite; or None.
         likelihood: `{"name": "Bernoulli", "config": {...}}`, or None where the decoder came without one.
+        posterior: Family of q(z|x). Where it is no diagonal normal, the graph "posterior" makes z of the encoder's
+            outputs and noise.
         prior: `{"name": "DiagonalNormal", "config": {"mean": [...], "log_var": [...]}}`, or None; where it has
-            another name, the graph "prior" makes z of noise, and "moments" are the mean and log-variance of that z.
+            another name, the graph "prior" makes z of noise, and of the condition if that is one of its inputs.
+            "moments" are the mean and log-variance of that z, where they do not depend on a condition.
         export: Engine, backend, versions and tolerance of the export.
         files: sha256 and number of bytes of every file except the manifest itself, by path inside the bundle.
         anomaly: Threshold of the anomaly score, or None.
         missing: Whether a NaN in x stands for a missing number, which the graphs leave out.
         labels: Number of labels, which count from 0, of each input that holds labels, by name.
+        latents: `{"mean": [...], "std": [...]}` of the codes of all data, which broadcast with z, or None.
     """
 
     graphs: dict[str, GraphSpec]
-    latent_dim: int | None
+    latent_shape: tuple[int | None, ...]
     data_shape: tuple[int | str, ...]
     data_range: tuple[float, float] | None
     likelihood: dict[str, Any] | None
+    posterior: PosteriorSpec
     prior: dict[str, Any] | None
     export: dict[str, Any]
     files: dict[str, dict[str, Any]]
     anomaly: AnomalyThreshold | None = None
     missing: bool = False
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
+    latents: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_shape", tuple(self.data_shape))
+        object.__setattr__(self, "latent_shape", _checked_shape("latent_shape", self.latent_shape))
         if self.data_range is not None:
             low, high = self.data_range
             ends = (-math.inf if low is None else low, math.inf if high is None else high)
@@ -158,7 +190,12 @@ class Manifest:
     def __repr__(self) -> str:
         """One line, as `export` returns a manifest and a notebook shows it; `to_json` has the whole page."""
         graphs, size = ", ".join(self.graphs), sum(file["bytes"] for file in self.files.values())
-        return f"<Manifest: {graphs}; latent_dim {self.latent_dim}, data {self.data_shape}, {size / 1e6:.1f} MB>"
+        return f"<Manifest: {graphs}; latents {self.latent_shape}, data {self.data_shape}, {size / 1e6:.1f} MB>"
+
+    @property
+    def latent_dim(self) -> int | None:
+        """Number of elements of one z; None where a size is free."""
+        return None if None in self.latent_shape else math.prod(size or 0 for size in self.latent_shape)
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""
@@ -175,12 +212,15 @@ class Manifest:
         try:
             fields: dict[str, Any] = json.loads(text)
             version = fields.pop("schema_version")
-            if version != SCHEMA_VERSION:
+            if version not in (1, SCHEMA_VERSION):
                 raise BundleError(
-                    f"{where} has schema version {version!r}; this keras_vae_serving reads version {SCHEMA_VERSION}. "
-                    "Update keras-vae, or export the model again."
+                    f"{where} has schema version {version!r}; this keras_vae_serving reads versions 1 and "
+                    f"{SCHEMA_VERSION}. Update keras-vae, or export the model again."
                 )
             graphs = {name: _graph(name, **graph) for name, graph in fields.pop("graphs").items()}
+            if version == 1:
+                fields |= _latents_of_schema_1(graphs, fields.pop("latent_dim"))
+            fields["posterior"] = PosteriorSpec(**fields["posterior"])
             if fields.get("anomaly") is not None:
                 fields["anomaly"] = AnomalyThreshold(**fields["anomaly"])
             manifest = cls(graphs=graphs, **fields)
@@ -224,13 +264,29 @@ class Manifest:
             raise ValueError(f"missing must be true or false; got {self.missing!r}")
         if not all(type(count) is int and count > 0 for count in self.labels.values()):
             raise ValueError(f"labels must be whole numbers by the names of inputs; got {self.labels!r}")
+        names = tuple(self.posterior.outputs)
+        if "posterior" not in self.graphs and names != NORMAL_OUTPUTS:
+            raise ValueError(f"it has no graph that makes z of {', '.join(names)}")
+        if self.latents is not None:
+            self._check_array("std", self.latents["std"], positive=True)
+            self._check_array("mean", self.latents["mean"])
         if self.prior is None:
             return
         name, config = self.prior["name"] + "", self.prior["config"]
         if name == "DiagonalNormal":
-            for part in (config["mean"], config["log_var"]):
-                if len([float(value) for value in part]) != self.latent_dim:
-                    raise ValueError(f"the prior has {len(part)} latents and not {self.latent_dim}")
+            for part in ("mean", "log_var"):
+                if np.ndim(config[part]) != len(self.latent_shape):
+                    raise ValueError(f"the {part} of the prior is not of one z of shape {self.latent_shape}")
+                self._check_array(part, config[part])
+
+    def _check_array(self, name, values, positive=False):
+        """Raises a ValueError unless a list of numbers is finite and broadcasts with one z."""
+        array, shape = np.asarray(values, "float64"), tuple(size or 1 for size in self.latent_shape)
+        pairs = zip(array.shape[::-1], shape[::-1], strict=False)
+        if array.ndim > len(shape) or not all(size in (1, of_z) for size, of_z in pairs):
+            raise ValueError(f"the {name} has shape {array.shape}, and z {self.latent_shape}")
+        if not np.isfinite(array).all() or (positive and not (array > 0.0).all()):
+            raise ValueError(f"the {name} must hold finite{' numbers above 0' if positive else ' numbers'}")
 
     def verify(self, directory: str | os.PathLike[str]) -> None:
         """Raises a BundleError that names the first file which is missing, cut short, changed or unknown.
@@ -259,6 +315,28 @@ class Manifest:
                 raise BundleError(f"{path} is not part of the bundle: remove it, or export the model again.")
 
 
+def noise_input(graph: Any) -> Tensor | None:
+    """The input of a graph that N(0, 1) variates go into; None if it takes none.
+
+    It is called "epsilon" in the `elbo` of a diagonal normal, as in schema 1, and "noise" elsewhere. Encoder and
+    decoder take none: the names of their inputs are the user's.
+    """
+    if graph.name.startswith(("encoder", "decoder")):
+        return None
+    return next((tensor for tensor in graph.inputs if tensor.name in ("epsilon", "noise")), None)
+
+
+def free_sizes(tensors: tuple[Tensor, ...], arrays: Any) -> dict[str, int]:
+    """What the named sizes of tensors, other than the batch, are in arrays by the tensors' names."""
+    return {
+        name: size
+        for tensor in tensors
+        if tensor.name in arrays
+        for name, size in zip(tensor.shape[1:], arrays[tensor.name].shape[1:], strict=True)
+        if isinstance(name, str)
+    }
+
+
 def shape_matches(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
     """Whether an array's shape is the expected one, in which a name stands for any size."""
     return len(shape) == len(expected) and all(
@@ -279,6 +357,25 @@ def _graph(name, *, inputs, outputs, **fields):
         outputs=tuple(Tensor(**tensor) for tensor in outputs),
         **fields,
     )
+
+
+def _latents_of_schema_1(graphs, latent_dim):
+    """What schema 2 says of the latents, for a bundle of schema 1: all of those have a diagonal normal."""
+    mean = next((graph.outputs[0] for name, graph in graphs.items() if name == "encoder"), None)
+    found = None if mean is None else [size if isinstance(size, int) else None for size in mean.shape[1:]]
+    shape = [latent_dim] if found is None or latent_dim is not None else found
+    outputs = dict.fromkeys(NORMAL_OUTPUTS, shape)
+    return {
+        "latent_shape": shape,
+        "posterior": {"name": "Normal", "config": {}, "outputs": outputs, "noise_shape": shape},
+    }
+
+
+def _checked_shape(name, shape):
+    """A list of sizes, in which None is free, as a tuple."""
+    if not all(size is None or (type(size) is int and size > 0) for size in shape):
+        raise ValueError(f"{name} must be a list of sizes, null where one is free; got {shape!r}")
+    return tuple(shape)
 
 
 def _inside(path):

@@ -29,8 +29,13 @@ except ImportError as _error:
     ) from None
 
 # Arguments of each verb other than its data and seed, and the outputs that become columns.
-_ARGUMENTS = {"encode": [], "decode": [], "reconstruct": ["sample"], "score": ["num_samples"]}
-_COLUMNS = ("z_mean", "z_log_var", "x_mean", "negative_elbo", "is_anomaly")
+_ARGUMENTS = {
+    "encode": ["standardized"],
+    "decode": ["standardized"],
+    "reconstruct": ["sample"],
+    "score": ["num_samples"],
+}
+_COLUMNS = ("x_mean", "negative_elbo", "is_anomaly")  # of "encode" all
 
 
 def deploy(
@@ -143,9 +148,10 @@ def map_batches(
     Args:
         dataset: `ray.data.Dataset`, whose examples are tensors of the bundle's shape without the batch axis, or lists.
         bundle: Folder of the bundle, with the same path on this machine and on all machines where workers run.
-        verb: Verb to run. "encode" adds `z_mean` and `z_log_var`, each `(latent_dim,)`; "decode" and "reconstruct" add
-            `x_mean`, like an example of x; "score" adds `negative_elbo`, a number, in nats, and where the bundle has a
-            threshold `is_anomaly`, whether it is above that.
+        verb: Verb to run. "encode" adds `z_mean` and `z_log_var`, each `(*latent_shape,)`, or of another posterior what
+            the encoder returns, `z` and `codes`; "decode" and "reconstruct" add `x_mean`, like an example of x; "score"
+            adds `negative_elbo`, a number, in nats, and where the bundle has a threshold `is_anomaly`, whether it is
+            above that.
         columns: Column that holds the input, or a dict of columns by input, such as `{"x": "image", "label":
             "digit"}`. By default a column has the name of its input: x, or z for "decode".
         workers: Largest number of processes; Ray starts as many as there is room for next to the tasks that read data.
@@ -156,7 +162,7 @@ def map_batches(
         providers: "auto" (CUDA with `num_gpus`, else the CPU) or a value for `Pipeline.load`.
         precision: Precision as for `Pipeline.load`.
         seed: Seed for the noise, a whole number; None takes a new seed in each call.
-        **arguments: `sample` for "reconstruct", `num_samples` for "score".
+        **arguments: `sample` for "reconstruct", `num_samples` for "score", `standardized` for "encode" and "decode".
 
     Returns:
         A `ray.data.Dataset` with the columns of `dataset` and the results, float32 (`is_anomaly`: bool).
@@ -226,6 +232,8 @@ class _Worker:
         self._verb, self._columns, self._seed, self._arguments = verb, columns, seed, arguments
         if verb == "score" and "elbo" not in self._pipeline.sessions:
             self._pipeline.score({})  # raises: says what is missing
+        if arguments.get("standardized"):
+            self._pipeline.verbs.require_statistics()
         self._inputs = [tensor.name for tensor in self._pipeline.inputs.of_verb(verb)]
 
     def __call__(self, batch):
@@ -233,7 +241,7 @@ class _Worker:
         if self._verb == "score" or arguments.get("sample"):
             arguments = {**arguments, "seed": _Noise(self._seeds(x))}
         outputs = self._pipeline.run(getattr(self._pipeline.verbs, self._verb)(x, **arguments))
-        results = {name: array for name, array in outputs.items() if name in _COLUMNS}
+        results = {name: array for name, array in outputs.items() if self._verb == "encode" or name in _COLUMNS}
         taken = sorted(set(results) & set(batch))
         if taken:
             raise ValueError(f"The dataset has a column {taken[0]!r} already: rename or drop it, {self._verb} adds it.")

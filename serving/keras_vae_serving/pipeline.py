@@ -17,12 +17,58 @@ from keras_vae_serving.session import Session, concatenate, split
 from keras_vae_serving.verbs import Posterior, Seed, Steps, Verbs, whole_number
 
 
+class GraphPosterior:
+    """q(z|x) of n examples, of which the bundle's graph "posterior" makes z; as `keras_vae`'s `NumpyPosterior`.
+
+    Args:
+        pipeline: Pipeline whose graph runs.
+        outputs: What the encoder returned, arrays `(n, ...)` by name.
+        standardized: Whether z is standardized.
+    """
+
+    def __init__(self, pipeline: "Pipeline", outputs: dict[str, np.ndarray], standardized: bool = False) -> None:
+        self.outputs: dict[str, np.ndarray] = outputs
+        self._pipeline, self._standardized = pipeline, standardized
+
+    def __len__(self) -> int:
+        return len(next(iter(self.outputs.values())))
+
+    @property
+    def location(self) -> np.ndarray:
+        """The draw of which all noise is 0, `(n, *latent_shape)`."""
+        return self._draw()["z"]
+
+    def sample(self, seed: Seed = None) -> np.ndarray:
+        """Draws z, `(n, *latent_shape)`."""
+        return self._draw(True, seed)["z"]
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The whole numbers that a discrete z stands for, int32.
+
+        Raises:
+            BundleError: If the posterior has none.
+        """
+        found = self._draw()
+        if "codes" not in found:
+            name = self._pipeline.manifest.posterior.name
+            raise BundleError(
+                f"The posterior of this bundle, {name}, has no codes: its z is not made of whole numbers."
+            )
+        return found["codes"]
+
+    def _draw(self, sample=False, seed=None):
+        verbs = self._pipeline.verbs
+        drawn = self._pipeline.run(verbs.draw_posterior(self.outputs, sample, seed))
+        return verbs.standardize(drawn) if self._standardized else drawn
+
+
 class Pipeline:
     """Runs the graphs of a bundle.
 
     Args:
         manifest: Manifest of the bundle.
-        sessions: Sessions by "encoder", "decoder" and, where they exist, "elbo" and "prior".
+        sessions: Sessions by "encoder", "decoder" and, where they exist, "posterior", "elbo" and "prior".
         batch_size: Number of examples that are run at a time; any number may be passed to the verbs.
 
     Example:
@@ -71,39 +117,59 @@ class Pipeline:
             for graph in manifest.graphs.values()
             if graph.precision == precision
         }
-        if "prior" in manifest.graphs:  # in float32 only: it is small
-            graphs.setdefault("prior", manifest.graphs["prior"])
+        for name in {"posterior", "prior"} & set(manifest.graphs):  # in float32 only: they are small
+            graphs.setdefault(name, manifest.graphs[name])
         if "encoder" not in graphs:
             have = ", ".join(sorted({graph.precision for graph in manifest.graphs.values()}))
             raise BundleError(f"{directory} has no {precision} graphs; it has {have}. Export it with that precision.")
         sessions = {name: Session(directory, graph, providers, threads) for name, graph in graphs.items()}
         return cls(manifest, sessions, batch_size)
 
-    def encode(self, x: Any) -> Posterior:
-        """q(z|x): `(n, ...)` data, or a dict of arrays by input name, to a `Posterior`."""
-        outputs = self.run(self.verbs.encode(x))
-        return Posterior(outputs["z_mean"], outputs["z_log_var"])
+    def encode(self, x: Any, standardized: bool = False) -> "Posterior | GraphPosterior":
+        """q(z|x) of `(n, ...)` data, or of a dict of arrays by input name.
 
-    def decode(self, z: Any) -> np.ndarray:
-        """The mean of p(x|z): `(n, latent_dim)`, or a dict of arrays by input name, to `(n, ...)`."""
-        return self.run(self.verbs.decode(z))["x_mean"]
+        Args:
+            x: Data.
+            standardized: Whether z is in standard deviations from the mean of all codes, as the bundle's statistics
+                have them; `decode(z, standardized=True)` undoes it.
+
+        Returns:
+            A `Posterior`, with `mean` and `log_var`, of a diagonal normal, else a `GraphPosterior`, with the encoder's
+            `outputs`. Both have `location` and `sample(seed)`.
+
+        Raises:
+            RequestError: If the data do not fit, or the bundle has no statistics.
+        """
+        if self.verbs.is_normal:
+            return Posterior(*self.run(self.verbs.encode(x, standardized)).values())
+        if standardized:
+            self.verbs.require_statistics()
+        return GraphPosterior(self, self.run(self.verbs.outputs(x)), standardized)
+
+    def decode(self, z: Any, standardized: bool = False) -> np.ndarray:
+        """The mean of p(x|z): `(n, *latent_shape)`, or a dict of arrays by input name, to `(n, ...)`.
+
+        With `standardized`, z is as `encode(x, standardized=True)` gives it.
+        """
+        return self.run(self.verbs.decode(z, standardized))["x_mean"]
 
     def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None) -> np.ndarray:
-        """The mean of p(x|z) at the posterior mean or, if `sample`, at a z drawn from q(z|x).
+        """The mean of p(x|z) at the posterior's location or, if `sample`, at a z drawn from q(z|x).
 
         Other inputs of the decoder, such as a label, are taken from the dict `x`.
         """
         return self.run(self.verbs.reconstruct(x, sample, seed))["x_mean"]
 
-    def sample(self, n: int, seed: Seed = None, condition: Any = None) -> np.ndarray:
+    def sample(self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None) -> np.ndarray:
         """The mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`.
 
-        A conditional model takes a `condition`, `(n, ...)` or one for all.
+        A conditional model takes a `condition`, `(n, ...)` or one for all; z is drawn from p(z|condition) where the
+        prior is one for each condition. A model whose z has free sizes takes the `latent_shape` of each z.
         """
-        return self.run(self.verbs.sample(n, seed, condition))["x_mean"]
+        return self.run(self.verbs.sample(n, seed, condition, latent_shape))["x_mean"]
 
     def interpolate(self, a: Any, b: Any, steps: int = 10, condition: Any = None) -> np.ndarray:
-        """The decoded straight line between the posterior means of two examples, both ends included: `(steps, ...)`.
+        """The decoded straight line between the locations of two q(z|x), both ends included: `(steps, ...)`.
 
         A conditional model takes the `condition` of both, without the batch axis.
         """
@@ -139,15 +205,16 @@ class Pipeline:
             )
         return self.run(self.verbs.score(x))["is_anomaly"]
 
-    def draw(self, n: int, seed: Seed = None) -> np.ndarray:
-        """Draws z from the prior, `(n, latent_dim)`."""
-        return self.run(self.verbs.draw(n, seed))
+    def draw(self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None) -> np.ndarray:
+        """Draws z from the prior, `(n, *latent_shape)`; `condition` and `latent_shape` as in `sample`."""
+        return self.run(self.verbs.draw(n, seed, condition, latent_shape))
 
     def latent_activity(self, draws: int = 16, seed: int = 0) -> np.ndarray:
-        """How much each latent changes what is decoded, `(latent_dim,)`: the decoder ignores a latent of 0.
+        """How much each latent changes what is decoded, `(latent_shape[-1],)`: the decoder ignores a latent of 0.
 
         The root mean squared change of p(x|z)'s mean, over the data's dimensions and `draws` values of z from the
-        prior, when that latent alone is drawn again. It needs no data, unlike the count of active units.
+        prior, when that latent alone is drawn again: an element of a vector, or a channel of a z that has places, at
+        all of them. It needs no data, unlike the count of active units.
         """
         return self.run(self.verbs.latent_activity(draws, seed))
 
@@ -158,6 +225,9 @@ class Pipeline:
             "batch_size": self.batch_size,
             "likelihood": self.manifest.likelihood,
             "latent_dim": self.manifest.latent_dim,
+            "latent_shape": list(self.manifest.latent_shape),
+            "posterior": dataclasses.asdict(self.manifest.posterior),
+            "latents": self.manifest.latents,
             "data_shape": list(self.manifest.data_shape),
             "graphs": {
                 name: {"precision": session.graph.precision, "providers": session.providers, "threads": session.threads}

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_vae_serving.endpoints import Endpoint, Endpoints
 from keras_vae_serving.errors import RequestError, abbreviate
-from keras_vae_serving.manifest import BundleError
+from keras_vae_serving.manifest import NUM_SAMPLES, BundleError
 from keras_vae_serving.providers import ProviderError
 
 _SOURCE = re.compile(r"(?:(?P<name>[A-Za-z0-9_-]+)(?::(?P<version>[0-9]{1,9}))?=)?(?P<path>.+)", re.DOTALL)
@@ -181,11 +181,14 @@ def _parsed(sources):
 def _try(endpoints):
     """Runs each graph whose sizes are known once, so that memory is taken and kernels are chosen now."""
     pipeline = endpoints.pipeline
-    if "sample" in endpoints.by_name:
-        pipeline.decode({pipeline.inputs.z: pipeline.draw(1, seed=0), **pipeline.inputs.dummy_inputs(1)})
+    if "sample" in endpoints.by_name and None not in pipeline.manifest.latent_shape:
+        condition = {**pipeline.inputs.dummy_inputs(1), **pipeline.inputs.dummy_inputs(1, graph="prior")}.get(
+            "condition"
+        )
+        pipeline.sample(1, seed=0, condition=condition)
     for session in pipeline.sessions.values():
         tensors = session.graph.inputs
-        if all(isinstance(size, int) for tensor in tensors for size in tensor.shape[1:] if tensor.name != "epsilon"):
+        if all(isinstance(size, int) or size == NUM_SAMPLES for tensor in tensors for size in tensor.shape[1:]):
             sizes = {
                 tensor.name: [1, *(size if isinstance(size, int) else 1 for size in tensor.shape[1:])]
                 for tensor in tensors

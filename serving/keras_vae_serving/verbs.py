@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_vae_serving.errors import RequestError
 from keras_vae_serving.inputs import Inputs
-from keras_vae_serving.manifest import AnomalyThreshold, BundleError
+from keras_vae_serving.manifest import AnomalyThreshold, BundleError, Tensor, free_sizes, noise_input
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 Seed: TypeAlias = int | np.random.Generator | None
@@ -27,30 +27,35 @@ class GraphRun(NamedTuple):
         graph: Name of the graph.
         inputs: Checked arrays by input name.
         num_samples: Number of samples of z for each example, which count as examples.
-        noise: Draws `epsilon` for the next `n` examples, in their order; None if the graph takes no `epsilon`.
+        noise: Draws the noise of the next `n` examples, in their order, as an array by its name; None if there is none.
     """
 
     graph: str
     inputs: Arrays
     num_samples: int = 1
-    noise: Callable[[int], np.ndarray] | None = None
+    noise: Callable[[int], Arrays] | None = None
 
     def with_noise(self, inputs: Arrays) -> Arrays:
         """The inputs, all or the next part of them, together with their noise."""
-        return inputs if self.noise is None else {**inputs, "epsilon": self.noise(len(next(iter(inputs.values()))))}
+        return inputs if self.noise is None else {**inputs, **self.noise(len(next(iter(inputs.values()))))}
 
 
 Steps: TypeAlias = Generator[GraphRun, Any, Any]  # is sent the `Arrays` of each run
 
 
 class Posterior(NamedTuple):
-    """q(z|x) = N(mean, diag(exp(log_var))): two arrays of shape `(n, latent_dim)`."""
+    """q(z|x) = N(mean, diag(exp(log_var))): two arrays of shape `(n, *latent_shape)`."""
 
     mean: np.ndarray
     log_var: np.ndarray
 
+    @property
+    def location(self) -> np.ndarray:
+        """The mean, under the name that every posterior has."""
+        return self.mean
+
     def sample(self, seed: Seed = None) -> np.ndarray:
-        """Draws z, `(n, latent_dim)`."""
+        """Draws z, `(n, *latent_shape)`."""
         epsilon = np.random.default_rng(seed).standard_normal(self.mean.shape, dtype="float32")
         return self.mean + np.exp(0.5 * self.log_var) * epsilon
 
@@ -65,39 +70,80 @@ class Verbs:
     def __init__(self, inputs: Inputs) -> None:
         self.inputs: Inputs = inputs
 
-    def encode(self, x: Any) -> Steps:
-        """Outputs of the encoder: `z_mean` and `z_log_var`."""
+    def encode(self, x: Any, standardized: bool = False) -> Steps:
+        """Outputs of the encoder; of a posterior that is no diagonal normal also `z`, its location, and its `codes`.
+
+        If `standardized`, z and its moments are in standard deviations from the mean of all codes.
+        """
+        if standardized:
+            self.require_statistics()
+        outputs = yield from self.outputs(x)
+        if self.is_normal:
+            return self.standardize(outputs) if standardized else outputs
+        place = yield from self.draw_posterior(outputs)
+        return {**outputs, **(self.standardize(place) if standardized else place)}
+
+    def outputs(self, x: Any) -> Steps:
+        """Outputs of the encoder."""
         return (yield GraphRun("encoder", self.inputs.check("encoder", x)))
 
-    def decode(self, z: Any) -> Steps:
+    def draw_posterior(self, outputs: Arrays, sample: bool = False, seed: Seed = None) -> Steps:
+        """`z`, and `codes` where it has them, of what the encoder gave: a draw, or that of which all noise is 0."""
+        if self.is_normal:
+            posterior = Posterior(*outputs.values())
+            return {"z": posterior.sample(seed) if sample else posterior.location}
+        graph = self.inputs.graphs["posterior"]
+        noise, n = noise_input(graph), len(next(iter(outputs.values())))
+        if noise is None:
+            return (yield GraphRun("posterior", outputs))
+        shape = (n, *_sized(noise.shape[1:], free_sizes(graph.inputs, outputs)))
+        drawn = _standard_normal(shape, seed) if sample else np.zeros(shape, "float32")
+        return (yield GraphRun("posterior", {**outputs, noise.name: drawn}))
+
+    def decode(self, z: Any, standardized: bool = False) -> Steps:
         """Outputs of the decoder: `x_mean` and, where the likelihood has one, `x_scale`."""
-        return (yield GraphRun("decoder", self.inputs.check("decoder", z)))
+        if standardized:
+            self.require_statistics()
+        inputs = self.inputs.check("decoder", z)
+        if standardized:
+            mean, std = self._statistics()
+            inputs[self.inputs.z] = inputs[self.inputs.z] * std + mean
+        return (yield GraphRun("decoder", inputs))
+
+    def standardize(self, arrays: Arrays) -> Arrays:
+        """The arrays, with z, or the mean and log variance of a normal, in standard deviations from the mean."""
+        mean, std = self._statistics()
+        found = dict(arrays)
+        for name in {"z", "z_mean"} & set(found):
+            found[name] = (found[name] - mean) / std
+        if self.is_normal and "z_log_var" in found:
+            found["z_log_var"] = found["z_log_var"] - 2.0 * np.log(std)
+        return found
 
     def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None) -> Steps:
-        """Outputs of the decoder at the posterior mean or, if `sample`, at a draw from the posterior."""
+        """Outputs of the decoder at the posterior's location or, if `sample`, at a draw from the posterior."""
         x, conditioning = self.inputs.split_by_network(x)
-        outputs = yield from self.encode(x)
-        posterior = Posterior(outputs["z_mean"], outputs["z_log_var"])
-        z = posterior.sample(seed) if sample else posterior.mean
-        return (yield from self.decode({self.inputs.z: z, **conditioning}))
+        outputs = yield from self.outputs(x)
+        drawn = yield from self.draw_posterior(outputs, sample, seed)
+        return (yield from self.decode({self.inputs.z: drawn["z"], **conditioning}))
 
-    def sample(self, n: int = 1, seed: Seed = None, condition: Any = None) -> Steps:
+    def sample(self, n: int = 1, seed: Seed = None, condition: Any = None, latent_shape: Any = None) -> Steps:
         """Outputs of the decoder at `n` draws from the prior."""
         n = whole_number("n", n)
         conditioning = self.inputs.repeat_condition("decoder", condition, n)
-        z = yield from self.draw(n, seed)
+        z = yield from self.draw(n, seed, condition, latent_shape)
         return (yield from self.decode({self.inputs.z: z, **conditioning}))
 
     def interpolate(self, a: Any, b: Any, steps: int = 10, condition: Any = None) -> Steps:
-        """Outputs of the decoder on the straight line between the posterior means of two examples."""
+        """Outputs of the decoder on the straight line between the posterior's locations of two examples."""
         steps = whole_number("steps, which counts both ends,", steps, least=2)
         a, b = np.asarray(a), np.asarray(b)
         if a.shape != b.shape:
             raise RequestError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
         x, repeat = self.inputs.names("encoder")[0], self.inputs.repeat_condition
-        outputs = yield from self.encode({x: np.stack([a, b]), **repeat("encoder", condition, 2)})
-        start, end = outputs["z_mean"]
-        t = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
+        outputs = yield from self.outputs({x: np.stack([a, b]), **repeat("encoder", condition, 2)})
+        start, end = (yield from self.draw_posterior(outputs))["z"]
+        t = np.linspace(0.0, 1.0, steps, dtype="float32").reshape(-1, *[1] * start.ndim)
         z = (1.0 - t) * start + t * end
         return (yield from self.decode({self.inputs.z: z, **repeat("decoder", condition, steps)}))
 
@@ -107,45 +153,80 @@ class Verbs:
         num_samples = whole_number("num_samples", usual_samples if num_samples is None else num_samples)
         if "elbo" not in self.inputs.graphs:
             raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
-        rng = np.random.default_rng(usual_seed if seed is None else seed)
-        latent_dim: Any = self.inputs.manifest.latent_dim
+        rng, inputs = np.random.default_rng(usual_seed if seed is None else seed), self.inputs.check("elbo", x)
+        epsilon: Any = noise_input(self.inputs.graphs["elbo"])
+        shape: Any = epsilon.shape[2:]
+        if not all(isinstance(size, int) for size in shape):  # the sizes of z follow from those of x
+            first = yield from self.outputs({name: inputs[name][:1] for name in self.inputs.names("encoder")})
+            shape = _sized(shape, free_sizes(self.inputs.graphs["encoder"].outputs, first))
 
         def noise(n):
-            return rng.standard_normal((n, num_samples, latent_dim), dtype="float32")
+            return {epsilon.name: rng.standard_normal((n, num_samples, *shape), dtype="float32")}
 
-        terms = yield GraphRun("elbo", self.inputs.check("elbo", x), num_samples, noise)
+        terms = yield GraphRun("elbo", inputs, num_samples, noise)
         outputs = {"negative_elbo": terms["reconstruction"] + terms["kl"], **terms}
         if self.threshold is not None:
             outputs["is_anomaly"] = self.threshold.is_anomaly(outputs["negative_elbo"])
         return outputs
 
-    def draw(self, n: int, seed: Seed = None) -> Steps:
-        """z, `(n, latent_dim)`, from the prior."""
+    def draw(self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None) -> Steps:
+        """z, `(n, *latent_shape)`, from the prior."""
+        n, z_shape = whole_number("n", n), self.inputs.latent_shape(latent_shape)
         if "prior" in self.inputs.graphs:
-            noise_dim: Any = self.inputs.graphs["prior"].inputs[0].shape[1]
-            noise = np.random.default_rng(seed).standard_normal((whole_number("n", n), noise_dim), dtype="float32")
-            return (yield GraphRun("prior", {"noise": noise}))["z"]
+            graph, given = self.inputs.graphs["prior"], {}
+            if self.inputs.names("prior"):
+                given = self.inputs.check("prior", self.inputs.repeat_condition("prior", condition, n))
+            noise: Any = noise_input(graph)
+            sizes = dict(zip(graph.outputs[0].shape[1:], z_shape, strict=True))
+            shape = (n, *_sized(noise.shape[1:], sizes))
+            return (yield GraphRun("prior", {noise.name: _standard_normal(shape, seed), **given}))["z"]
         prior = self.inputs.manifest.prior
         if prior is None or prior["name"] != "DiagonalNormal":
             raise BundleError(
                 f"This bundle's prior is {prior and prior['name']}, from which nothing can be drawn here."
             )
         mean, log_var = (np.asarray(prior["config"][name], "float32") for name in ("mean", "log_var"))
-        shape = (whole_number("n", n), len(mean))
-        return Posterior(np.broadcast_to(mean, shape), np.broadcast_to(log_var, shape)).sample(seed)
+        return mean + np.exp(0.5 * log_var) * _standard_normal((n, *z_shape), seed)
 
     def latent_activity(self, draws: int = 16, seed: int = 0) -> Steps:
-        """Root mean squared change of the decoded mean when one latent alone is drawn again, `(latent_dim,)`."""
-        both = yield from self.draw(2 * whole_number("draws", draws), seed)
-        z, redrawn = np.split(both, 2)
+        """Root mean squared change of the decoded mean when one element of z's last axis is drawn again, `(size,)`."""
+        draws = whole_number("draws", draws)
         conditioning = self.inputs.dummy_inputs(draws, seed)
+        condition = conditioning.get("condition", self.inputs.dummy_inputs(draws, seed, "prior").get("condition"))
+        twice = condition if condition is None else np.concatenate([condition, condition])
+        z, redrawn = np.split((yield from self.draw(2 * draws, seed, twice)), 2)
         before, activity = (yield from self.decode({self.inputs.z: z, **conditioning}))["x_mean"], []
-        for i in range(z.shape[1]):
+        for i in range(z.shape[-1]):
             moved = z.copy()
-            moved[:, i] = redrawn[:, i]
+            moved[..., i] = redrawn[..., i]
             after = (yield from self.decode({self.inputs.z: moved, **conditioning}))["x_mean"]
             activity.append(np.sqrt(np.mean(np.square(after - before, dtype="float64"))))
         return np.array(activity)
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether q(z|x) is a diagonal normal, which needs no graph to draw from."""
+        return "posterior" not in self.inputs.graphs
+
+    @property
+    def posterior_outputs(self) -> tuple[Tensor, ...]:
+        """What `encode` gives: the outputs of the encoder, and of the graph "posterior" where there is one."""
+        graphs = self.inputs.graphs
+        return graphs["encoder"].outputs + (() if self.is_normal else graphs["posterior"].outputs)
+
+    def _statistics(self):
+        statistics = self.require_statistics()
+        return (np.asarray(statistics[name], "float32") for name in ("mean", "std"))
+
+    def require_statistics(self) -> dict[str, Any]:
+        """Mean and standard deviation of the codes; raises a RequestError if the bundle has none."""
+        statistics = self.inputs.manifest.latents
+        if statistics is None:
+            raise RequestError(
+                "This bundle does not know the scale of its codes: set vae.latent_statistics = "
+                "keras_vae.evaluation.latent_statistics(vae, x), with x of training, and export the model again."
+            )
+        return statistics
 
     @property
     def can_sample(self) -> bool:
@@ -162,6 +243,15 @@ class Verbs:
     def score_settings(self) -> tuple[int, int]:
         """Default `num_samples` and `seed` of a score: those of the threshold, or 1 and 0 without one."""
         return (1, 0) if self.threshold is None else (self.threshold.num_samples, self.threshold.seed)
+
+
+def _standard_normal(shape, seed):
+    return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+
+
+def _sized(shape, sizes):
+    """A shape with numbers in the place of the names of its free sizes."""
+    return tuple(sizes.get(size, size) for size in shape)
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:

@@ -147,7 +147,7 @@ def test_what_is_masked_or_absent_is_missing(missing):
         (X[:0], r"holds no example: its shape is \(0, 6\)"),
         (np.float32(3.0), "single number 3.0; it must have an axis of examples"),
         (X.astype(str), "x must hold numbers; got <U"),
-        (pandas.DataFrame({"a": [1.0], "colour": ["red"]}), "Column 'colour' of x holds .*get_dummies"),
+        (pandas.DataFrame({"a": [1.0], "colour": ["red"]}), r"Column 'colour' of x holds .*tables\.Table\.fit\(x\)"),
         (polars.DataFrame({"a": [1.0], "colour": ["red"]}), "Column 'colour' of x holds String"),
         ([[1.0, 2.0], [3.0]], "rows of unequal length"),
         ([X, X], "list of 2 arrays"),

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vae import VAE, Bernoulli, Categorical, Gaussian, Mixed, likelihoods, networks
+from keras_vae import VAE, Bernoulli, Categorical, Gaussian, Mixed, likelihoods, networks, posteriors
 
 pytestmark = pytest.mark.once
 
@@ -112,3 +112,54 @@ def test_a_file_of_an_older_version_finds_the_initializer_under_its_name_there()
     }
     initializer = keras.saving.deserialize_keras_object(config)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(initializer((2,), "float32")), [1.0, 2.0])
+
+
+@pytest.mark.parametrize("shape", [(16, 3), (8, 4, 1), (4, 8, 12, 2)])
+def test_a_spatial_pair_has_a_map_for_z_and_takes_other_sizes(shape):
+    likelihood = Gaussian("predicted")
+    known = VAE(*networks.conv_spatial(shape, 5, filters=(2, 3), likelihood=likelihood), likelihood=likelihood)
+    assert known.latent_shape == (*(size // 4 for size in shape[:-1]), 5)
+    free = (*[None] * (len(shape) - 1), shape[-1])
+    vae = VAE(*networks.conv_spatial(free, 5, filters=(2, 3), likelihood=likelihood), likelihood=likelihood)
+    vae.set_weights(known.get_weights())
+    x = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
+    np.testing.assert_allclose(vae.reconstruct(x), known.reconstruct(x), rtol=1e-5, atol=1e-6)
+    larger = np.concatenate([x, x], axis=1)
+    assert vae.encode(larger).location.shape == (2, shape[0] // 2, *known.latent_shape[1:])
+    assert vae.reconstruct(larger).shape == larger.shape
+    vae.compile("adam")
+    assert np.isfinite(vae.train_on_batch(larger, return_dict=True)["loss"])
+
+
+def test_a_spatial_pair_starts_at_the_data_mean_of_each_channel():
+    mean = np.array([0.2, 0.7], "float32")
+    for data_mean in (mean, np.broadcast_to(mean, (4, 4, 2))):
+        vae = VAE(*networks.conv_spatial((4, 4, 2), 3, filters=(2,), data_mean=data_mean))
+        np.testing.assert_allclose(vae.decode(np.zeros((1, 2, 2, 3)))[0], np.broadcast_to(mean, (4, 4, 2)), rtol=1e-5)
+
+
+def test_what_a_spatial_pair_cannot_be_is_named():
+    with pytest.raises(ValueError, match=r"multiples of 4; got \(10, 8, 1\)"):
+        networks.conv_spatial((10, 8, 1), 2)
+    with pytest.raises(
+        ValueError, match=r"outputs of the sizes of z, \(2, 2\), and z_cholesky .* use conv\(..., latent"
+    ):
+        networks.conv_spatial((8, 8, 1), 2, posterior="full")
+    with pytest.raises(ValueError, match="no place for the axis of classes"):
+        networks.conv_spatial((8, 8, 1), 2, likelihood=Categorical(num_classes=3))
+    with pytest.raises(ValueError, match="channels must be whole numbers"):
+        networks.conv_spatial((8, 8, 1), 0)
+    with pytest.raises(ValueError, match="data_shape must be whole numbers"):
+        networks.conv_spatial((8, 8, None), 2)
+    with pytest.raises(ValueError, match=r"conv_spatial needs data of shape \(steps, channels\)"):
+        networks.conv_spatial((8,), 2)
+
+
+@pytest.mark.parametrize("make", [networks.mlp, networks.conv])
+@pytest.mark.parametrize("posterior", ["normal", "full", posteriors.Flow(), posteriors.LowRankNormal(3)])
+def test_a_pair_has_the_outputs_of_any_posterior_and_z_of_any_shape(make, posterior):
+    vae = VAE(*make((8, 8, 1), (2, 3), hidden=(4,), posterior=posterior), posterior=posterior)
+    assert vae.latent_shape == (2, 3)
+    assert vae.sample(2, seed=0).shape == (2, 8, 8, 1)
+    if posterior == "full":  # a new one has no covariances
+        assert np.all(vae.encode(np.ones((1, 8, 8, 1), "float32")).outputs["z_cholesky"] == 0.0)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_vae_serving import BundleError, GraphSpec, Manifest, Tensor
+from keras_vae_serving import BundleError, GraphSpec, Manifest, PosteriorSpec, Tensor
 from keras_vae_serving.manifest import AnomalyThreshold, file_hash
 
 pytestmark = pytest.mark.once
@@ -20,10 +20,11 @@ def manifest():
     x = Tensor("x", "float32", ("batch", 4, "x_2"))
     return Manifest(
         graphs={"encoder": GraphSpec("encoder", "encoder/1/model.onnx", "float32", (x,), (x,), {"tolerance": 1e-4})},
-        latent_dim=2,
+        latent_shape=(2,),
         data_shape=(4, "x_2"),
         data_range=(0.0, 1.0),
         likelihood={"name": "Bernoulli", "config": {"from_logits": True}},
+        posterior=PosteriorSpec("Normal", {}, {"z_mean": (2,), "z_log_var": (2,)}, (2,)),
         prior={"name": "DiagonalNormal", "config": {"mean": [0.0, 0.0], "log_var": [0.0, 0.0]}},
         export={"engine": "tensorflow"},
         files={"encoder/1/model.onnx": {"sha256": "0" * 64, "bytes": 3}},
@@ -39,8 +40,15 @@ def scored(manifest):
 
 def test_a_manifest_survives_the_way_through_json(manifest, scored):
     assert Manifest.from_json(manifest.to_json()) == manifest
-    empty = dataclasses.replace(manifest, latent_dim=None, data_range=None, likelihood=None, prior=None)
+    empty = dataclasses.replace(manifest, data_range=None, likelihood=None, prior=None)
     assert Manifest.from_json(empty.to_json()) == empty
+    assert manifest.latent_dim == 2
+    wide = PosteriorSpec("Normal", {}, {"z_mean": (None, 4), "z_log_var": (None, 4)}, (None, 4))
+    prior = {"name": "DiagonalNormal", "config": {"mean": [[0.0] * 4], "log_var": [[0.0] * 4], "event_ndim": 2}}
+    latents = {"mean": [0.5] * 4, "std": [2.0] * 4}
+    free = dataclasses.replace(manifest, latent_shape=(None, 4), posterior=wide, prior=prior, latents=latents)
+    assert Manifest.from_json(free.to_json()) == free
+    assert free.latent_dim is None
     half_open = dataclasses.replace(manifest, data_range=(0.0, float("inf")))
     assert "Infinity" not in half_open.to_json()
     assert Manifest.from_json(half_open.to_json()) == half_open
@@ -92,7 +100,17 @@ def changed(manifest, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda fields: fields.update(schema_version=2), "schema version 2; this keras_vae_serving reads version 1"),
+        (lambda fields: fields.update(schema_version=3), "version 3; this keras_vae_serving reads versions 1 and 2"),
+        (
+            lambda fields: fields.update(latent_shape=[0]),
+            "latent_shape must be a list of sizes, null where one is free",
+        ),
+        (lambda fields: fields.update(latent_shape=[3]), r"the mean has shape \(2,\), and z \(3,\)"),
+        (lambda fields: fields["prior"]["config"].update(mean=0.0), r"the mean of the prior is not of one z"),
+        (lambda fields: fields["posterior"].update(outputs={"logits": [2]}), "no graph that makes z of logits"),
+        (lambda fields: fields["posterior"].pop("noise_shape"), "is not a bundle's manifest .*noise_shape"),
+        (lambda fields: fields.update(latents={"mean": [0, 0, 0], "std": [1, 1]}), "mean has shape .3,., and z .2,."),
+        (lambda fields: fields.update(latents={"mean": [0, 0], "std": [1, 0]}), "std must hold finite numbers above 0"),
         (lambda fields: fields.pop("schema_version"), "is not a bundle's manifest .*schema_version"),
         (lambda fields: fields.pop("prior"), "is not a bundle's manifest .*prior"),
         (lambda fields: fields.update(extra=1), "is not a bundle's manifest .*extra"),

@@ -21,7 +21,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 import browser
+import families
 import keras_vae
+import own_posteriors
 from keras_vae_serving import Pipeline
 
 pytestmark = [
@@ -65,6 +67,12 @@ def bundles(_warm_converter, conditional, exported, tmp_path_factory):
     keras_vae_export.export(keras_vae.VAE(*numbers, likelihood="mse", prior=prior), folder / "numbers")
     series = keras_vae.networks.conv((12, 2), 2, filters=(4,), hidden=(), likelihood="mse")
     keras_vae_export.export(keras_vae.VAE(*series, likelihood="mse"), folder / "series")
+    for name, places, posterior in (
+        ("places", (3, 4), own_posteriors.Rounded(5)),
+        ("steps", (4,), "normal"),
+        ("free", (None, None), "normal"),
+    ):
+        keras_vae_export.export(families.at_places(places, posterior), folder / name)
     for made, name in (
         (exported("table_with_missing_values"), "table"),
         (conditional, "conditional"),
@@ -451,6 +459,53 @@ def test_numbers_are_a_condition_and_sliders_have_the_range_of_the_prior(chromiu
         given = {"z": np.array([[1, -2]], "float32"), "condition": np.array([[0.5, 2]], "float32")}
         drawn = [float(text.replace("\u2212", "-").split("±")[0]) for text in page.settled().script(decoded)]
         assert drawn == pytest.approx(pipeline.decode(given)[0], rel=1e-4)
+        assert page.errors() == []
+
+
+def test_latents_at_places_have_a_slider_and_a_map_for_each_channel(chromium, bundles):
+    """A picture z with codes, a series z, and one of free sizes, which is not drawn."""
+    page = chromium
+    with browser.serving([bundles / name for name in ("places", "steps", "free")]) as address:
+        page.errors()
+        page.open(address).settled()
+        pipeline = Pipeline.load(bundles / "places", providers="cpu")
+        assert "3 \u00d7 4 \u00d7 2" in page.text("#facts")
+        page.find("[data-ref=sampleTiles] button").click()
+        page.wait(lambda: page.ref("codes").is_displayed(), "the codes of a sample")
+        x = pipeline.sample(40, seed=0)[:1]
+        codes = pipeline.encode(x).codes[0]
+        cells = "return Array.from(document.querySelectorAll('[data-ref=codes] table'), (table) => "
+        cells += "Array.from(table.rows, (row) => Array.from(row.cells, (cell) => Number(cell.textContent))))"
+        np.testing.assert_array_equal(page.settled().script(cells), np.moveaxis(codes, -1, 0))
+        values = "return Object.fromEntries(Array.from(document.querySelectorAll('[data-latent]'), "
+        values += "(slider) => [slider.dataset.latent, Number(slider.value)]))"
+        location = pipeline.encode(x).location
+        found = page.script(values)
+        expected = location.mean(axis=(0, 1, 2))
+        assert [found["0"], found["1"]] == pytest.approx(expected, abs=0.011)  # a slider has steps
+        maps = page.pixels("[data-ref=rows] .map")
+        assert maps.shape == (2, 3, 4)
+        # Half a standard deviation of the prior more, at all places.
+        field = page.find("[aria-label='Value of channel 0']")
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(f"{expected[0] + 0.5:.6f}", Keys.ENTER)
+        moved = location.copy()
+        moved[..., 0] += 0.5
+        page.wait(lambda: page.script(values)["0"] == pytest.approx(expected[0] + 0.5, abs=0.011), "the moved channel")
+        call = json.loads(page.settled().text("#call").split("-d '")[1].removesuffix("'"))
+        np.testing.assert_allclose(call["inputs"][0]["data"], moved.ravel(), atol=2e-4)
+        assert call["inputs"][0]["shape"] == [1, 3, 4, 2]
+        assert np.abs(page.pixels("[data-ref=rows] .map") - maps).max(axis=(1, 2)).min() == 0
+        assert np.abs(page.pixels("[data-ref=rows] .map") - maps).max() > 15
+        Select(page.find("#bundles")).select_by_visible_text("steps")
+        page.wait(lambda: page.settled().driver.title.startswith("steps"), "the series")
+        assert len(page.driver.find_elements("css selector", "[data-ref=rows] .map path")) == 2
+        assert not page.ref("codes").is_displayed()
+        page.ref("draw").click()
+        assert page.settled().text("#status") == ""
+        Select(page.find("#bundles")).select_by_visible_text("free")
+        page.wait(lambda: page.settled().driver.title.startswith("free"), "the bundle of free sizes")
+        assert "leaves sizes free (z: any \u00d7 any \u00d7 2); this page knows only fixed ones" in page.text("#main")
         assert page.errors() == []
 
 

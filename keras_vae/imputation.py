@@ -1,0 +1,88 @@
+"""Missing values filled in, by importance sampling of z given the observed ones.
+
+`reconstruct` fills a hole with the decoder's mean at one z, which q(z|x) chose although it has never seen that pattern
+of holes. Here many z are drawn, each counts as the observed values say, and the spread that is left is told by draws.
+"""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_vae import validation
+
+
+class Imputation:
+    """Mixed into `VAE`, which has the verbs of inference and the importance weights."""
+
+    def impute(
+        self, x: Any, draws: int | None = None, num_samples: int = 100, seed: int | None = None, batch_size: int = 256
+    ) -> np.ndarray:
+        """x with its missing values filled in; what is observed stays bit for bit.
+
+            E[x_missing|x_observed] ~ sum_i w_i E[x_missing|z_i] / sum_i w_i
+            w_i = p(x_observed|z_i) p(z_i) / q(z_i|x_observed)
+
+        Args:
+            x: `(n, ...)` data, in any form, with NaN where a value is missing. The model has `allow_missing=True`.
+            draws: Number of completed copies of x, each with missing values drawn from p(x_missing|x_observed), for
+                their spread (multiple imputation). None: one, with their mean; the most likely code where the data are
+                codes, and the probabilities of one-hot categories.
+            num_samples: Number of z per example that the weights are made of.
+            seed: Seed, an integer; it draws the same on every backend.
+            batch_size: Number of decoded examples at a time, counting samples.
+
+        Returns:
+            `(n, ...)`, or `(draws, n, ...)`, NumPy.
+
+        Raises:
+            ValueError: If the model was not told that values may be missing.
+
+        Reference: Mattei & Frellsen 2019, MIWAE, arXiv:1812.02633, section 3.3.
+        """
+        if not self.allow_missing:
+            raise ValueError("This model knows no missing values: make and train it with VAE(..., allow_missing=True).")
+        validation.whole_number("num_samples", num_samples)
+        if draws is not None:
+            validation.whole_number("draws", draws)
+        rows = max(1, validation.whole_number("batch_size", batch_size) // num_samples)
+        generator, found = np.random.default_rng(seed), []
+        for part in self._pieces(x, batch_size):
+            self.likelihood.validate(part[0], missing=True)
+            filled = np.array(part[0] if draws is None else np.broadcast_to(part[0], (draws, *part[0].shape)))
+            is_missing = np.isnan(part[0])
+            holes = np.flatnonzero(is_missing.reshape(len(is_missing), -1).any(axis=1))
+            for start in range(0, len(holes), rows):
+                at = holes[start : start + rows]
+                values = self._imputed([array[at] for array in part], draws, num_samples, generator)
+                places = at if draws is None else (slice(None), at)
+                filled[places] = np.where(is_missing[at], values, part[0][at])
+            found.append(filled)
+        return np.concatenate(found, axis=0 if draws is None else 1)
+
+    def _imputed(self, part, draws, num_samples, generator):
+        """All values of a few examples, `(rows, ...)` or `(draws, rows, ...)`, of which only some were missing."""
+        x, *condition = part
+        shape = (len(x), num_samples, *self.noise_shape(x.shape[1:]))
+        noise = generator.standard_normal(shape, dtype="float32")
+        if draws is None:
+            return self._batched(self._weighted_mean, x, noise, *condition, batch_size=len(x))
+        z, log_weights = self._batched(self._weighted_latents, x, noise, *condition, batch_size=len(x))
+        # The largest of log weights and Gumbel noise is a draw of z by its weight.
+        gumbel = generator.gumbel(size=(draws, *log_weights.shape))
+        chosen = np.argmax(log_weights + gumbel, axis=-1)
+        z = z[np.arange(len(x)), chosen].reshape(-1, *z.shape[2:])
+        condition = [np.tile(each, (draws, *[1] * (each.ndim - 1))) for each in condition]
+        parameters = self._batched(self._decode_parameters, z, *condition, batch_size=len(x) * num_samples)
+        values = self.likelihood.sample(parameters, generator)
+        return values.reshape(draws, *x.shape)
+
+    # Functions of tensors, with the examples on the first axis.
+
+    def _weighted_mean(self, x, noise, condition=None):
+        _, parameters, log_weights = self._weighted(x, ops.swapaxes(noise, 0, 1), condition)
+        return self.likelihood.mixture_mean(parameters, ops.softmax(log_weights, axis=0))
+
+    def _weighted_latents(self, x, noise, condition=None):
+        z, _, log_weights = self._weighted(x, ops.swapaxes(noise, 0, 1), condition)
+        return ops.swapaxes(z, 0, 1), ops.transpose(log_weights)

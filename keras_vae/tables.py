@@ -1,0 +1,355 @@
+"""Tables: a DataFrame of numbers and categories as an array for a model, and back.
+
+A model knows an array and its likelihood, a person has a DataFrame of ages, wages and countries. `Table.fit` reads once
+what the columns are. The array has the numbers first and then each category one-hot, the likelihood is the `Mixed` of
+exactly these columns, and what the model draws becomes a DataFrame of the original types.
+
+pandas and polars are told apart by narwhals, which comes with the extra `tables`.
+"""
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+import keras
+import numpy as np
+
+from keras_vae.likelihoods import Categorical, Gaussian, Likelihood, Mixed, Standardized
+
+KINDS: tuple[str, ...] = ("real", "integer", "category")
+_MAX_CATEGORIES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        name: Name in the DataFrame.
+        kind: "real", "integer" or "category".
+        categories: Values of a category, in the order of their one-hot columns: strings, booleans or numbers.
+        low, high: Least and greatest value seen of a number.
+        mean, stddev: Those of a number; a constant column has stddev 1.
+        dtype: Type in the DataFrame, as narwhals calls it.
+    """
+
+    name: str
+    kind: str
+    categories: tuple[Any, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    mean: float = 0.0
+    stddev: float = 1.0
+    dtype: str = "Float64"
+
+    @property
+    def width(self) -> int:
+        """Number of columns of the array."""
+        return len(self.categories) or 1
+
+
+class Table:
+    """What the columns of a DataFrame are, and how they become numbers and back.
+
+    Args:
+        columns: The columns in the order of the DataFrame; `Table.fit` finds them.
+
+    Example:
+
+    >>> table = keras_vae.tables.Table.fit(df)
+    >>> likelihood = table.likelihood()
+    >>> vae = VAE(*networks.mlp(table.width, 8, likelihood=likelihood), likelihood, allow_missing=True)
+    >>> vae.compile("adam")
+    >>> vae.fit(table.to_array(df), epochs=50)
+    >>> synthetic = table.to_frame(vae.sample(1000, draw=True))
+    >>> complete = table.to_frame(vae.impute(table.to_array(df)))
+
+    Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653.
+    """
+
+    def __init__(self, columns: tuple[Column, ...]) -> None:
+        self.columns: tuple[Column, ...] = tuple(columns)
+        # Side by side in the array: all numbers, which one group of the likelihood has, then the categories.
+        self._numbers = [column for column in self.columns if column.kind != "category"]
+        self._categories = [column for column in self.columns if column.kind == "category"]
+
+    @classmethod
+    def fit(cls, frame: Any, kinds: Mapping[str, str | None] | None = None) -> Self:
+        """Reads off a DataFrame what its columns are.
+
+        Floats are "real", whole numbers "integer" (floats with holes in which every number is whole, too), and text,
+        booleans and the types of categories "category".
+
+        Args:
+            frame: A DataFrame of pandas or polars, of which all rows are looked at.
+            kinds: Kind of a column where it is another, by its name, such as `{"zip_code": "category"}`; None leaves
+                the column out.
+
+        Raises:
+            ValueError: If a column has no value, or is of a type that is neither; says which and what to do.
+        """
+        frame, kinds = _narwhals(frame), dict(kinds or {})
+        unknown = sorted(set(kinds) - set(frame.columns))
+        if unknown:
+            raise ValueError(f"kinds names {unknown[0]!r}, which is no column of the table: {_listed(frame.columns)}.")
+        columns = []
+        for name in frame.columns:
+            kind = kinds.get(name, "")
+            if kind is None:
+                continue
+            if kind not in ("", *KINDS):
+                raise ValueError(f"The kind of {name!r} must be one of {', '.join(KINDS)}, or None; got {kind!r}.")
+            columns.append(_column(name, frame[name], kind))
+        if not columns:
+            raise ValueError("The table has no column.")
+        return cls(tuple(columns))
+
+    @property
+    def width(self) -> int:
+        """Number of columns of the array."""
+        return sum(column.width for column in self.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the array's columns: "age", and "country=France" of a category."""
+        of_categories = [f"{column.name}={value}" for column in self._categories for value in column.categories]
+        return (*(column.name for column in self._numbers), *of_categories)
+
+    def likelihood(self, of_numbers: Likelihood | str | None = None) -> "TableLikelihood":
+        """p(x|z) of the array: a standardised Gaussian with a learned scale for each number, and the categories.
+
+        Args:
+            of_numbers: Likelihood of the standardised numbers, such as `Laplace("learned", per_column=True)`.
+        """
+        return TableLikelihood(self, of_numbers or Gaussian("learned", per_column=True))
+
+    def to_array(self, frame: Any) -> np.ndarray:
+        """The numbers of a DataFrame: `(n, width)` float32, with NaN where a value is missing.
+
+        Args:
+            frame: A DataFrame with these columns, of pandas or polars; others are left out.
+
+        Raises:
+            ValueError: If a column is missing or holds something else than when the table was fitted; says where.
+        """
+        frame = _narwhals(frame)
+        absent = [column.name for column in self.columns if column.name not in frame.columns]
+        if absent:
+            raise ValueError(f"The table has no column {absent[0]!r}; it has {_listed(frame.columns)}.")
+        numbers = [_numbers(column.name, frame[column.name])[:, None] for column in self._numbers]
+        one_hot = [_one_hot(column, frame[column.name]) for column in self._categories]
+        return np.concatenate([*numbers, *one_hot], axis=1, dtype="float32")
+
+    def to_frame(self, x: Any, library: str = "pandas") -> Any:
+        """A DataFrame of the original types, of an array such as the model draws.
+
+        A number is put between the least and the greatest that were seen, an integer rounded; a category is the one of
+        the largest probability. NaN becomes a missing value.
+
+        Args:
+            x: `(n, width)` array.
+            library: "pandas" or "polars".
+
+        Raises:
+            ValueError: If the array has another width.
+        """
+        x = np.asarray(x)
+        if x.ndim != 2 or x.shape[1] != self.width:
+            raise ValueError(f"x must have shape (n, {self.width}), as to_array gives it; got {x.shape}.")
+        if library not in ("pandas", "polars"):
+            raise ValueError(f'library must be "pandas" or "polars"; got {library!r}.')
+        found, start = {}, 0
+        for column in (*self._numbers, *self._categories):
+            found[column.name] = _values(column, x[:, start : start + column.width])
+            start += column.width
+        native: Any = importlib.import_module(library)
+        of_library = _pandas_series if library == "pandas" else _polars_series
+        return native.DataFrame({c.name: of_library(native, c, found[c.name]) for c in self.columns})
+
+    def get_config(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(column) | {"categories": list(column.categories)} for column in self.columns]
+
+    @classmethod
+    def from_config(cls, config: list[dict[str, Any]]) -> Self:
+        return cls(tuple(Column(**{**each, "categories": tuple(each["categories"])}) for each in config))
+
+    def __repr__(self) -> str:
+        return f"Table({', '.join(f'{column.name}: {column.kind}' for column in self.columns)})"
+
+
+@keras.saving.register_keras_serializable(package="keras_vae")
+class TableLikelihood(Mixed):
+    """The `Mixed` of a table's columns; it holds the table, so that a saved model has it: `vae.likelihood.table`.
+
+    Args:
+        table: A `Table`.
+        of_numbers: Likelihood of the standardised numbers.
+    """
+
+    def __init__(self, table: Any, of_numbers: Any) -> None:
+        table = table if isinstance(table, Table) else Table.from_config(table)
+        numbers = [column for column in table.columns if column.kind != "category"]
+        groups: list[tuple[Likelihood, int]] = []
+        if numbers:
+            mean, stddev = ([getattr(column, what) for column in numbers] for what in ("mean", "stddev"))
+            groups.append((Standardized(of_numbers, mean, stddev), len(numbers)))
+        groups += [(Categorical(), column.width) for column in table.columns if column.kind == "category"]
+        super().__init__(groups)
+        self.table: Table = table
+
+    def get_config(self) -> dict[str, Any]:
+        first = self.parts[0]
+        of_numbers = first.likelihood if isinstance(first, Standardized) else None
+        return {
+            "table": self.table.get_config(),
+            "of_numbers": of_numbers and keras.saving.serialize_keras_object(of_numbers),
+        }
+
+
+def _column(name, series, kind):
+    kind = kind or _kind(name, series)
+    if all(value is None for value in _cells(series)):
+        raise ValueError(f"Column {name!r} has no value: leave it out, kinds={{{name!r}: None}}.")
+    dtype = str(series.dtype)
+    if kind == "category":
+        return Column(name, kind, _categories_of(name, series), dtype=dtype)
+    x = _numbers(name, series)
+    x = x[~np.isnan(x)]
+    stddev = float(x.std())
+    stddev = stddev if stddev > 1e-12 * abs(float(x.mean())) else 1.0
+    return Column(name, kind, (), float(x.min()), float(x.max()), float(x.mean()), stddev, dtype)
+
+
+def _kind(name, series):
+    dtype = series.dtype
+    if dtype.is_integer():
+        return "integer"
+    if dtype.is_numeric():
+        x = _numbers(name, series)
+        x = x[~np.isnan(x)]
+        return "integer" if len(x) < len(series) and len(x) and (x == np.round(x)).all() else "real"
+    if str(dtype).startswith(("String", "Boolean", "Categorical", "Enum", "Object")):
+        return "category"
+    raise ValueError(
+        f"Column {name!r} holds {dtype}, which is neither a number nor a category: make it one, such as the day of the "
+        f"year of a date, or leave it out, kinds={{{name!r}: None}}."
+    )
+
+
+def _numbers(name, series):
+    """`(n,)` float64, NaN where a value is missing."""
+    try:
+        x = np.array([math.nan if value is None else float(value) for value in _cells(series)])
+    except (TypeError, ValueError):
+        raise ValueError(f"Column {name!r} must hold numbers; its type is {series.dtype}.") from None
+    if np.isinf(x).any():
+        raise ValueError(f"Column {name!r} holds an infinite value, first in row {int(np.argmax(np.isinf(x)))}.")
+    return x
+
+
+def _cells(series):
+    """The values, None where one is missing."""
+    values, missing = series.to_list(), series.is_null().to_list()
+    return [None if m or (isinstance(v, float) and math.isnan(v)) else v for v, m in zip(values, missing, strict=True)]
+
+
+def _categories_of(name, series):
+    """The values that occur, in the order of an Enum's, else sorted."""
+    values = {value for value in _cells(series) if value is not None}
+    ordered = getattr(series.dtype, "categories", ()) or ()
+    found = [value for value in ordered if value in values] or sorted(
+        values, key=lambda value: (str(type(value)), value)
+    )
+    if len(found) > _MAX_CATEGORIES:
+        raise ValueError(
+            f"Column {name!r} has {len(found)} categories, and {_MAX_CATEGORIES} are the most: join the rare ones, or "
+            f"leave it out, kinds={{{name!r}: None}}, if it names the rows."
+        )
+    return tuple(value.item() if isinstance(value, np.generic) else value for value in found)
+
+
+def _one_hot(column, series):
+    """`(n, categories)`, NaN in a row whose value is missing."""
+    place = {value: i for i, value in enumerate(column.categories)}
+    x = np.zeros((len(series), column.width), "float32")
+    for row, value in enumerate(_cells(series)):
+        if value is None:
+            x[row] = np.nan
+        elif value in place:
+            x[row, place[value]] = 1.0
+        else:
+            raise ValueError(
+                f"Column {column.name!r} holds {value!r} in row {row}, which is none of the categories that the table "
+                f"was fitted to: {_listed(column.categories)}. Fit again with it, or make it a missing value."
+            )
+    return x
+
+
+def _values(column, x):
+    """A list of the column's values, None where one is missing."""
+    if column.kind == "category":
+        largest, missing = np.argmax(np.nan_to_num(x, nan=-np.inf), axis=1), np.isnan(x).any(axis=1)
+        return [None if m else column.categories[i] for i, m in zip(largest, missing, strict=True)]
+    x = np.clip(x[:, 0].astype("float64"), column.low, column.high)
+    if column.kind == "integer":
+        return [None if math.isnan(value) else round(value) for value in x.tolist()]
+    return [None if math.isnan(value) else value for value in x.tolist()]
+
+
+def _pandas_series(pandas, column, values):
+    return pandas.Series(values, dtype=_pandas_dtype(pandas, column, values))
+
+
+def _pandas_dtype(pandas, column, values):
+    """The original type, or the one of its kind that has a missing value."""
+    if column.dtype.startswith(("Categorical", "Enum")):
+        return pandas.CategoricalDtype(list(column.categories))
+    if column.kind == "category":
+        nullable = {bool: "boolean", int: "Int64"}.get(type(column.categories[0]))
+        return nullable if None in values or nullable is None else nullable.lower().removesuffix("ean")
+    if column.kind == "integer":
+        name = column.dtype if column.dtype.startswith(("Int", "UInt")) else "Int64"
+        return name if None in values else name.lower()
+    return "float32" if column.dtype == "Float32" else "float64"
+
+
+def _polars_series(polars, column, values):
+    return polars.Series(column.name, values, dtype=_polars_dtype(polars, column))
+
+
+def _polars_dtype(polars, column):
+    if column.dtype.startswith(("Categorical", "Enum")):
+        return polars.Enum([str(category) for category in column.categories])
+    if column.kind == "category":
+        return {bool: polars.Boolean, str: polars.String, int: polars.Int64}.get(type(column.categories[0]))
+    if column.kind == "integer":
+        return getattr(polars, column.dtype) if column.dtype.startswith(("Int", "UInt")) else polars.Int64
+    return polars.Float32 if column.dtype == "Float32" else polars.Float64
+
+
+def _narwhals(frame):
+    """A DataFrame as narwhals has it."""
+    nw = _import_narwhals()
+    try:
+        return nw.from_native(frame, eager_only=True)
+    except TypeError:
+        raise ValueError(
+            f"A table is a DataFrame of pandas or polars; got a {type(frame).__name__}. Of an array without names the "
+            "likelihood is Mixed([...])."
+        ) from None
+
+
+def _import_narwhals() -> Any:
+    try:
+        return importlib.import_module("narwhals")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'Tables of several types need narwhals: pip install "keras-vae[tables]".', name="narwhals"
+        ) from None
+
+
+def _listed(names, most=8):
+    names = [repr(name) for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,142 @@
+"""A DataFrame as an array for a model, and back: what it reads, what it writes, and what it refuses."""
+
+import keras
+import numpy as np
+import pandas
+import polars
+import pytest
+from polars.testing import assert_frame_equal
+
+from keras_vae import VAE, Laplace, networks
+from keras_vae.tables import Table
+
+pytestmark = pytest.mark.once
+
+COLUMNS = {
+    "age": [31, 45, 22, 67],
+    "wage": [1200.5, None, 3100.0, 0.5],
+    "rooms": [2, None, 4, 3],
+    "country": ["France", "Chad", None, "Chad"],
+    "owner": [True, False, False, True],
+}
+PLACES = ["country=Chad", "country=France", "owner=False", "owner=True"]
+
+
+@pytest.fixture(params=["pandas", "polars"])
+def frame(request):
+    if request.param == "polars":
+        return polars.DataFrame(COLUMNS)
+    return pandas.DataFrame(COLUMNS).astype({"rooms": "Int64"})
+
+
+def library_of(frame):
+    return type(frame).__module__.split(".")[0]
+
+
+def test_what_it_reads(frame):
+    table = Table.fit(frame)
+    assert [column.kind for column in table.columns] == ["integer", "real", "integer", "category", "category"]
+    assert table.names == ("age", "wage", "rooms", *PLACES)
+    expected = np.array(
+        [
+            [31, 1200.5, 2, 0, 1, 0, 1],
+            [45, np.nan, np.nan, 1, 0, 1, 0],
+            [22, 3100, 4, np.nan, np.nan, 1, 0],
+            [67, 0.5, 3, 1, 0, 0, 1],
+        ]
+    )
+    np.testing.assert_array_equal(table.to_array(frame), expected)
+
+
+def test_a_frame_comes_back_as_it_was(frame):
+    table, library = Table.fit(frame), library_of(frame)
+    found = table.to_frame(table.to_array(frame), library)
+    if library == "pandas":
+        pandas.testing.assert_frame_equal(found, frame, check_dtype=True)
+    else:
+        assert_frame_equal(found, frame)
+
+
+def test_draws_become_values_of_the_original_kinds_within_bounds(frame):
+    table = Table.fit(frame)
+    x = np.array([[99.0, -5.0, 2.6, 0.2, 0.8, 0.6, 0.4], [30.4, 10.25, 3.2, 0.9, 0.1, 0.0, 1.0]])
+    (first, second) = table.to_frame(x, "polars").rows()
+    assert first == (67, 0.5, 3, "France", False)
+    assert second == (30, 10.25, 3, "Chad", True)
+
+
+def test_kinds_are_overridden_and_columns_left_out():
+    frame = pandas.DataFrame({"zip": [1010, 2020, 1010], "id": ["a", "b", "c"], "x": [1.0, 2.0, 4.0]})
+    table = Table.fit(frame, kinds={"zip": "category", "id": None})
+    assert table.names == ("x", "zip=1010", "zip=2020")
+    assert list(table.to_frame(table.to_array(frame)).columns) == ["zip", "x"]
+
+
+@pytest.mark.parametrize("dtype", ["category", "int8", "float32", "str", "bool"])
+def test_types_of_pandas_come_back(dtype):
+    frame = pandas.DataFrame({"x": pandas.Series([1, 0, 1, 1], dtype=dtype)})
+    table = Table.fit(frame)
+    pandas.testing.assert_frame_equal(table.to_frame(table.to_array(frame)), frame)
+
+
+def test_an_enum_keeps_the_order_of_its_categories():
+    order = polars.Enum(["low", "middle", "high"])
+    frame = polars.DataFrame({"level": polars.Series(["high", "low", "high", "middle"], dtype=order)})
+    table = Table.fit(frame)
+    assert table.columns[0].categories == ("low", "middle", "high")
+    assert_frame_equal(table.to_frame(table.to_array(frame), "polars"), frame)
+
+
+def test_a_model_of_a_table_holds_it_and_is_saved_with_it(frame, tmp_path):
+    table = Table.fit(frame)
+    likelihood = table.likelihood(Laplace("learned", per_column=True))
+    network = networks.mlp(table.width, 2, hidden=(8,), likelihood=likelihood)
+    vae = VAE(*network, likelihood, seed=0, allow_missing=True)
+    vae.compile("adam")
+    x = np.tile(table.to_array(frame), (8, 1))
+    vae.fit(x, verbose=0)
+    vae.save(tmp_path / "vae.keras")
+    copy = keras.saving.load_model(tmp_path / "vae.keras")
+    assert copy.likelihood.table.columns == table.columns
+    np.testing.assert_array_equal(copy.elbo(x, seed=0), vae.elbo(x, seed=0))
+    library = library_of(frame)
+    drawn = copy.likelihood.table.to_frame(copy.sample(20, seed=0, draw=True), library)
+    assert list(drawn.columns) == list(COLUMNS)
+    assert set(drawn["country"]) <= {"France", "Chad"}
+    filled = table.to_frame(vae.impute(x, seed=0), library)
+    assert not any(value is None for value in filled["country"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"country": ["France", "Mars", None, "Chad"]}, r"'country' holds 'Mars' in row 1.* 'Chad', 'France'"),
+        ({"age": [31, "?", 22, 67]}, "'age' must hold numbers"),
+        ({"age": [31, np.inf, 22, 67]}, "'age' holds an infinite value, first in row 1"),
+    ],
+)
+def test_values_that_were_not_there_are_named(change, words):
+    table = Table.fit(pandas.DataFrame(COLUMNS))
+    with pytest.raises(ValueError, match=words):
+        table.to_array(pandas.DataFrame(COLUMNS | change))
+
+
+def test_what_it_refuses():
+    frame = pandas.DataFrame(COLUMNS)
+    table = Table.fit(frame)
+    with pytest.raises(ValueError, match="no column 'age'"):
+        table.to_array(frame.drop(columns="age"))
+    with pytest.raises(ValueError, match=r"shape \(n, 7\), as to_array gives it; got \(4, 5\)"):
+        table.to_frame(np.zeros((4, 5)))
+    with pytest.raises(ValueError, match="kinds names 'heigth', which is no column"):
+        Table.fit(frame, kinds={"heigth": "real"})
+    with pytest.raises(ValueError, match="kind of 'age' must be one of real, integer, category, or None"):
+        Table.fit(frame, kinds={"age": "number"})
+    with pytest.raises(ValueError, match="'empty' has no value: leave it out"):
+        Table.fit(frame.assign(empty=np.nan))
+    with pytest.raises(ValueError, match=r"'day' holds Datetime.* neither a number nor a category"):
+        Table.fit(frame.assign(day=pandas.Timestamp("2020-01-01")))
+    with pytest.raises(ValueError, match="'name' has 300 categories"):
+        Table.fit(pandas.DataFrame({"name": [f"n{i}" for i in range(300)]}))
+    with pytest.raises(ValueError, match=r"DataFrame of pandas or polars; got a ndarray"):
+        Table.fit(np.zeros((3, 3)))
