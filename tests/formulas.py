@@ -23,10 +23,12 @@ from keras_vae import (
     Mixture,
     distributions,
     likelihoods,
+    networks,
     posteriors,
     priors,
     schedules,
 )
+from keras_vae.distributions import FullMixture
 from likelihood_cases import CASES
 
 BATCH, LATENTS = 4, 3
@@ -69,11 +71,17 @@ def mixture(seed=0):
 DISTRIBUTIONS = {
     "normal": DiagonalNormal(normal(LATENTS, seed=1), normal(LATENTS, seed=2)),
     "mixture": mixture(),
+    "full_mixture": FullMixture(
+        normal(3, LATENTS), np.tril(normal(3, LATENTS, LATENTS, scale=0.3)) + np.eye(LATENTS, dtype="float32") * 1.5
+    ),
 }
 PRIORS = {
     "standard": priors.StandardNormal,
     "gaussian_mixture": lambda: priors.GaussianMixture(4, seed=0),
     "vamp": lambda: priors.VampPrior(4, pseudo_inputs=np.abs(normal(4, 6)) % 1.0),
+    "real_nvp": lambda: priors.RealNVP(2, (4,), seed=0),
+    "conditional": lambda: priors.Conditional(networks.normal_mlp(3, LATENTS)),
+    "hierarchical": lambda: priors.Hierarchical([networks.normal_mlp((1,), LATENTS - 1, (2,), "tanh")]),
 }
 POSTERIOR = posteriors.Normal()
 POSTERIORS = {
@@ -81,6 +89,7 @@ POSTERIORS = {
     "low_rank": posteriors.LowRankNormal(2),
     "flow": posteriors.Flow(hidden=(5, 4), context=2),
     "fsq": posteriors.FSQ((2, 4, 5)),
+    "hierarchical": posteriors.Hierarchical([networks.normal_mlp((2,), LATENTS - 2, (2,), "tanh")]),
 }
 PARTS = [
     *(part for group in (LIKELIHOODS, SCHEDULES, OBJECTIVES, DISTRIBUTIONS) for part in group.values()),
@@ -210,7 +219,8 @@ def of_posteriors():
         z = ops.convert_to_tensor(normal(2, BATCH, LATENTS, seed=3))
 
         def q(x, family=family, shapes=shapes, ends=ends):
-            parts = ops.split(x, ends[:-1].tolist(), axis=-1)
+            # PyTorch refuses no place to cut.
+            parts = ops.split(x, ends[:-1].tolist(), axis=-1) if len(ends) > 1 else [x]
             outputs = [ops.reshape(part, (-1, *shape)) for part, shape in zip(parts, shapes, strict=True)]
             return family.distribution(outputs, training=True)
 
@@ -233,7 +243,7 @@ def of_models():
     target = ops.convert_to_tensor((x > 0.5).astype("float32"))
     for prior, distribution in DISTRIBUTIONS.items():
         for name, objective in OBJECTIVES.items():
-            if prior == "mixture" and name not in WITHOUT_A_CLOSED_FORM:
+            if prior != "normal" and name not in WITHOUT_A_CLOSED_FORM:
                 continue
             vae = model(objective=objective, prior=distribution)
             epsilon = ops.convert_to_tensor(normal(objective.num_samples, BATCH, LATENTS))
@@ -246,16 +256,17 @@ def of_models():
 
             found[f"objective {name}, prior {prior}"] = terms, x
     z = ops.convert_to_tensor(normal(2, BATCH, LATENTS, seed=3))
+    labels = np.arange(BATCH) % 3
     for name, make in PRIORS.items():
         vae = model(prior=make())
         for i, variable in enumerate(vae.prior.trainable_variables):
             scale = 0.2 if name == "vamp" else 1.0
             variable.assign(np.abs(normal(*variable.shape, seed=i, scale=scale)))
-        for variable in vae.prior.trainable_variables:
+        for i, variable in enumerate(vae.prior.trainable_variables):
 
             def log_prob(value, vae=vae, variable=variable):
                 with keras.StatelessScope(state_mapping=[(variable, value)]):
-                    return vae.prior_distribution().log_prob(z)
+                    return vae.prior_distribution(labels).log_prob(z)
 
-            found[f"prior {name}: log_prob by {variable.name}"] = log_prob, ops.convert_to_numpy(variable.value)
+            found[f"prior {name}: log_prob by {variable.name} {i}"] = log_prob, ops.convert_to_numpy(variable.value)
     return found

@@ -79,10 +79,13 @@ class Mixture(Distribution):
         xp = namespace(self.components.mean, self.logits, z)
         ndim = self.components.event_ndim
         if not per_dimension and ops.is_tensor(self.components.mean):
-            components, flat = self.components.flat(), flatten_event(z, ndim)
+            components, flat = self.components.flat(), flatten_event(ops.convert_to_tensor(z), ndim)
             leading = ops.shape(flat)[:-1]
-            rows = ops.reshape(flat, (-1, flat.shape[-1]))
-            found: Any = _log_mixture(rows, components.mean, components.log_var, self._log_weights(xp))
+            # The digits are those of the distances, wherever the components lie. Differences also because the gradient
+            # is one of tensors, and on TensorFlow a weight would be a variable.
+            centre = ops.stop_gradient(ops.mean(components.mean, axis=0))
+            rows, mean = ops.reshape(flat - centre, (-1, flat.shape[-1])), components.mean - centre
+            found: Any = _log_mixture(rows, mean, ops.negative(components.log_var), self._log_weights(xp))
             return ops.reshape(found, leading)
         log_prob = self.components.log_prob(xp.expand_dims(z, -1 - ndim), per_dimension)
         log_weights = self._log_weights(xp)
@@ -143,7 +146,7 @@ class Mixture(Distribution):
 
 
 @ops.custom_gradient
-def _log_mixture(z, mean, log_var, log_weights):
+def _log_mixture(z, mean, log_precision, log_weights):
     """The log density of a mixture that learns: z `(n, d)`, components `(k, d)`, normalised log weights `(k,)`.
 
     Automatic differentiation goes through several arrays of `(n, k, d)`, this gradient through products of matrices and
@@ -151,12 +154,10 @@ def _log_mixture(z, mean, log_var, log_weights):
     on PyTorch, 7.3 for 9.8 on TensorFlow. The variance's part is summed over squares of differences, as it was: a
     difference of products has no digits left where components are narrow.
     """
-    centre = ops.mean(mean, axis=0)  # the digits are those of the distances, wherever the components lie
-    z, mean = z - centre, mean - centre
-    precision = ops.exp(-log_var)
+    precision = ops.exp(log_precision)
     squares = ops.sum(ops.square(z[:, None] - mean) * precision, axis=-1)
-    log_norm = ops.sum(log_var, axis=-1) + z.shape[-1] * LOG_2_PI
-    log_joint = log_weights - 0.5 * (squares + log_norm)
+    log_norm = ops.sum(log_precision, axis=-1) - z.shape[-1] * LOG_2_PI
+    log_joint = log_weights + 0.5 * (log_norm - squares)
     log_prob = ops.logsumexp(log_joint, axis=-1)
 
     def gradient(*args, upstream=None):
@@ -166,7 +167,7 @@ def _log_mixture(z, mean, log_var, log_weights):
         of_z = ops.matmul(share, mean * precision) - z * ops.matmul(share, precision)
         of_mean = precision * (ops.matmul(ops.transpose(share), z) - mean * total[:, None])
         spread = ops.sum(share[..., None] * ops.square(z[:, None] - mean), axis=0)
-        return of_z, of_mean, 0.5 * (precision * spread - total[:, None]), total
+        return of_z, of_mean, 0.5 * (total[:, None] - precision * spread), total
 
     return log_prob, gradient
 
