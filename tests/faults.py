@@ -104,7 +104,7 @@ FAULTS = {
         V,
         "np.tile(order, 2) > degrees[-1]",
         "np.tile(order, 2) >= degrees[-1]",
-        f"{POSTERIORS}_each_step_of_a_flow_is_autoregressive_and_the_next_in_reverse",
+        f"{POSTERIORS}_the_density_of_a_draw_is_that_of_its_noise_and_the_volume",
     ),
     "fsq: no gradient": Fault(
         V,
@@ -247,8 +247,8 @@ FAULTS = {
     ),
     "model: a frozen seed": Fault(
         V,
-        "self.latent_dim), self.seed_generator)",
-        "self.latent_dim), keras.random.SeedGenerator(0))",
+        "batch, *shape), self.seed_generator)",
+        "batch, *shape), keras.random.SeedGenerator(0))",
         f"{MODEL}_noise_changes_inside_fit",
     ),
     "model: sample weights ignored": Fault(
