@@ -219,9 +219,8 @@ def of_posteriors():
         z = ops.convert_to_tensor(normal(2, BATCH, LATENTS, seed=3))
 
         def q(x, family=family, shapes=shapes, ends=ends):
-            # PyTorch refuses no place to cut.
-            parts = ops.split(x, ends[:-1].tolist(), axis=-1) if len(ends) > 1 else [x]
-            outputs = [ops.reshape(part, (-1, *shape)) for part, shape in zip(parts, shapes, strict=True)]
+            parts = zip(shapes, (0, *ends[:-1]), ends, strict=True)
+            outputs = [ops.reshape(x[:, start:end], (-1, *shape)) for shape, start, end in parts]
             return family.distribution(outputs, training=True)
 
         def draws(x, q=q, noise=noise):

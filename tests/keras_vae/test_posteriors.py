@@ -508,6 +508,26 @@ def test_objectives_take_the_posteriors_that_they_have_a_meaning_for(make_vae, d
         assert np.isfinite(vae.train_on_batch(digits, return_dict=True)["loss"])
 
 
+class OnALine(LowRankNormal):
+    """All elements of z of one variate."""
+
+    def noise_shape(self, latent_shape):
+        return (1,)
+
+    def distribution(self, outputs, training=False):
+        q = super().distribution(outputs, training)
+        draw = q.draw
+        q.draw = lambda noise: draw(ops.repeat(noise, 5, axis=-1))
+        return q
+
+
+def test_the_mmd_needs_as_many_variates_as_z_has_elements(make_vae, digits):
+    family = OnALine(2)
+    vae = make_vae(network=networks.mlp((8, 8, 1), 3, (4,), posterior=family), posterior=family, objective=InfoVAE())
+    with pytest.raises(ValueError, match="makes 3 elements of z of 1 variates: choose another objective"):
+        vae.train_on_batch(digits)
+
+
 @pytest.mark.parametrize("family", [FullNormal(), LowRankNormal(1)])
 def test_where_q_is_exact_the_doubly_reparameterised_gradient_and_that_of_stl_vanish(family):
     """Both leave out the part of the gradient that is noise there."""
