@@ -80,7 +80,7 @@ class _Module(torch.nn.Module):
 
 
 def _free_sizes(network):
-    """Sizes to trace a VAE with whose x and z have free ones, by their names in `graphs`: z's follow from those of x."""
+    """Numbers for the free sizes of a VAE, by their names in `graphs`: those of z as they follow from those of x."""
     if not isinstance(network, VAE) or None not in network.latent_shape:
         return {}
     data_shape = tuple(size or _SIZES_OF_X[axis] for axis, size in enumerate(network.data_shape))
