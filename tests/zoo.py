@@ -143,6 +143,7 @@ LAYERS = {
     "image": """
         Conv2D(3, 3, strides=2, padding='same', activation='relu')(x)
         Conv2D(4, 3, groups=2)(x)
+        ops.add(Conv2D(2, 3)(x), ops.array([1.0, 2.0]))
         Conv2D(3, (3, 2), dilation_rate=2, padding='same')(x)
         Conv2DTranspose(3, 3, strides=2, padding='same')(x)
         Conv2DTranspose(3, 3, strides=2, padding='valid', output_padding=1)(x)

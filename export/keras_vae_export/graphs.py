@@ -129,8 +129,8 @@ def _from_vae(vae):
         shape = _shape((None, *vae.condition_shape), "condition")
         condition = (Tensor("condition", _standard_dtype(vae.condition_dtype), shape),)
         known = embedded_inputs(vae.encoder) | embedded_inputs(vae.decoder)
-        if prior_takes:
-            known |= embedded_inputs(vae.prior.condition_network)
+        if prior_takes:  # its network takes nothing else, under whatever name
+            known |= dict(zip(["condition"], embedded_inputs(vae.prior.condition_network).values(), strict=False))
         counts = {name: count for name, count in known.items() if name == "condition"}
         labels = {name: (0, count - 1) for name, count in counts.items()}
     ranges = _ranges(vae.encoder, (x,)) | _data_ranges(vae.likelihood, x_mean) | labels

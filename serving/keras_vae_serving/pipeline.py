@@ -47,14 +47,12 @@ class GraphPosterior:
         """The whole numbers that a discrete z stands for, int32.
 
         Raises:
-            BundleError: If the posterior has none.
+            TypeError: If the posterior has none.
         """
         found = self._draw()
         if "codes" not in found:
             name = self._pipeline.manifest.posterior.name
-            raise BundleError(
-                f"The posterior of this bundle, {name}, has no codes: its z is not made of whole numbers."
-            )
+            raise TypeError(f"The z of the posterior {name} are no codes: .location and .sample(seed=...) give them.")
         return found["codes"]
 
     def _draw(self, sample=False, seed=None):

@@ -38,7 +38,7 @@ EACH_TIME = (
     *("own_parts", "conv_same", "fully_convolutional", "mixed_bfloat16", "subclassed", "custom_layer"),
     *("integer_inputs", "conditional", "audio"),
     *("every_activation(x)", "LSTM(3)(Masking()(x))", "MultiHeadAttention(2, 3)(Masking()(x), Masking()(x))"),
-    *("BatchNormalization(axis=1)(x)", "Conv2D(4, 3, groups=2)(x)"),
+    *("BatchNormalization(axis=1)(x)", "Conv2D(4, 3, groups=2)(x)", "ops.add(Conv2D(2, 3)(x), ops.array([1.0, 2.0]))"),
 )
 
 

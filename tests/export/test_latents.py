@@ -16,7 +16,7 @@ import keras_vae_export
 import oip
 import own_posteriors
 from keras_vae_export import ExportError, graphs
-from keras_vae_serving import BundleError, Pipeline
+from keras_vae_serving import Pipeline
 from keras_vae_serving.http import create_app
 
 pytestmark = pytest.mark.once
@@ -99,7 +99,7 @@ def test_the_codes_of_a_discrete_posterior_are_whole_numbers(case):
         return
     posterior = pipeline.encode(data(vae))
     if not pipeline.manifest.posterior.is_discrete:
-        with pytest.raises(BundleError, match="Correlated, has no codes"):
+        with pytest.raises(TypeError, match="The z of the posterior Correlated are no codes"):
             _ = posterior.codes
         return
     codes = posterior.codes
@@ -185,6 +185,13 @@ def test_the_server_gives_the_numbers_of_the_pipeline(case):
         assert described["latent_shape"] == [*vae.latent_shape]
         activity = described["latent_activity"]
         assert activity is None if free else len(activity) == CHANNELS
+
+
+@pytest.mark.slow
+def test_the_torch_engine_knows_how_free_sizes_of_z_follow_from_those_of_x(tmp_path):
+    vae = families.at_places(FREE, own_posteriors.Correlated())
+    manifest = keras_vae_export.export(vae, tmp_path / "bundle", engine="torch")
+    assert manifest.graphs["elbo"].inputs[1].shape == ("batch", "num_samples", "z_1", "z_2", CHANNELS)
 
 
 def test_without_statistics_an_error_says_how_to_set_them(tmp_path):

@@ -40,6 +40,7 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
     inputs = {tensor.name: spec.name for tensor, spec in zip(frozen.inputs, specs, strict=True)}
     outputs = {tensor.name: name for name, tensor in concrete.structured_outputs.items()}
     _refuse_randomness(definition, outputs, graph)
+    _keep_second_biases(definition)
     model, _ = tf2onnx.convert.from_graph_def(
         definition,
         input_names=list(inputs),
@@ -60,6 +61,16 @@ def _without_xla(function=None, **options):
     if options.get("jit_compile"):
         return (lambda function: function) if function is None else function
     return _function(function, **options)
+
+
+def _keep_second_biases(definition):
+    """Makes an addition of what is added to a bias: tf2onnx fuses both into the convolution, which has room for one."""
+    biases = {operation.name for operation in definition.node if operation.op == "BiasAdd"}
+    for operation in definition.node:
+        is_second = operation.op == "BiasAdd" and operation.input[0].partition(":")[0] in biases
+        if is_second and operation.attr["data_format"].s != b"NCHW":
+            operation.op = "AddV2"
+            del operation.attr["data_format"]
 
 
 def _refuse_randomness(definition, outputs, graph):

@@ -6,6 +6,7 @@ import onnx
 import torch
 from onnxscript import opset18 as op
 
+from keras_vae import VAE
 from keras_vae_export.converters import message
 from keras_vae_export.converters.tidy import OPSET
 from keras_vae_export.errors import ConversionError
@@ -13,6 +14,8 @@ from keras_vae_export.graphs import GraphFunction
 
 # Sizes to trace with: all different, so that no two are merged. 0 and 1 are special to torch.export.
 _BATCH, _OTHERS = 3, (5, 6, 7, 9)
+# Sizes of x that a VAE leaves free, all different where a network halves them up to five times.
+_SIZES_OF_X = (64, 160, 224, 352)
 _PROTOBUF_LIMIT = 2**31 - 2**20
 
 
@@ -25,7 +28,8 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
         {axis: torch.export.Dim.AUTO for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
         for tensor in graph.inputs
     ]
-    examples = tuple(_example(tensor) for tensor in graph.inputs)
+    sizes = _free_sizes(graph.network)
+    examples = tuple(_example(tensor, sizes) for tensor in graph.inputs)
     try:
         with torch.no_grad():
             program = torch.onnx.export(
@@ -75,9 +79,21 @@ class _Module(torch.nn.Module):
         return tuple(outputs[name] for name in self.names)
 
 
-def _example(tensor):
+def _free_sizes(network):
+    """Numbers for the free sizes of a VAE, by their names in `graphs`: those of z as they follow from those of x."""
+    if not isinstance(network, VAE) or None not in network.latent_shape:
+        return {}
+    data_shape = tuple(size or _SIZES_OF_X[axis] for axis, size in enumerate(network.data_shape))
+    shapes = {"x": data_shape, "z": network.latent_shape_of(data_shape)}
+    return {f"{name}_{axis}": size for name, shape in shapes.items() for axis, size in enumerate(shape, 1)}
+
+
+def _example(tensor, sizes):
     free = iter(_OTHERS)
-    shape = [_BATCH, *(size if isinstance(size, int) else next(free) for size in tensor.shape[1:])]
+    named = (
+        sizes[size] if size in sizes else next(free) if isinstance(size, str) else size for size in tensor.shape[1:]
+    )
+    shape = [_BATCH, *named]
     return torch.zeros(shape, dtype=getattr(torch, tensor.dtype))
 
 
