@@ -124,26 +124,6 @@ def vamp_prior():
 
 
 @family
-def conditional_prior():
-    """Only the prior takes the label."""
-    prior = keras_vae.priors.Conditional(keras_vae.networks.normal_mlp(4, 3))
-    return keras_vae.VAE(*keras_vae.networks.mlp((4, 4), 3, (8,)), prior=prior, seed=0)
-
-
-@family
-def two_layers():
-    """Latents in two layers, of which the decoder sees the first."""
-    normal_mlp, (encoder, decoder) = keras_vae.networks.normal_mlp, keras_vae.networks.mlp((4, 4), 3, (8,))
-    return keras_vae.VAE(
-        encoder,
-        keras_vae.networks.of_first_latents(decoder, 5),
-        posterior=keras_vae.posteriors.Hierarchical([normal_mlp((3,), 2, (4,), "tanh")]),
-        prior=keras_vae.priors.Hierarchical([normal_mlp((2,), 3, (4,), "tanh")]),
-        seed=0,
-    )
-
-
-@family
 def flow_prior():
     prior = keras_vae.priors.RealNVP(2, (4,), seed=0)
     return keras_vae.VAE(*keras_vae.networks.mlp((4, 4), 3, (8,)), prior=prior, seed=0)
