@@ -123,6 +123,12 @@ def vamp_prior():
     return keras_vae.VAE(*keras_vae.networks.mlp((6,), 2, (8,), likelihood="mse"), "mse", prior=prior, seed=0)
 
 
+@family
+def flow_prior():
+    prior = keras_vae.priors.RealNVP(2, (4,), seed=0)
+    return keras_vae.VAE(*keras_vae.networks.mlp((4, 4), 3, (8,)), prior=prior, seed=0)
+
+
 @keras.saving.register_keras_serializable(package="families")
 class Tempered(keras_vae.VAE):
     """q(z|x) has half the variance that the encoder says."""
