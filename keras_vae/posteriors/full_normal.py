@@ -50,7 +50,8 @@ class FullNormal(Posterior):
         places = np.zeros((size, size), "int32")
         places[np.tril_indices(size, -1)] = 1 + np.arange(size * (size - 1) // 2)
         padded = ops.concatenate([ops.zeros_like(packed[:, :1]), packed[:, size:]], axis=-1)
-        below = ops.reshape(ops.take(padded, places.ravel(), axis=1), (-1, size, size))
+        # Rows are taken, and not columns, whose graph is invalid under torch.onnx (Keras squeezes after index_select).
+        below = ops.transpose(ops.take(ops.transpose(padded), places, axis=0), (2, 0, 1))
         return distributions.FullNormal(mean, log_var, below, len(shape))
 
 
