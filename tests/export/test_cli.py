@@ -39,7 +39,7 @@ def test_quickstart_ends_with_a_verified_bundle_and_says_so(tmp_path, capsys):
     manifest = Manifest.load(tmp_path / "q" / "bundle")
     assert manifest.latent_dim == 2
     size = sum(file.stat().st_size for file in (tmp_path / "q" / "bundle").rglob("*") if file.name != "manifest.json")
-    described = f"<Manifest: encoder, decoder, elbo; latent_dim 2, data (8, 8, 1), {size / 1e6:.1f} MB>"
+    described = f"<Manifest: encoder, decoder, elbo; latents (2,), data (8, 8, 1), {size / 1e6:.1f} MB>"
     assert repr(manifest) == described  # what a notebook shows of `export`
     kilobytes = math.ceil((tmp_path / "q" / "bundle" / "elbo" / "1" / "model.onnx").stat().st_size / 1e3)
     assert f", elbo {kilobytes} kB. manifest.json" in out
