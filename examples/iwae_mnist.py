@@ -1,11 +1,12 @@
-r"""Importance weighted autoencoders on MNIST, binarised again for every minibatch: Burda et al. 2016, one layer.
+r"""Importance weighted autoencoders on MNIST, binarised again for every minibatch: Burda et al. 2016.
 
     KERAS_BACKEND=jax python examples/iwae_mnist.py mnist --objective elbo
     KERAS_BACKEND=jax python examples/iwae_mnist.py mnist --objective iwae --num-samples 5
+    KERAS_BACKEND=jax python examples/iwae_mnist.py mnist --objective iwae --num-samples 5 --layers 2
 
-784-200-200-z50-200-200-784, tanh, Adam with epsilon 1e-4, the output bias at the pixel means. `mnist` is the folder of
-the four idx files. The script prints the ELBO, log p(x) and the active units for the first 2,000 test images, which are
-binarised once.
+784-200-200-z50-200-200-784, and with two layers of latents 784-200-200-z100-100-100-z50-100-100-z100-200-200-784; tanh,
+Adam with epsilon 1e-4, the output bias at the pixel means. `mnist` is the folder of the four idx files. The script
+prints the ELBO, log p(x) and the active units for the first 2,000 test images, which are binarised once.
 
 30 epochs are enough to rank the two objectives. The figures of the paper need a GPU:
 
@@ -25,11 +26,13 @@ import keras
 import numpy as np
 
 import keras_vae
+from keras_vae import networks, posteriors, priors
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("data", help="folder of the four idx files")
 parser.add_argument("--objective", choices=("elbo", "iwae"), default="iwae")
 parser.add_argument("--num-samples", type=int, default=1, help="k of the paper, default 1")
+parser.add_argument("--layers", type=int, choices=(1, 2), default=1, help="layers of latents")
 parser.add_argument("--schedule", choices=("short", "paper"), default="short")
 parser.add_argument("--epochs", type=int, default=30, help="passes of the short schedule")
 parser.add_argument("--stages", type=int, default=8, help="stages of the paper's schedule; stage i has 3**i passes")
@@ -97,10 +100,19 @@ else:
         objective = keras_vae.IWAE(options.num_samples)
     else:
         objective = keras_vae.ELBO(num_samples=options.num_samples, kl="monte_carlo")
-    encoder, decoder = keras_vae.networks.mlp(
-        (28, 28, 1), latent_dim=50, hidden=(200, 200), activation="tanh", data_mean=data.train.mean(axis=0)
+    encoder, decoder = networks.mlp(
+        (28, 28, 1),
+        latent_dim=50 if options.layers == 1 else 100,
+        hidden=(200, 200),
+        activation="tanh",
+        data_mean=data.train.mean(axis=0),
     )
-    vae = keras_vae.VAE(encoder, decoder, likelihood="bce", objective=objective, seed=0)
+    posterior, prior = "normal", None
+    if options.layers == 2:  # z is z1 and z2 side by side
+        decoder = networks.of_first_latents(decoder, 150)
+        posterior = posteriors.Hierarchical([networks.normal_mlp((100,), 50, (100, 100), "tanh")])
+        prior = priors.Hierarchical([networks.normal_mlp((50,), 100, (100, 100), "tanh")])
+    vae = keras_vae.VAE(encoder, decoder, "bce", objective, prior, seed=0, posterior=posterior)
     vae.compile(keras.optimizers.Adam(epsilon=1e-4))
     passes = 0
 callbacks = [keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[epoch])]
@@ -113,6 +125,7 @@ elbo = vae.elbo(test, num_samples=1, seed=0).mean()
 found = keras_vae.evaluation.log_likelihood(vae, test, num_samples=options.draws)
 active = keras_vae.evaluation.active_units(vae, test).sum()
 print(
-    f"{keras.backend.backend()} {vae.objective!r}: test ELBO {elbo:.2f}, log p(x) {found.mean:.2f} nats, Monte-Carlo "
-    f"error {found.mean_standard_error:.2f} ({options.draws} draws, {len(test)} images); {active} active units"
+    f"{keras.backend.backend()} {vae.objective!r}, layers of latents: {options.layers}: test ELBO {elbo:.2f}, log p(x) "
+    f"{found.mean:.2f} nats, Monte-Carlo error {found.mean_standard_error:.2f} ({options.draws} draws, {len(test)} "
+    f"images); {active} active units"
 )

@@ -176,7 +176,8 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         posteriors.check_prior(self.posterior_family, self.prior)
         if isinstance(self.prior, priors.Prior):
             given = condition_shape if takes_condition(self.encoder) else None
-            spec = priors.DataSpec(data_shape, input_dtype(self.encoder, "x"), self.likelihood.data_range, given)
+            dtype, posterior = input_dtype(self.encoder, "x"), self.posterior_family.distribution_class
+            spec = priors.DataSpec(data_shape, dtype, self.likelihood.data_range, given, posterior)
             self.prior.bind(latent_shape, spec)
         elif self.prior.event_shape != tuple(size or 1 for size in latent_shape):
             raise ValueError(

@@ -52,10 +52,10 @@ def test_binarized_mnist(tmp_path):
     assert re.search(rf"test log p\(x\) {NUMBER} nats, .* \(10 draws for 32 random images\)\n", printed)
 
 
-@pytest.mark.parametrize("objective", ["elbo", "iwae"])
-def test_iwae_mnist(mnist, objective):
+@pytest.mark.parametrize(("objective", "layers"), [("elbo", 1), ("iwae", 1), ("iwae", 2)])
+def test_iwae_mnist(mnist, objective, layers):
     quick = ("--num-samples", 2, "--epochs", 1, "--test-images", 20, "--draws", 10)
-    printed = run("examples/iwae_mnist.py", mnist, "--objective", objective, *quick)
+    printed = run("examples/iwae_mnist.py", mnist, "--objective", objective, "--layers", layers, *quick)
     assert re.search(rf"test ELBO {NUMBER}, log p\(x\) {NUMBER} nats, .* \(10 draws, 20 images\)", printed)
 
 

@@ -38,7 +38,7 @@ class FullNormal(Posterior):
         return shape
 
     def output_shapes(self, latent_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        size = math.prod(latent_shape)
+        size = math.prod(fixed_shape(self, latent_shape))
         return {"z_mean": latent_shape, "z_cholesky": (size * (size + 1) // 2,)}
 
     def distribution(self, outputs: Any, training: bool = False) -> Distribution:

@@ -19,12 +19,14 @@ class DataSpec:
         dtype: Type of the encoder's input.
         range: Least and greatest value that x may have; None: no bounds.
         condition_shape: Shape of the condition that the encoder takes with each example; None: it takes none.
+        posterior: Class of q(z|x).
     """
 
     shape: tuple[int | None, ...]
     dtype: str = "float32"
     range: tuple[float, float] | None = None
     condition_shape: tuple[int | None, ...] | None = None
+    posterior: type[Distribution] = DiagonalNormal
 
 
 class Prior(Configured, Layer):

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_vae import validation
 from keras_vae._numerics import straight_through_clip
-from keras_vae.distributions import Distribution, Mixture
+from keras_vae.distributions import DiagonalNormal, Distribution, Mixture
 from keras_vae.priors.base import DataSpec, Prior
 
 
@@ -54,6 +54,11 @@ class VampPrior(Prior):
             raise ValueError(
                 f"A VampPrior encodes pseudo-inputs of floats, and this encoder takes {takes}: use "
                 "priors.GaussianMixture instead."
+            )
+        if not issubclass(data.posterior, DiagonalNormal):
+            raise ValueError(
+                f"A VampPrior is a mixture of normals with independent dimensions, and q(z|x) is a "
+                f'{data.posterior.__name__}: choose the posterior "normal", or priors.GaussianMixture.'
             )
         if None in data.shape:
             raise ValueError(f"A VampPrior needs data of one shape; a size in {data.shape} is free.")
