@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vae import evaluation
+from keras_vae import DiagonalNormal, evaluation
 from keras_vae_cli import runs
 
 # elbo_surgery compares all examples with each other.
@@ -23,15 +23,15 @@ def run(given: argparse.Namespace) -> None:
     x = data.test if given.split == "test" else data.train
     found: dict[str, Any] = {"backend": keras.backend.backend()}
     found |= evaluation.held_out(vae, x, given.num_samples, given.seed)
-    surgery = evaluation.elbo_surgery(vae, x[:MAX_SURGERY_EXAMPLES], given.seed)
+    kl = evaluation.kl_per_unit(vae, x)
     found |= {
         "active_units": int(evaluation.active_units(vae, x).sum()),
-        "kl_per_unit": evaluation.kl_per_unit(vae, x).tolist(),
-        "mutual_information": surgery.mutual_information,
-        "marginal_kl": surgery.marginal_kl,
-        "max_mutual_information": surgery.max_mutual_information,
+        "kl_per_unit": kl.tolist(),
         "collapse": runs.collapse_report(vae, x),
     }
+    if isinstance(vae.encode(x[:1]), DiagonalNormal):
+        surgery = evaluation.elbo_surgery(vae, x[:MAX_SURGERY_EXAMPLES], given.seed)._asdict()
+        found |= {name: value for name, value in surgery.items() if name != "kl"}
     if given.log_likelihood is not None:
         verbose = 0 if given.json else "auto"
         estimate = evaluation.log_likelihood(vae, x, given.log_likelihood, given.seed, verbose=verbose)
@@ -42,12 +42,15 @@ def run(given: argparse.Namespace) -> None:
         print(json.dumps(found))
         return
     print(f"{len(x):,} examples on {found['backend']}   {runs.in_words(found)}")
-    units = ", ".join(f"{kl:.2f}" for kl in sorted(found["kl_per_unit"], reverse=True))
-    print(f"latents    {found['active_units']} of {vae.latent_dim} active; KL of each in nats: {units}")
-    print(
-        f"of the KL  {found['mutual_information']:.3f} nats tell examples apart (to tell all takes "
-        f"{found['max_mutual_information']:.3f}); {found['marginal_kl']:.3f} are the distance of codes from prior"
-    )
+    of_channels = kl.sum(axis=tuple(range(kl.ndim - 1)))
+    each = "each" if kl.ndim == 1 else "each channel"
+    units = ", ".join(f"{nats:.2f}" for nats in sorted(of_channels, reverse=True))
+    print(f"latents    {found['active_units']} of {kl.size} active; KL of {each} in nats: {units}")
+    if "marginal_kl" in found:
+        print(
+            f"of the KL  {found['mutual_information']:.3f} nats tell examples apart (to tell all takes "
+            f"{found['max_mutual_information']:.3f}); {found['marginal_kl']:.3f} are the distance of codes from prior"
+        )
     if found["collapse"] is not None:
         print(found["collapse"])
     if given.log_likelihood is not None:
