@@ -10,7 +10,9 @@ samples; the script prints its accuracy on them and on real test images.
 
 The pixels are drawn once with their grey value as the probability, and the likelihood is the Bernoulli. Grey pixels
 with `--likelihood continuous_bernoulli` give far worse samples: that density fits every pixel so closely that the
-latents hold six times the nats, and the codes lie where the prior has little mass.
+latents hold six times the nats, and the codes lie where N(0, I) has little mass. `--prior` has other densities of them:
+"conditional", p(z|c) with mean and variance by the class, which is trained with the model; "fitted", a mixture of ten
+normals for each class, fitted to its codes afterwards.
 
 Reference: Kingma et al. 2014, arXiv:1406.5298; Sohn et al. 2015, Learning Structured Output Representation using Deep
 Conditional Generative Models.
@@ -29,6 +31,7 @@ parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("data", nargs="?", default="digits", help="folder of the four idx files, or digits")
 parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--likelihood", choices=("bernoulli", "continuous_bernoulli"), default="bernoulli")
+parser.add_argument("--prior", choices=("normal", "conditional", "fitted"), default="normal")
 parser.add_argument("--samples", type=int, default=1000, help="number of samples of each class, for the accuracy")
 parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("conditional.png"))
 options = parser.parse_args()
@@ -53,7 +56,10 @@ encoder, decoder = keras_vae.networks.mlp(
     condition=classes,
     data_mean=data.train.mean(axis=0).clip(0.01, 0.99),
 )
-vae = keras_vae.VAE(encoder, decoder, likelihood, seed=0)
+prior = None
+if options.prior == "conditional":
+    prior = keras_vae.priors.Conditional(keras_vae.networks.normal_mlp(classes, 16, hidden=(64,)))
+vae = keras_vae.VAE(encoder, decoder, likelihood, prior=prior, seed=0)
 vae.compile(keras.optimizers.Adam(1e-3), steps_per_execution=steps_per_execution)
 vae.fit(train, batch_size=100, epochs=options.epochs, verbose=2)
 
@@ -77,8 +83,29 @@ def accuracies(x, labels):
     return np.array([correct.mean(), *(correct[labels == label].mean() for label in range(classes))])
 
 
+class OfEachClass:
+    """What `sample` draws z from: for each label from the mixture of its class."""
+
+    def __init__(self, mixtures, labels):
+        self.mixtures, self.labels = mixtures, labels
+
+    def sample(self, n, seed):
+        z = np.stack([mixture.sample(n, seed=seed) for mixture in self.mixtures])
+        return z[self.labels, np.arange(n)]
+
+
+mixtures = None
+if options.prior == "fitted":
+    of_class = [{name: part[train["condition"] == label] for name, part in train.items()} for label in range(classes)]
+    mixtures = [keras_vae.evaluation.fit_aggregate_posterior(vae, each) for each in of_class]
+
+
+def prior_of(labels):
+    return None if mixtures is None else OfEachClass(mixtures, labels)
+
+
 labels = np.repeat(np.arange(classes), options.samples)
-samples = vae.sample(len(labels), seed=0, condition=labels)
+samples = vae.sample(len(labels), seed=0, condition=labels, prior=prior_of(labels))
 of_real, of_samples = accuracies(real.test, test["condition"]), accuracies(samples, labels)
 bound = keras_vae.evaluation.held_out(vae, test, num_samples=1)
 print(
@@ -94,5 +121,5 @@ with open(options.output.with_suffix(".csv"), "w", newline="") as file:
     writer.writerows(zip(["all", *range(classes)], of_real, of_samples, strict=True))
 columns = 12
 rows = np.repeat(np.arange(classes), columns)
-figure = keras_vae.plotting.samples(vae, len(rows), columns=columns, seed=1, condition=rows)
+figure = keras_vae.plotting.samples(vae, len(rows), columns=columns, seed=1, condition=rows, prior=prior_of(rows))
 figure.savefig(options.output, dpi=100)

@@ -88,8 +88,9 @@ def test_two_stage(tmp_path):
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
-def test_conditional_fashion_mnist(tmp_path):
-    quick = ("--epochs", 2, "--samples", 5, "--output", tmp_path / "classes.png")
+@pytest.mark.parametrize("prior", ["normal", "conditional", "fitted"])
+def test_conditional_fashion_mnist(tmp_path, prior):
+    quick = ("--epochs", 2, "--samples", 5, "--prior", prior, "--output", tmp_path / "classes.png")
     printed = run("examples/conditional_fashion_mnist.py", "digits", *quick)
     assert re.search(
         rf"test ELBO {NUMBER} nats, of which KL {NUMBER}\n.* {NUMBER} % of test images, {NUMBER} % of samples\n",

@@ -52,9 +52,10 @@ def samples(
     columns: int = 10,
     seed: int | None = 0,
     condition: Any = None,
+    prior: Any = None,
 ) -> "Figure":
     """Decoded draws from the prior; arguments as in `reconstructions` and `VAE.sample`."""
-    drawn = vae.sample(n, seed=seed, condition=condition)
+    drawn = vae.sample(n, seed=seed, condition=condition, prior=prior)
     tiles = _rows(vae, drawn, columns)
     return _draw(tiles, f"decoded samples of the prior ({_latents(vae)})", path)
 
