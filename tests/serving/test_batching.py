@@ -11,6 +11,7 @@ import pytest
 from keras_vae_serving import batching
 from keras_vae_serving.batching import Batcher
 from keras_vae_serving.errors import Overloaded, RequestError
+from keras_vae_serving.manifest import BATCH, NUM_SAMPLES, Tensor
 
 pytestmark = pytest.mark.once
 
@@ -19,7 +20,8 @@ class Doubling:
     """A session that doubles x, records what it was given, and waits until it may go on."""
 
     def __init__(self, precision="float32"):
-        self.graph = types.SimpleNamespace(name="doubling", precision=precision)
+        inputs = (Tensor("x", "float32", (BATCH, 1)), Tensor("epsilon", "float32", (BATCH, NUM_SAMPLES, 2)))
+        self.graph = types.SimpleNamespace(name="doubling", precision=precision, inputs=inputs)
         self.runs, self.started, self.may_run = [], threading.Event(), threading.Event()
 
     def check(self, inputs):
