@@ -61,6 +61,11 @@ class Parts:
             value = _RESOLVED[name](value) if name in _RESOLVED else value
             _check(value)
             forget(self, name)
+        if name == "latent_statistics" and not isinstance(value, LatentStatistics | None):
+            raise TypeError(
+                "latent_statistics is what keras_vae.evaluation.latent_statistics(vae, x) returns, or None; got a "
+                f"{type(value).__name__}."
+            )
         super().__setattr__(name, value)
 
     def _build_networks_of_parts(self, x, condition, parameters):

@@ -54,6 +54,11 @@ class Inference:
                 "This model does not know the scale of its codes: set vae.latent_statistics = "
                 "keras_vae.evaluation.latent_statistics(vae, x) first, with x of training."
             )
+        if self.latent_statistics.mean.shape not in (self.latent_shape, self.latent_shape[-1:]):
+            raise ValueError(
+                f"latent_statistics is for z of shape {self.latent_statistics.mean.shape}, and this model's z has "
+                f"{self.latent_shape}: measure it again, keras_vae.evaluation.latent_statistics(vae, x)."
+            )
         return self.latent_statistics
 
     def decode(self, z: Any, batch_size: int = 256, condition: Any = None, standardized: bool = False) -> np.ndarray:
@@ -85,7 +90,9 @@ class Inference:
         for part in self._pieces(x, batch_size):
             posterior = self.encode(with_condition(*part), batch_size)
             z = posterior.sample(seed=generator) if sample else posterior.location
-            found.append((self.decode(z, batch_size, *part[1:]),))
+            decoded = self.decode(z, batch_size, *part[1:])
+            validation.check_sizes(decoded.shape[1:], part[0].shape[1:])
+            found.append((decoded,))
         return _joined(found)[0]
 
     def sample(

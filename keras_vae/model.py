@@ -182,8 +182,8 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         elif self.prior.event_shape != tuple(size or 1 for size in latent_shape):
             raise ValueError(
                 f"The prior is over z of shape {self.prior.event_shape}, but the encoder gives z of shape "
-                f"{latent_shape}: the prior's mean and log_var must have shape {latent_shape}, and event_ndim its "
-                f"number of axes, {len(latent_shape)}."
+                f"{latent_shape}: the prior's mean and log_var must have shape "
+                f"{tuple(size or 1 for size in latent_shape)}, and event_ndim its number of axes, {len(latent_shape)}."
             )
         prior = getattr(self.prior, "distribution_class", type(self.prior))
         self.objective.check(self.posterior_family.distribution_class, prior)
@@ -352,7 +352,9 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         """The mean of p(x|z) at the posterior's location: the reconstruction, deterministic."""
         self._version.traces += 1
         x, condition = split_condition(x)
-        return self._decode_mean(self._posterior(x, training, condition).location, condition, training)
+        mean = self._decode_mean(self._posterior(x, training, condition).location, condition, training)
+        validation.check_sizes(mean.shape[1:], x.shape[1:])
+        return mean
 
     def _posterior(self, x, training=False, condition=None):
         """`posterior`, which a subclass may have changed: every verb asks here, and gets what it can use."""
@@ -364,7 +366,8 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         posterior = self._posterior(batch.x, training, batch.given) if posterior is None else posterior
         target = ops.cast(batch.target, "float32")
         if noise is None:  # whose shape is known only now
-            shape = (self.objective.num_samples, *ops.shape(posterior.location))
+            size, *latent_shape = ops.shape(posterior.location)
+            shape = (self.objective.num_samples, size, *self.posterior_family.noise_shape(tuple(latent_shape)))
             noise = _backend.random_normal(shape, self.seed_generator)
         # A normal has its density at any z, and most objectives do not ask; others have it of what they have drawn.
         is_normal = isinstance(posterior, DiagonalNormal)
@@ -390,5 +393,6 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         """log p(x|z) of what is observed of x: `(num_samples, batch)` for parameters with an axis of samples."""
         x = ops.cast(x, "float32")
         observed = ops.logical_not(ops.isnan(x)) if self.allow_missing else None
+        validation.check_sizes(self.likelihood.data_shape(tuple(parameters.shape))[-len(x.shape) + 1 :], x.shape[1:])
         fitted = self.likelihood.update(x, parameters, observed, weight) if training else None
         return self.likelihood.log_prob(x, parameters, observed, fitted)

@@ -277,7 +277,9 @@ def normal_mlp(
     x, h = _features(condition)
     for units in _positive_integers("hidden", hidden):
         h = layers.Dense(units, activation=activation)(h)
-    outputs = {name: layers.Dense(latent_dim, name=name)(h) for name in ("z_mean", "z_log_var")}
+    # The variance starts at 1: of inputs that are themselves latents, exp of a random network would be anything.
+    log_var = layers.Dense(latent_dim, name="z_log_var", kernel_initializer="zeros")
+    outputs = {"z_mean": layers.Dense(latent_dim, name="z_mean")(h), "z_log_var": log_var(h)}
     return keras.Model(x, outputs, name="normal")
 
 

@@ -256,6 +256,7 @@ class Trainer(ManySteps, Steps):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         # Keras builds the compiled metrics with the y of the data, which is None where x is its own target.
+        x, _ = split_condition(x)
         return super().compute_metrics(x, x if y is None else y, y_pred, sample_weight)
 
     @property

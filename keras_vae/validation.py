@@ -147,6 +147,19 @@ def check_data(x: Any, data_shape: Any, name: str = "x") -> None:
     )
 
 
+def check_sizes(reconstructed: Any, data_shape: Any) -> None:
+    """Raises a ValueError if the decoder gives data of another size than it was given, where both are known.
+
+    A model with free sizes learns of them batch by batch, and what differs might broadcast.
+    """
+    pairs = zip(reconstructed, data_shape, strict=True)
+    if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs):
+        raise ValueError(
+            f"The decoder gives data of shape {tuple(reconstructed)} where x has {tuple(data_shape)}: strided "
+            "convolutions give back sizes that are multiples of their strides. Pad or crop the data to such."
+        )
+
+
 def shape_matches(shape: Any, expected: Any) -> bool:
     """Whether a shape is the expected one, in which None is any size."""
     return len(shape) == len(expected) and all(e in (got, None) for got, e in zip(shape, expected, strict=True))

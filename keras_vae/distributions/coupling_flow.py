@@ -47,7 +47,8 @@ class CouplingFlow(Distribution):
 
     def _coupling(self, i, z):
         moved = np.arange(z.shape[-1]) % 2 == i % 2
-        log_scale, shift = ops.split(self.networks[i](ops.where(moved, 0.0, z)), 2, axis=-1)
+        both = ops.cast(self.networks[i](ops.where(moved, 0.0, z)), "float32")  # of half precision there is no inverse
+        log_scale, shift = ops.split(both, 2, axis=-1)
         log_scale = _LOG_SCALE * ops.tanh(log_scale / _LOG_SCALE)
         return ops.where(moved, log_scale, 0.0), ops.where(moved, shift, 0.0)
 

@@ -1,5 +1,6 @@
 """What evaluation asks of a model beyond its public methods: every use of a private name of `VAE` is in this file."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -68,18 +69,19 @@ def encoded(vae: VAE, x: Any, batch_size: int) -> tuple[Any, Any]:
 
 def codes(vae: VAE, x: Any, batch_size: int) -> tuple[Any, Any]:
     """q(z|x) of examples and their condition, None without one: data are read into memory if there is one."""
+    vae._refresh()  # a prior that was assigned a moment ago may have made the model conditional
     if vae.condition_shape is None:
         return vae.encode(x, batch_size), None
     x, condition = (np.concatenate(part) for part in zip(*vae._pieces(x, batch_size), strict=True))
     return vae.encode(data.with_condition(x, condition), batch_size), condition
 
 
-def set_prior(vae: VAE, prior: Any) -> None:
-    """Gives a model a prior, with its weights, or raises what is wrong with it and leaves the model as it was."""
+@contextlib.contextmanager
+def prior_or_as_before(vae: VAE) -> Iterator[None]:
+    """Gives a model back the prior that it had if what is in the block raises an error."""
     before = vae.prior
     try:
-        vae.prior = prior
-        vae._refresh()
+        yield
     except Exception:
         vae.prior = before
         raise

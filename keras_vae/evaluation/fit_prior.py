@@ -51,12 +51,13 @@ def fit_prior(
     Reference: Ghosh et al. 2020, arXiv:1903.12436, section 4 (ex-post density estimation).
     """
     epochs = validation.whole_number("epochs", epochs)
-    posterior, condition = _model.codes(vae, x, batch_size)
-    _model.require_examples(posterior)
-    _model.set_prior(vae, prior)
-    model = _PriorAlone(vae)
-    if not model.trainable_variables:
-        raise ValueError(f"{prior!r} has no weight that learns: assign it, vae.prior = ..., as it is.")
+    with _model.prior_or_as_before(vae):
+        vae.prior = prior
+        posterior, condition = _model.codes(vae, x, batch_size)
+        _model.require_examples(posterior)
+        model = _PriorAlone(vae)
+        if not model.trainable_variables:
+            raise ValueError(f"{prior!r} has no weight that learns: assign it, vae.prior = ..., as it is.")
     # Scalar outputs need no target, and Keras wants one.
     model.compile(optimizer, loss=lambda _, log_prob: -log_prob)
     losses = []

@@ -53,9 +53,10 @@ def samples(
     seed: int | None = 0,
     condition: Any = None,
     prior: Any = None,
+    latent_shape: Any = None,
 ) -> "Figure":
     """Decoded draws from the prior; arguments as in `reconstructions` and `VAE.sample`."""
-    drawn = vae.sample(n, seed=seed, condition=condition, prior=prior)
+    drawn = vae.sample(n, seed=seed, condition=condition, prior=prior, latent_shape=latent_shape)
     tiles = _rows(vae, drawn, columns)
     return _draw(tiles, f"decoded samples of the prior ({_latents(vae)})", path)
 

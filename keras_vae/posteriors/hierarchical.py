@@ -79,7 +79,7 @@ class Hierarchical(Posterior):
         return f"Hierarchical({len(self.networks)} networks, of {' and '.join(map(str, self._sizes))} latents)"
 
 
-def chain_sizes(networks: list[Any], normal: Normal) -> list[int]:
+def chain_sizes(networks: list[Any], normal: Normal, names: dict[int, str] | None = None) -> list[int]:
     """Numbers of latents of the layers that networks lead through, from the first input to the last output.
 
     Raises:
@@ -89,17 +89,18 @@ def chain_sizes(networks: list[Any], normal: Normal) -> list[int]:
         raise ValueError("networks must hold at least one network, from a layer of latents to the next.")
     sizes = []
     for i, network in enumerate(networks):
+        name = f"networks[{i}]" if names is None else names[i]
         inputs = getattr(network, "inputs", None)
         if not inputs or len(inputs) != 1 or len(inputs[0].shape) != 2:
             raise ValueError(
-                f"networks[{i}] must be a Keras model with one input (batch, latents) that it knows, as "
+                f"{name} must be a Keras model with one input (batch, latents) that it knows, as "
                 "keras_vae.networks.normal_mlp makes it."
             )
         try:
             found = normal.latent_shape(network.output)
         except ValueError as error:
-            raise ValueError(f"networks[{i}] must return what an encoder returns. {error}") from None
+            raise ValueError(f"{name} must return what an encoder returns. {error}") from None
         if sizes and sizes[-1] != inputs[0].shape[1]:
-            raise ValueError(f"networks[{i}] takes {inputs[0].shape[1]} latents, and the layer before has {sizes[-1]}.")
+            raise ValueError(f"{name} takes {inputs[0].shape[1]} latents, and the layer before has {sizes[-1]}.")
         sizes += [inputs[0].shape[1], *found] if not sizes else found
     return sizes

@@ -31,7 +31,9 @@ class Hierarchical(Prior):
         super().__init__()
         self.networks = list(networks)
         self._normal = Normal()  # which reads and bounds mean and log variance
-        self._sizes = chain_sizes(self.networks[::-1], self._normal)[::-1]
+        last = len(self.networks) - 1
+        names = {last - i: f"networks[{i}]" for i in range(len(self.networks))}
+        self._sizes = chain_sizes(self.networks[::-1], self._normal, names)[::-1]
 
     def make_weights(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
         if latent_shape != (sum(self._sizes),):
