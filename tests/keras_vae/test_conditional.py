@@ -263,3 +263,12 @@ def test_a_condition_that_nobody_takes_is_refused(make_vae, make, data):
         make(prior=priors.VampPrior(5))
     with pytest.raises(ValueError, match="two or more, or a shape"):
         networks.mlp((8, 8, 1), 3, condition=1)
+
+
+def test_compiled_metrics_compare_x_and_not_the_condition():
+    vae = VAE(*networks.mlp((6,), 2, hidden=(8,), condition=3), seed=0)
+    vae.compile("adam", metrics=["mse"])
+    x = np.random.default_rng(0).random((9, 6)).round().astype("float32")
+    data = {"x": x, "condition": np.arange(9) % 3}
+    found = vae.evaluate(data, verbose=0, return_dict=True)["mse"]
+    assert found == pytest.approx(np.square(vae.reconstruct(data) - x).mean(), rel=1e-4)

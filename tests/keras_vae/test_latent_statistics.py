@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from keras_vae import VAE, evaluation
+from keras_vae._latent_statistics import LatentStatistics
 
 pytestmark = pytest.mark.once
 
@@ -69,5 +70,10 @@ def test_what_they_refuse(x):
         evaluation.latent_statistics(vae, x, per="axis")
     with pytest.raises(ValueError, match="x has none"):
         evaluation.latent_statistics(vae, x[:0])
+    with pytest.raises(TypeError, match="latent_statistics is what .* returns, or None; got a tuple"):
+        vae.latent_statistics = (0.0, 1.0)
+    vae.latent_statistics = LatentStatistics(np.zeros((5, 1)), np.ones((5, 1)))
+    with pytest.raises(ValueError, match=r"is for z of shape \(5, 1\), and this model's z has \(5, 2\)"):
+        vae.encode(x, standardized=True)
     with pytest.raises(ValueError, match="a latent that never changes has no scale"):
-        type(evaluation.latent_statistics(vae, x))([0.0, 0.0], [1.0, 0.0])
+        LatentStatistics([0.0, 0.0], [1.0, 0.0])

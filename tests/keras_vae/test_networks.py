@@ -163,3 +163,15 @@ def test_a_pair_has_the_outputs_of_any_posterior_and_z_of_any_shape(make, poster
     assert vae.sample(2, seed=0).shape == (2, 8, 8, 1)
     if posterior == "full":  # a new one has no covariances
         assert np.all(vae.encode(np.ones((1, 8, 8, 1), "float32")).outputs["z_cholesky"] == 0.0)
+
+
+@pytest.mark.parametrize("verb", ["fit", "elbo", "reconstruct", "predict"])
+def test_sizes_that_a_decoder_does_not_give_back_are_refused_and_never_broadcast(verb):
+    """x of (1, 1) is given back as (2, 2), and one pixel would count four times."""
+    vae = VAE(*networks.conv_spatial((None, None, 1), 2, filters=(3,)), seed=0)
+    vae.compile("adam")
+    options = {"verbose": 0} if verb in ("fit", "predict") else {}
+    assert getattr(vae, verb)(np.ones((4, 2, 6, 1), "float32"), **options) is not None
+    for shape in ((4, 1, 1, 1), (4, 7, 7, 1)):
+        with pytest.raises(ValueError, match="decoder gives data of shape .* where x has .* Pad or crop"):
+            getattr(vae, verb)(np.ones(shape, "float32"), **options)

@@ -585,3 +585,13 @@ def test_evaluation_of_codes_says_what_it_cannot(digits, make_vae):
     np.testing.assert_array_equal(standardized.draw(np.zeros((1, 256), "float32"))[1], np.zeros((1, 256)))
     with pytest.raises(TypeError, match="The z of FullNormal.* are no codes"):
         make_vae(network=networks.mlp((8, 8, 1), 3, (4,), posterior="full"), posterior="full").encode(digits).codes  # noqa: B018
+
+
+def test_free_sizes_train_with_a_posterior_whose_noise_has_another_shape_than_z():
+    posterior = guide_parts.StudentT()
+    vae = VAE(*networks.conv_spatial((None, 1), 2, filters=(3,), posterior=posterior), posterior=posterior, seed=0)
+    vae.compile("adam")
+    for steps in (4, 6):
+        x = np.ones((8, steps, 1), "float32")
+        assert np.isfinite(vae.fit(x, verbose=0).history["loss"]).all()
+        assert vae.evaluate(x, verbose=0, return_dict=True)["negative_elbo"] > 0.0

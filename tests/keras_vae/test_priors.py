@@ -813,3 +813,36 @@ def test_a_decoder_of_the_first_layer_takes_the_condition_along(condition):
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(wrapped(given)), keras.ops.convert_to_numpy(decoder(first))
     )
+
+
+def test_a_prior_that_cannot_be_fitted_leaves_the_model_the_one_it_had(make_vae, digits):
+    vae = make_vae(prior=priors.GaussianMixture(2))
+    before, bound = vae.prior, vae.elbo(digits, seed=0)
+    for prior, words in (
+        (priors.StandardNormal(), "no weight that learns"),
+        (None, "no weight that learns"),
+        (priors.Conditional(networks.normal_mlp(3, 3)), "This model is conditional: pass"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluation.fit_prior(vae, digits, prior)
+        assert vae.prior is before
+    np.testing.assert_array_equal(vae.elbo(digits, seed=0), bound)
+    data = {"x": digits, "condition": np.arange(len(digits)) % 3}
+    evaluation.fit_prior(vae, data, priors.Conditional(networks.normal_mlp(3, 3)), epochs=1)
+    assert vae.sample(2, condition=[0, 2]).shape == (2, 8, 8, 1)
+
+
+def test_a_flow_is_its_own_inverse_whatever_keras_computes_in(make_vae, digits):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    vae = make_vae(prior=priors.RealNVP(2, (8,), seed=0))
+    for weight in vae.prior.weights:
+        weight.assign(np.random.default_rng(0).normal(size=weight.shape, scale=0.5))
+    noise = np.random.default_rng(1).normal(size=(50, 3)).astype("float32")
+    z, log_prob = vae.prior_distribution().draw(keras.ops.convert_to_tensor(noise))
+    found = vae.prior_distribution().log_prob(z)
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (found, log_prob)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_of_layers_is_named_by_its_place():
+    with pytest.raises(ValueError, match=r"networks\[0\] must be a Keras model"):
+        priors.Hierarchical([keras.layers.Dense(3), networks.normal_mlp((2,), 5)])
