@@ -83,4 +83,4 @@ codes = vae.encode(test, standardized=True).location
 assert np.allclose(vae.decode(codes, standardized=True), vae.decode(z.location), atol=1e-4)
 options.output.mkdir(parents=True, exist_ok=True)
 plotting.reconstructions(vae, test[:10]).savefig(options.output / f"{options.what}.png", dpi=100)
-keras_vae_export.export(vae, options.output / f"{options.what}_bundle", data=test)
+keras_vae_export.export(vae, options.output / f"{options.what}_bundle", data=test, overwrite=True)
