@@ -213,7 +213,9 @@ class Table:
 
     @classmethod
     def from_config(cls, config: list[dict[str, Any]]) -> Self:
-        as_tuples = [{k: tuple(v) if isinstance(v, list) else v for k, v in each.items()} for each in config]
+        as_tuples: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in each.items()} for each in config
+        ]
         return cls(tuple(Column(**each) for each in as_tuples))
 
     def __repr__(self) -> str:
