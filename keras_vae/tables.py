@@ -9,8 +9,9 @@ pandas and polars are told apart by narwhals, which comes with the extra `tables
 
 import dataclasses
 import importlib
+import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Self
 
 import keras
@@ -20,6 +21,7 @@ from keras_vae.likelihoods import Categorical, Gaussian, Likelihood, Mixed, Stan
 
 KINDS: tuple[str, ...] = ("real", "integer", "category")
 _MAX_CATEGORIES = 200
+_MAX_WHOLE = 2**24  # float32 tells whole numbers apart up to here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Column:
         name: Name in the DataFrame.
         kind: "real", "integer" or "category".
         categories: Values of a category, in the order of their one-hot columns: strings, booleans or numbers.
+        levels: All values of a category that has an order, also those that do not occur.
         low, high: Least and greatest value seen of a number.
         mean, stddev: Those of a number; a constant column has stddev 1.
         dtype: Type in the DataFrame, as narwhals calls it.
@@ -38,6 +41,7 @@ class Column:
     name: str
     kind: str
     categories: tuple[Any, ...] = ()
+    levels: tuple[Any, ...] = ()
     low: float = -math.inf
     high: float = math.inf
     mean: float = 0.0
@@ -64,7 +68,7 @@ class Table:
     >>> vae.compile("adam")
     >>> vae.fit(table.to_array(df), epochs=50)
     >>> synthetic = table.to_frame(vae.sample(1000, draw=True))
-    >>> complete = table.to_frame(vae.impute(table.to_array(df)))
+    >>> complete = table.to_frame(vae.impute(table.to_array(df)), like=df)
 
     Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653.
     """
@@ -80,7 +84,8 @@ class Table:
         """Reads off a DataFrame what its columns are.
 
         Floats are "real", whole numbers "integer" (floats with holes in which every number is whole, too), and text,
-        booleans and the types of categories "category".
+        booleans and the types of categories "category". An ordered category keeps its order and all its levels; another
+        has those that occur, sorted.
 
         Args:
             frame: A DataFrame of pandas or polars, of which all rows are looked at.
@@ -88,9 +93,20 @@ class Table:
                 the column out.
 
         Raises:
-            ValueError: If a column has no value, or is of a type that is neither; says which and what to do.
+            ValueError: If a column has no value, is of a type that is neither, or holds whole numbers beyond 2**24,
+                which float32 rounds, and `kinds` does not say that it is a number; says which and what to do.
         """
-        frame, kinds = _narwhals(frame), dict(kinds or {})
+        frame = _narwhals(frame)
+        if not isinstance(kinds, Mapping | None):
+            raise ValueError(f'kinds must map names to kinds, such as {{"zip_code": "category"}}; got {kinds!r}.')
+        kinds = kinds or {}
+        for name in frame.columns:
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"The names of columns must be text, and one is {name!r}: df.columns = df.columns.map(str)."
+                )
+        if not len(frame):
+            raise ValueError("The table has no row.")
         unknown = sorted(set(kinds) - set(frame.columns))
         if unknown:
             raise ValueError(f"kinds names {unknown[0]!r}, which is no column of the table: {_listed(frame.columns)}.")
@@ -142,22 +158,32 @@ class Table:
         one_hot = [_one_hot(column, frame[column.name]) for column in self._categories]
         return np.concatenate([*numbers, *one_hot], axis=1, dtype="float32")
 
-    def to_frame(self, x: Any, library: str = "pandas") -> Any:
+    def to_frame(self, x: Any, library: str | None = None, like: Any = None) -> Any:
         """A DataFrame of the original types, of an array such as the model draws.
 
         A number is put between the least and the greatest that were seen, an integer rounded; a category is the one of
-        the largest probability. NaN becomes a missing value.
+        the largest probability. NaN becomes a missing value. polars has categories of text alone: others become plain.
 
         Args:
             x: `(n, width)` array.
-            library: "pandas" or "polars".
+            library: "pandas" or "polars"; that of `like`, or pandas if it is installed.
+            like: The DataFrame that x was made of. It is returned with its missing values filled in from x: what is
+                observed stays as it is, where the float32 of x may be rounded.
 
         Raises:
-            ValueError: If the array has another width.
+            ValueError: If the array has another width, or another number of rows than `like`.
         """
         x = np.asarray(x)
         if x.ndim != 2 or x.shape[1] != self.width:
-            raise ValueError(f"x must have shape (n, {self.width}), as to_array gives it; got {x.shape}.")
+            draws = " Of several draws make each a DataFrame: to_frame(x[0])." if x.ndim == 3 else ""
+            raise ValueError(f"x must have shape (n, {self.width}), as to_array gives it; got {x.shape}.{draws}")
+        if like is not None:
+            self.to_array(like)  # for its errors
+            like = _narwhals(like)
+            library = like.implementation.value
+            if len(like) != len(x):
+                raise ValueError(f"x has {len(x)} rows, and the DataFrame that it was made of has {len(like)}.")
+        library = library or ("pandas" if importlib.util.find_spec("pandas") else "polars")
         if library not in ("pandas", "polars"):
             raise ValueError(f'library must be "pandas" or "polars"; got {library!r}.')
         found, start = {}, 0
@@ -166,14 +192,31 @@ class Table:
             start += column.width
         native: Any = importlib.import_module(library)
         of_library = _pandas_series if library == "pandas" else _polars_series
-        return native.DataFrame({c.name: of_library(native, c, found[c.name]) for c in self.columns})
+        if like is None:
+            return native.DataFrame({c.name: of_library(native, c, found[c.name]) for c in self.columns})
+        filled = [_filled(c, like[c.name], found[c.name]) for c in self.columns if _missing(like[c.name])]
+        series = [of_library(native, column, values) for column, values in filled]
+        return like.with_columns(
+            *(_import_narwhals().from_native(each, series_only=True) for each in series)
+        ).to_native()
 
     def get_config(self) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(column) | {"categories": list(column.categories)} for column in self.columns]
+        # Without what a kind does not have, such as the infinite bounds of a category, which JSON does not know.
+        return [
+            {
+                field.name: list(value) if isinstance(value, tuple) else value
+                for field in dataclasses.fields(column)
+                if (value := getattr(column, field.name)) != field.default
+            }
+            for column in self.columns
+        ]
 
     @classmethod
     def from_config(cls, config: list[dict[str, Any]]) -> Self:
-        return cls(tuple(Column(**{**each, "categories": tuple(each["categories"])}) for each in config))
+        as_tuples: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in each.items()} for each in config
+        ]
+        return cls(tuple(Column(**each) for each in as_tuples))
 
     def __repr__(self) -> str:
         return f"Table({', '.join(f'{column.name}: {column.kind}' for column in self.columns)})"
@@ -208,18 +251,23 @@ class TableLikelihood(Mixed):
         }
 
 
-def _column(name, series, kind):
-    kind = kind or _kind(name, series)
+def _column(name, series, given):
+    kind = given or _kind(name, series)
     if all(value is None for value in _cells(series)):
         raise ValueError(f"Column {name!r} has no value: leave it out, kinds={{{name!r}: None}}.")
-    dtype = str(series.dtype)
+    dtype = str(series.dtype).partition("(")[0]
     if kind == "category":
-        return Column(name, kind, _categories_of(name, series), dtype=dtype)
+        return Column(name, kind, *_categories_of(name, series), dtype=dtype)
     x = _numbers(name, series)
     x = x[~np.isnan(x)]
-    stddev = float(x.std())
-    stddev = stddev if stddev > 1e-12 * abs(float(x.mean())) else 1.0
-    return Column(name, kind, (), float(x.min()), float(x.max()), float(x.mean()), stddev, dtype)
+    low, high, mean, stddev = (float(each) for each in (x.min(), x.max(), x.mean(), x.std()))
+    if kind == "integer" and not given and max(-low, high) > _MAX_WHOLE:
+        raise ValueError(
+            f"Column {name!r} has whole numbers from {low:.0f} to {high:.0f}, and float32 tells them apart up to 2**24 "
+            f'only. If they name the rows leave them out, kinds={{{name!r}: None}}; if they name groups, "category"; '
+            'if they are numbers that may be rounded, "integer".'
+        )
+    return Column(name, kind, (), (), low, high, mean, stddev if stddev > 1e-12 * abs(mean) else 1.0, dtype)
 
 
 def _kind(name, series):
@@ -255,19 +303,42 @@ def _cells(series):
     return [None if m or (isinstance(v, float) and math.isnan(v)) else v for v, m in zip(values, missing, strict=True)]
 
 
+def _missing(series):
+    return any(value is None for value in _cells(series))
+
+
+def _filled(column, series, values):
+    """The column as this series has it, and its values, with new ones where one is missing."""
+    values = [new if value is None else value for value, new in zip(_cells(series), values, strict=True)]
+    if column.kind == "category":
+        return column, values
+    kind = "integer" if column.kind == "integer" and series.dtype.is_integer() else "real"
+    values = values if kind == "integer" else [value if value is None else float(value) for value in values]
+    return dataclasses.replace(column, kind=kind, dtype=str(series.dtype)), values
+
+
 def _categories_of(name, series):
-    """The values that occur, in the order of an Enum's, else sorted."""
-    values = {value for value in _cells(series) if value is not None}
-    ordered = getattr(series.dtype, "categories", ()) or ()
-    found = [value for value in ordered if value in values] or sorted(
-        values, key=lambda value: (str(type(value)), value)
+    """The values that occur, sorted, and all levels; of an ordered category both in its order."""
+    levels = tuple(getattr(series.dtype, "categories", ()) or ())
+    values = [v.item() if isinstance(v, np.generic) else v for v in (*_cells(series), *levels) if v is not None]
+    types = {type(value) for value in values}
+    finite = all(
+        isinstance(value, str) or (isinstance(value, bool | int | float) and np.isfinite(value)) for value in values
     )
+    if len(types) > 1 or not finite:
+        raise ValueError(
+            f"Column {name!r} holds values of type {' and '.join(sorted(each.__name__ for each in types))}, and "
+            f"categories are text, booleans or finite numbers, all of one type: make them text, df[{name!r}].astype"
+            f"(str), or leave the column out, kinds={{{name!r}: None}}."
+        )
+    occur = set(values[: len(values) - len(levels)])
+    found = [value for value in levels if value in occur] or sorted(occur)
     if len(found) > _MAX_CATEGORIES:
         raise ValueError(
             f"Column {name!r} has {len(found)} categories, and {_MAX_CATEGORIES} are the most: join the rare ones, or "
             f"leave it out, kinds={{{name!r}: None}}, if it names the rows."
         )
-    return tuple(value.item() if isinstance(value, np.generic) else value for value in found)
+    return tuple(found), levels
 
 
 def _one_hot(column, series):
@@ -277,7 +348,7 @@ def _one_hot(column, series):
     for row, value in enumerate(_cells(series)):
         if value is None:
             x[row] = np.nan
-        elif value in place:
+        elif isinstance(value, Hashable) and value in place:
             x[row, place[value]] = 1.0
         else:
             raise ValueError(
@@ -299,13 +370,13 @@ def _values(column, x):
 
 
 def _pandas_series(pandas, column, values):
-    return pandas.Series(values, dtype=_pandas_dtype(pandas, column, values))
+    return pandas.Series(values, dtype=_pandas_dtype(pandas, column, values), name=column.name)
 
 
 def _pandas_dtype(pandas, column, values):
     """The original type, or the one of its kind that has a missing value."""
-    if column.dtype.startswith(("Categorical", "Enum")):
-        return pandas.CategoricalDtype(list(column.categories))
+    if column.dtype in ("Categorical", "Enum"):
+        return pandas.CategoricalDtype(list(column.levels or column.categories), ordered=bool(column.levels))
     if column.kind == "category":
         nullable = {bool: "boolean", int: "Int64"}.get(type(column.categories[0]))
         return nullable if None in values or nullable is None else nullable.lower().removesuffix("ean")
@@ -320,10 +391,12 @@ def _polars_series(polars, column, values):
 
 
 def _polars_dtype(polars, column):
-    if column.dtype.startswith(("Categorical", "Enum")):
-        return polars.Enum([str(category) for category in column.categories])
     if column.kind == "category":
-        return {bool: polars.Boolean, str: polars.String, int: polars.Int64}.get(type(column.categories[0]))
+        if column.dtype in ("Categorical", "Enum") and isinstance(column.categories[0], str):
+            return polars.Enum(column.levels or column.categories)
+        return {bool: polars.Boolean, int: polars.Int64, float: polars.Float64}.get(
+            type(column.categories[0]), polars.String
+        )
     if column.kind == "integer":
         return getattr(polars, column.dtype) if column.dtype.startswith(("Int", "UInt")) else polars.Int64
     return polars.Float32 if column.dtype == "Float32" else polars.Float64
@@ -339,6 +412,10 @@ def _narwhals(frame):
             f"A table is a DataFrame of pandas or polars; got a {type(frame).__name__}. Of an array without names the "
             "likelihood is Mixed([...])."
         ) from None
+    except nw.exceptions.DuplicateError:
+        names = list(frame.columns)
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"Several columns have the name {twice!r}: give each a name of its own.") from None
 
 
 def _import_narwhals() -> Any:

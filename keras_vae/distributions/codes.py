@@ -105,14 +105,33 @@ class UniformCodes(Distribution):
         """The numbers of the codes, int32 from 0 to prod(levels) - 1: `(..., *event_shape)` to `(..., *places)`.
 
         The first element counts ones, the second steps of `levels[0]`, and so on.
+
+        Raises:
+            ValueError: If z is a NumPy array or a list, and has another last axis or values beyond -1 to 1.
         """
+        z = np.asarray(z, "float32") if isinstance(z, list | tuple) else z
         xp = namespace(z)
+        if xp is np and z.shape[-1:] != self.event_shape[-1:]:
+            raise ValueError(
+                f"z must have a last axis of {len(self.levels)}, one for each of its levels; got {z.shape}."
+            )
         digits = xp.round(xp.multiply(z + 1.0, 0.5 * (np.asarray(self.levels, "float32") - 1.0)))
+        if xp is np:
+            _refuse("z must have values from -1 to 1", z, (digits < 0) | (digits >= self.levels) | np.isnan(digits))
         return _cast(xp, xp.sum(xp.multiply(_cast(xp, digits, "int32"), self._strides()), axis=-1), "int32")
 
     def from_codes(self, codes: Any) -> Any:
-        """z of the numbers of codes; the inverse of `codes`."""
+        """z of the numbers of codes; the inverse of `codes`.
+
+        Raises:
+            ValueError: If the codes are a NumPy array or a list, and one is no whole number from 0 to prod(levels) - 1.
+        """
+        codes = np.asarray(codes) if isinstance(codes, list | tuple | int) else codes
         xp = namespace(codes)
+        if xp is np:
+            wrong = (codes != np.floor(codes)) | (codes < 0) | (codes >= self.size)
+            _refuse(f"codes must be whole numbers from 0 to {self.size - 1}", codes, wrong)
+            codes = codes.astype("int32")
         steps = xp.floor_divide(codes[..., None], self._strides())
         digits = xp.mod(steps, np.asarray(self.levels, "int32"))
         return self.values(_cast(xp, digits, "float32"))
@@ -138,6 +157,12 @@ class UniformCodes(Distribution):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "UniformCodes":
         return cls(**config)
+
+
+def _refuse(what, values, wrong):
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"{what}; got {values[at]}, first at {at}.")
 
 
 def _cast(xp, values, dtype):

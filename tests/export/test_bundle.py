@@ -15,6 +15,7 @@ from onnx import numpy_helper
 import families
 import keras_vae
 import keras_vae_export
+from keras_vae.tables import Column, Table
 from keras_vae_export import ConversionError, ExportError, ParityError, StructureError, bundle, converters, graphs
 from keras_vae_serving import BundleError, Manifest, Session
 
@@ -102,6 +103,15 @@ def test_the_manifest_tells_what_a_client_needs(exported, vae):
     assert manifest.export["versions"]["keras"] == keras.__version__
     assert manifest.graphs["elbo"].parity["batches"] == [1, 2, 7, 64]
     assert manifest.graphs["elbo"].parity["inputs"] == ["ordinary", "extreme"]
+
+
+def test_a_model_of_a_dataframe_stands_in_the_manifest(tmp_path):
+    table = Table((Column("country", "category", ("Chad", "France")), Column("age", "integer", mean=40.0, stddev=9.0)))
+    likelihood = table.likelihood()
+    network = keras_vae.networks.mlp(table.width, 2, hidden=(3,), likelihood=likelihood)
+    keras_vae_export.export(keras_vae.VAE(*network, likelihood, seed=0, allow_missing=True), tmp_path / "bundle")
+    config = Manifest.load(tmp_path / "bundle").likelihood["config"]
+    assert Table.from_config(config["table"]).columns == table.columns
 
 
 def test_a_threshold_stands_in_the_manifest(exported, vae, tmp_path, tampered):

@@ -341,6 +341,27 @@ def test_codes_are_numbered_and_come_back():
     np.testing.assert_array_equal(numpy(family.from_codes(ops.convert_to_tensor(family.codes(z)))), z)
 
 
+def test_numbers_that_are_no_codes_are_refused():
+    family = FSQ((2, 4, 5))
+    np.testing.assert_array_equal(family.from_codes([0, 39]), [[-1.0] * 3, [1.0] * 3])
+    np.testing.assert_array_equal(family.codes([[-1, -1, -1], [1, 1, 1]]), [0, 39])
+    for codes, words in (
+        (np.array([[3, 40]]), r"codes must be whole numbers from 0 to 39; got 40, first at \(0, 1\)"),
+        ([-1], r"got -1, first at \(0,\)"),
+        ([1.0, 2.5], "got 2.5"),
+        ([np.nan], "got nan"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            family.from_codes(codes)
+    for z, words in (
+        (np.float32([[0, 0, 1.5]]), r"z must have values from -1 to 1; got 1.5, first at \(0, 2\)"),
+        ([[0.0, 0.0, np.nan]], "got nan"),
+        (np.zeros((4, 1)), r"z must have a last axis of 3, one for each of its levels; got \(4, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            family.codes(z)
+
+
 def test_rounding_is_to_the_nearest_value_and_passes_the_gradient_on(gradient):
     family = FSQ((2, 4, 5))
     x = np.linspace(-3.0, 3.0, 61)[:, None].repeat(3, axis=1)

@@ -1,5 +1,7 @@
 """A DataFrame as an array for a model, and back: what it reads, what it writes, and what it refuses."""
 
+import json
+
 import keras
 import numpy as np
 import pandas
@@ -87,6 +89,70 @@ def test_an_enum_keeps_the_order_of_its_categories():
     assert_frame_equal(table.to_frame(table.to_array(frame), "polars"), frame)
 
 
+def test_an_ordered_category_keeps_its_order_and_its_unused_levels():
+    levels = ["low", "middle", "high"]
+    frame = pandas.DataFrame({"level": pandas.Categorical(["high", "low", "high"], levels, ordered=True)})
+    table = Table.fit(frame)
+    table = Table.from_config(table.get_config())
+    assert table.names == ("level=low", "level=high")
+    pandas.testing.assert_frame_equal(table.to_frame(table.to_array(frame)), frame)
+    assert table.to_frame(table.to_array(frame), "polars").schema["level"] == polars.Enum(levels)
+
+
+def test_categories_of_numbers_are_plain_in_polars():
+    frame = pandas.DataFrame({"x": pandas.Series([3, 1, 3], dtype="category"), "y": [0.5, 0.25, 0.5]})
+    table = Table.fit(frame, kinds={"y": "category"})
+    assert table.to_frame(table.to_array(frame), "polars").rows() == [(3, 0.5), (1, 0.25), (3, 0.5)]
+
+
+def test_what_is_observed_stays_as_it_is(frame):
+    table, library = Table.fit(frame), library_of(frame)
+    extra = {"id": [2**24 + 1, 2**24 + 3, 2**53 + 1, 0], "third": [1 / 3, 2 / 3, None, 0.1]}
+    if library == "pandas":
+        frame = frame.assign(**extra).set_index(pandas.Index([5, 7, 9, 11]))
+    else:
+        frame = frame.with_columns(**{name: polars.Series(values) for name, values in extra.items()})
+    table = Table.fit(frame, kinds={"id": "integer", "owner": None})
+    x = np.where(np.isnan(table.to_array(frame)), 2.0, -1.0)
+    found = table.to_frame(x, like=frame)
+    assert list(found.columns) == list(frame.columns)
+    assert list(found["id"]) == extra["id"]
+    assert list(found["third"]) == [1 / 3, 2 / 3, 2 / 3, 0.1]  # within what was seen
+    assert list(found["wage"]) == [1200.5, 2.0, 3100.0, 0.5]
+    assert list(found["rooms"]) == [2, 2, 4, 3]
+    assert list(found["country"]) == ["France", "Chad", "Chad", "Chad"]
+    assert list(found["owner"]) == COLUMNS["owner"]
+    if library == "pandas":
+        assert list(found.index) == [5, 7, 9, 11]
+    with pytest.raises(ValueError, match="x has 3 rows, and the DataFrame that it was made of has 4"):
+        table.to_frame(x[:3], like=frame)
+
+
+def test_only_a_number_that_is_no_whole_one_fills_a_column_of_floats():
+    frame = pandas.DataFrame({"rooms": [2.0, None, 4.0], "beds": pandas.Series([1, None, 3], dtype="Int64")})
+    table = Table.fit(frame, kinds={"beds": "real"})
+    filled = table.to_frame(np.array([[0.0, 0.0], [2.6, 2.25], [0.0, 0.0]]), like=frame)
+    assert list(filled["rooms"]) == [2.0, 3.0, 4.0]
+    assert list(filled["beds"]) == [1.0, 2.25, 3.0]
+    other = pandas.DataFrame({"rooms": [2.5, None], "beds": [1, 2]})  # of another table, with halves
+    assert list(table.to_frame(np.full((2, 2), 3.0), like=other)["rooms"]) == [2.5, 3.0]
+
+
+def test_without_pandas_the_default_is_polars(monkeypatch):
+    table = Table.fit(pandas.DataFrame({"x": [1.0, 2.0]}))
+    assert library_of(table.to_frame(np.ones((1, 1)))) == "pandas"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert library_of(table.to_frame(np.ones((1, 1)))) == "polars"
+
+
+def test_the_config_is_json(frame):
+    table = Table.fit(frame)
+    config = json.loads(json.dumps(table.get_config(), allow_nan=False))
+    assert Table.from_config(config).columns == table.columns
+    assert config[-1].keys() == {"name", "kind", "categories", "dtype"}
+    assert "categories" not in config[0]
+
+
 def test_a_model_of_a_table_holds_it_and_is_saved_with_it(frame, tmp_path):
     table = Table.fit(frame)
     likelihood = table.likelihood(Laplace("learned", per_column=True))
@@ -121,6 +187,39 @@ def test_values_that_were_not_there_are_named(change, words):
         table.to_array(pandas.DataFrame(COLUMNS | change))
 
 
+@pytest.mark.parametrize(
+    ("frame", "kinds", "words"),
+    [
+        (np.zeros((2, 2)), None, r"names of columns must be text, and one is 0: df.columns = df.columns.map\(str\)"),
+        ({("a", "b"): [1.0]}, None, r"must be text, and one is \('a', 'b'\)"),
+        ({"a": []}, None, "The table has no row"),
+        ({}, None, "The table has no"),
+        ({"a": [1.0]}, "category", r"kinds must map names to kinds, such as .*; got \'category\'"),
+        ({"a": [[1], [2]]}, None, "'a' holds values of type list, and categories are text"),
+        ({"a": [1, "b"]}, None, "'a' holds values of type int and str, .* all of one type: make them text"),
+        ({"a": [True, 1]}, {"a": "category"}, "'a' holds values of type bool and int"),
+        ({"a": [1.0, np.inf]}, {"a": "category"}, "'a' holds values of type float, .* finite"),
+        ({"a": [pandas.Timestamp("2020-01-01")]}, {"a": "category"}, "'a' holds values of type Timestamp"),
+        ({"a": [5, 2**24 + 1]}, None, r"'a' has whole numbers from 5 to 16777217, .*kinds={'a': None}.*\"category\""),
+        ({"a": [-(2.0**30), None]}, None, "'a' has whole numbers from -1073741824 to -1073741824"),
+    ],
+)
+def test_frames_that_it_refuses(frame, kinds, words):
+    with pytest.raises(ValueError, match=words):
+        Table.fit(pandas.DataFrame(frame), kinds)
+
+
+def test_names_that_occur_twice_are_refused():
+    with pytest.raises(ValueError, match="Several columns have the name 'a'"):
+        Table.fit(pandas.DataFrame(np.zeros((2, 3)), columns=["b", "a", "a"]))
+
+
+def test_large_whole_numbers_are_read_where_they_are_said_to_be_numbers():
+    frame = pandas.DataFrame({"people": [2**24 + 2, 2**24 + 4], "at": [2**24, -(2**24)]})
+    table = Table.fit(frame, kinds={"people": "integer"})
+    pandas.testing.assert_frame_equal(table.to_frame(table.to_array(frame)), frame)
+
+
 def test_what_it_refuses():
     frame = pandas.DataFrame(COLUMNS)
     table = Table.fit(frame)
@@ -128,6 +227,12 @@ def test_what_it_refuses():
         table.to_array(frame.drop(columns="age"))
     with pytest.raises(ValueError, match=r"shape \(n, 7\), as to_array gives it; got \(4, 5\)"):
         table.to_frame(np.zeros((4, 5)))
+    with pytest.raises(
+        ValueError, match=r"got \(2, 4, 7\). Of several draws make each a DataFrame: to_frame\(x\[0\]\)"
+    ):
+        table.to_frame(np.zeros((2, 4, 7)))
+    with pytest.raises(ValueError, match=r"'country' holds \['Chad'\] in row 0, which is none of the categories"):
+        table.to_array(frame.assign(country=[["Chad"], None, None, None]))
     with pytest.raises(ValueError, match="kinds names 'heigth', which is no column"):
         Table.fit(frame, kinds={"heigth": "real"})
     with pytest.raises(ValueError, match="kind of 'age' must be one of real, integer, category, or None"):
