@@ -124,7 +124,7 @@ class Inference:
 
     def _draw(self, n, seed, latent_shape, condition):
         """`n` draws of z from the model's prior."""
-        if latent_shape is not None and not validation.shape_matches(latent_shape, self.latent_shape):
+        if latent_shape is not None and not validation.shape_matches(np.atleast_1d(latent_shape), self.latent_shape):
             raise ValueError(f"latent_shape is {latent_shape}, and this model's z has shape {self.latent_shape}.")
         if self.has_conditional_prior:
             self._refresh()

@@ -402,7 +402,9 @@ def _unnamed(shape):
 
 def _checked_shape(name, shape):
     """A list of sizes, in which None is free, as a tuple."""
-    if not isinstance(shape, list | tuple) or not all(size is None or (type(size) is int and size > 0) for size in shape):
+    if not isinstance(shape, list | tuple) or not all(
+        size is None or (type(size) is int and size > 0) for size in shape
+    ):
         raise ValueError(f"{name} must be a list of sizes, null where one is free; got {shape!r}")
     return tuple(shape)
 

@@ -116,7 +116,10 @@ def changed(manifest, change):
         (lambda fields: fields["posterior"].update(name=3), "name of the posterior must be a string; got 3"),
         (lambda fields: fields["posterior"].update(config=None), "config of the posterior must be an object; got None"),
         (lambda fields: fields["posterior"].update(outputs=["z_mean"]), "outputs of the posterior must be an object"),
-        (lambda fields: fields["posterior"].update(is_discrete=1), "is_discrete of the posterior must be true or false"),
+        (
+            lambda fields: fields["posterior"].update(is_discrete=1),
+            "is_discrete of the posterior must be true or false",
+        ),
         (lambda fields: fields["posterior"].update(noise_shape="2"), "noise_shape must be a list of sizes.* got '2'"),
         (
             lambda fields: fields["posterior"]["outputs"].update(z_log_var=[3]),
