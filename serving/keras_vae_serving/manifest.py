@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -357,9 +358,9 @@ def free_sizes(tensors: tuple[Tensor, ...], arrays: Any) -> dict[str, int]:
     }
 
 
-def sized(shape: tuple[int | str, ...], sizes: dict[str, int]) -> tuple[Any, ...]:
+def sized(shape: tuple[int | str, ...], sizes: Mapping[Any, int]) -> tuple[Any, ...]:
     """A shape with numbers in the place of the names of its free sizes."""
-    return tuple(size if isinstance(size, int) else sizes.get(size, size) for size in shape)
+    return tuple(sizes.get(size, size) for size in shape)
 
 
 def shape_matches(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:

@@ -632,7 +632,7 @@ def test_one_array_in_a_tuple_is_that_array(make_vae, digits):
         (lambda vae, x: vae.sample(-1), "n must be a whole number"),
         (
             lambda vae, x: vae.sample(3, latent_shape=(7,)),
-            r"latent_shape is \(7,\), and this model's z has shape \(2,\)",
+            r"latent_shape is \(7,\), and this model's z has shape \(3,\)",
         ),
         (lambda vae, x: vae.encode(x, batch_size=0), "batch_size must be a whole number"),
         (lambda vae, x: vae.interpolate(x[0], x[0, :4]), "two examples of one shape"),
