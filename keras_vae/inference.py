@@ -131,6 +131,8 @@ class Inference:
 
     def _draw(self, n, seed, latent_shape, condition):
         """`n` draws of z from the model's prior."""
+        if latent_shape is not None and not validation.shape_matches(np.atleast_1d(latent_shape), self.latent_shape):
+            raise ValueError(f"latent_shape is {latent_shape}, and this model's z has shape {self.latent_shape}.")
         if self.has_conditional_prior:
             self._refresh()
             prior = self.numpy_prior(self._condition_of_each(condition, n))
@@ -138,7 +140,7 @@ class Inference:
         prior = self.numpy_prior()
         if None not in self.latent_shape:
             return prior.sample(n, seed)
-        if latent_shape is None or not validation.shape_matches(latent_shape, self.latent_shape):
+        if latent_shape is None:
             raise ValueError(
                 f"This model's z has shape {self.latent_shape}, where None follows from the size of x: say how large, "
                 f"latent_shape={tuple(size or 8 for size in self.latent_shape)} for instance."

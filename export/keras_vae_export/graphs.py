@@ -104,6 +104,7 @@ def latent_shape(functions: tuple[GraphFunction, ...]) -> tuple[int | None, ...]
 
 
 def _from_vae(vae):
+    vae._refresh()  # networks may have been assigned since the last call
     family, is_normal = vae.posterior_family, _is_normal(vae)
     reserved = {"x", "condition", "noise", "z", "codes"} & set(family.outputs)
     if reserved:

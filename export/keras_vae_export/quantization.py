@@ -28,7 +28,7 @@ from keras_vae_export.converters import canonical, tidy
 from keras_vae_export.errors import AccuracyError, ExportError, ParityError
 from keras_vae_export.graphs import Pair
 from keras_vae_serving import Session
-from keras_vae_serving.manifest import free_sizes, noise_input
+from keras_vae_serving.manifest import free_sizes, noise_input, sized
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _MAX_DIFFERENCE = 0.25
@@ -143,19 +143,15 @@ def _samples(folder, graphs, data):
     rng, count = np.random.default_rng(0), len(next(iter(data.values())))
     if "posterior" in graphs:
         noise = noise_input(graphs["posterior"])
-        still = {} if noise is None else {noise.name: np.zeros((count, *_sized(noise.shape[1:], sizes)), "float32")}
+        still = {} if noise is None else {noise.name: np.zeros((count, *sized(noise.shape[1:], sizes)), "float32")}
         z = Session(folder, graphs["posterior"], providers="cpu").run({**outputs, **still})
     epsilon: Any = noise_input(graphs["elbo"])
-    drawn = rng.standard_normal((count, 1, *_sized(epsilon.shape[2:], sizes)), dtype="float32")
+    drawn = rng.standard_normal((count, 1, *sized(epsilon.shape[2:], sizes)), dtype="float32")
     return {
         "encoder": given("encoder"),
         "decoder": {"z": next(iter(z.values())), **given("decoder")},
         "elbo": {**given("elbo"), epsilon.name: drawn},
     }
-
-
-def _sized(shape, sizes) -> tuple[Any, ...]:
-    return tuple(sizes.get(size, size) for size in shape)
 
 
 def _terms(folder, graph, samples):

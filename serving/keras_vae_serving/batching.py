@@ -48,6 +48,7 @@ class Batcher:
         max_batch: Number of examples run at once; a request of more is run in parts. Each sample of z counts.
         max_queue: Number of examples that may wait or run; a larger request is accepted when nothing else is there.
         on_batch: Called, in the thread that runs the graph, with the number of examples of each run.
+        row_cost: As how many examples each example of some inputs, or each of its samples of z, counts.
 
     Attributes:
         waiting: Number of examples that wait or run.
@@ -59,12 +60,13 @@ class Batcher:
         max_batch: int = 64,
         max_queue: int = 4096,
         on_batch: Callable[[int], None] = lambda rows: None,
+        row_cost: Callable[[dict[str, np.ndarray]], int] = lambda inputs: 1,
     ) -> None:
         self.session: Session = session
         self.max_batch: int = max_batch
         self.max_queue: int = max_queue
         self.waiting: int = 0  # changed by the event loop only
-        self._on_batch = on_batch
+        self._on_batch, self._row_cost = on_batch, row_cost
         # The input that has several samples of z for each example, each as much work as an example.
         sampled = (tensor.name for tensor in session.graph.inputs if NUM_SAMPLES in tensor.shape)
         self._sampled = next(sampled, None)
@@ -85,7 +87,7 @@ class Batcher:
             RequestError: If the graph cannot run on these inputs; other requests are not affected.
         """
         rows = self.session.check(inputs)  # now: two wrong requests might fit together
-        cost = 1 if self._sampled is None else max(1, inputs[self._sampled].shape[1])
+        cost = self._row_cost(inputs) * (1 if self._sampled is None else max(1, inputs[self._sampled].shape[1]))
         if self.waiting and self.waiting + rows * cost > self.max_queue:
             raise Overloaded(f"{self.waiting} examples are waiting already: try again in a second.")
         key = (*((name, array.shape[1:], array.dtype.char) for name, array in inputs.items()), *(outputs or ()))

@@ -29,8 +29,11 @@ from keras_vae_serving.verbs import Arrays, Steps
 _SIZES = re.compile(r"\s*[0-9]{1,6}\s*(,\s*[0-9]{1,6}\s*){0,7}")
 _DRAW_SEED = "Seed for the draw; without one, each draw is different."
 _STANDARDIZED = "Whether z is in standard deviations from the mean of all codes (false)."
-# Most numbers that the z of one request may hold where a model leaves its sizes free: 64 images of 32 x 32 x 4.
-_MAX_FREE_NUMBERS = 2**18
+# Most bytes of the decoder's widest layer for all z of one request, where a model leaves their sizes free: an image of
+# 1024 x 1024, or 64 of 128 x 128, through 32 channels, and a quarter. A run took six times as much memory (measured).
+_MAX_DECODED = 160 * 2**20
+# Bytes of that layer for a number of z of which nothing is known: 8 x 8 places of 32 channels for a place of 4.
+_USUAL_GROWTH = 2**11
 # A number of samples has two names: `sample` calls it n, `score` num_samples.
 _OTHER_NAMES = {"n": "num_samples", "num_samples": "n"}
 
@@ -95,11 +98,19 @@ class Endpoints:
     ) -> None:
         self.pipeline: Pipeline = Pipeline.load(directory, providers, precision, threads, batch_size=max_batch)
         self.max_rows: int = max_rows
+        self._growth = self._measured_growth()
         self.by_name: dict[str, Endpoint] = {
             endpoint.name: endpoint for endpoint in (*map(self._graph, self.pipeline.sessions), *self._verbs())
         }
         self.batchers: dict[str, Batcher] = {  # last: from here on there are threads to end
-            name: Batcher(session, max_batch, max_queue, functools.partial(on_batch, name))
+            name: Batcher(
+                session,
+                max_batch,
+                max_queue,
+                functools.partial(on_batch, name),
+                # What is decoded in one run, for all who wait, is no more than one request may ask for.
+                functools.partial(_row_cost, self.pipeline.inputs.z, self._growth * max_batch / _MAX_DECODED),
+            )
             for name, session in self.pipeline.sessions.items()
         }
 
@@ -136,6 +147,30 @@ class Endpoints:
         # They hold this object: without them it is freed at once and not, with its weights, at some later collection.
         self.by_name = {}
 
+    def _measured_growth(self):
+        """Bytes of the decoder's widest layer for each number of z; 0 where z has one shape, which the bundle chose."""
+        inputs, shape = self.pipeline.inputs, self.pipeline.manifest.latent_shape
+        if None not in shape:
+            return 0
+        for free in (16, 1):  # the second for a condition of free sizes, which is 1 long here
+            z = np.zeros((1, *(size or free for size in shape)), "float32")
+            try:
+                widest = self.pipeline.sessions["decoder"].widest_layer({inputs.z: z, **inputs.dummy_inputs(1)})
+            except Exception:  # onnxruntime's exceptions have no common base of their own
+                continue
+            return max(widest, z.nbytes) / z.size
+        return _USUAL_GROWTH
+
+    def _check_decoded(self, shape):
+        """Refuses z of a shape, `(n, *latent_shape)`, that would take much more memory than their request."""
+        if self._growth * math.prod(shape) > _MAX_DECODED:
+            raise RequestError(
+                f"{shape[0]} z of shape {shape[1:]} need {self._growth * math.prod(shape) / 2**20:,.0f} MiB in the "
+                f"decoder's widest layer; this server takes up to {_MAX_DECODED >> 20} MiB in one request: ask for "
+                "fewer or smaller ones.",
+                status=413,
+            )
+
     def _graph(self, name):
         graph, checks = self.pipeline.sessions[name].graph, self.pipeline.inputs
         scalars = {tensor.name for tensor in graph.inputs if len(tensor.shape) == 1}
@@ -150,6 +185,8 @@ class Endpoints:
                         what = "infinite" if nan_allowed else "NaN or infinite"
                         raise RequestError(f"the input {key!r} holds {what} values: leave out such examples.")
                 checks.check_labels(key, array)
+            if name == "decoder" and checks.z in inputs:
+                self._check_decoded(inputs[checks.z].shape)
             if scalars:
                 inputs = {key: _squeezed(array) if key in scalars else array for key, array in inputs.items()}
             outputs = await self.batchers[name].run(inputs)
@@ -170,7 +207,9 @@ class Endpoints:
         what = "q(z|x): its mean and log-variance."
         if not verbs.is_normal:
             what = "q(z|x): what the encoder returns, and z, the draw of which all noise is 0."
-        scaled = {"standardized": _STANDARDIZED} if self.pipeline.manifest.latents is not None else {}
+        # One that this bundle can only refuse is a parameter too: those that are unknown are ignored.
+        known = self.pipeline.manifest.latents is not None
+        scaled = {"standardized": _STANDARDIZED if known else "Only false: the bundle has no statistics of its codes."}
         yield self._verb("encode", what, verbs.posterior_outputs, verbs.encode, scaled)
         yield self._verb("decode", "The mean of p(x|z).", decoder, verbs.decode, scaled)
         parameters = {"sample": "Whether z is drawn from q(z|x) instead of its mean (false).", "seed": _DRAW_SEED}
@@ -180,8 +219,9 @@ class Endpoints:
         if verbs.can_sample:
             parameters = {"n": "Number of samples (1).", "seed": _DRAW_SEED}
             shape = self.pipeline.manifest.latent_shape
+            example = ", ".join(str(size or 8) for size in shape)
+            parameters["latent_shape"] = f'Sizes of each z: only "{example}".'
             if None in shape:
-                example = ", ".join(str(size or 8) for size in shape)
                 parameters["latent_shape"] = f'Sizes of each z, and with them the size of x, such as "{example}".'
             yield self._verb(
                 "sample", "The mean of p(x|z), with z drawn from the prior.", decoder, self._sample, parameters
@@ -220,12 +260,8 @@ class Endpoints:
             takes = f"{', '.join(names)}, and" if names else "no inputs, but"
             raise RequestError(f'sample takes {takes} the parameters "n" and "seed".')
         n = max(map(len, inputs.values()), default=1) if n is None else n
-        if latent_shape is not None and n * math.prod(latent_shape) > _MAX_FREE_NUMBERS:
-            raise RequestError(
-                f"{n} z of shape {latent_shape} hold more than {_MAX_FREE_NUMBERS:,} numbers: ask for fewer or smaller "
-                "ones.",
-                status=413,
-            )
+        if latent_shape is not None:
+            self._check_decoded((n, *latent_shape))
         return self.pipeline.verbs.sample(n, seed, inputs.get("condition"), latent_shape)
 
     async def _finish(self, steps):
@@ -243,6 +279,8 @@ class Endpoints:
                     "send fewer.",
                     status=413,
                 )
+            if run.graph == "decoder":
+                self._check_decoded(run.inputs[self.pipeline.inputs.z].shape)
             outputs = await self.batchers[run.graph].run(run.with_noise(run.inputs))
 
     def _argument(self, name, value):
@@ -291,6 +329,11 @@ def _closest(name, names):
     words = "_".join(re.findall("[A-Z]?[a-z0-9]+|[A-Z]+", name)).lower()
     inside = [known for known in names if f"_{known}_" in f"_{words}_"]
     return next(iter(inside or difflib.get_close_matches(name, names, 1, 0.75)), None)
+
+
+def _row_cost(z, per_number, inputs):
+    """How many examples one z counts as in a batch: more than one if it is large, where z has free sizes."""
+    return max(1, math.ceil(per_number * math.prod(inputs[z].shape[1:]))) if z in inputs else 1
 
 
 def _unsqueezed(tensor):

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,14 @@ class PosteriorSpec:
     is_discrete: bool = False
 
     def __post_init__(self) -> None:
+        for field, kind, words in (
+            ("name", str, "a string"),
+            ("config", dict, "an object"),
+            ("outputs", dict, "an object"),
+            ("is_discrete", bool, "true or false"),
+        ):
+            if not isinstance(getattr(self, field), kind):
+                raise ValueError(f"the {field} of the posterior must be {words}; got {getattr(self, field)!r}")
         outputs = {name: _checked_shape(name, shape) for name, shape in self.outputs.items()}
         object.__setattr__(self, "outputs", outputs)
         object.__setattr__(self, "noise_shape", _checked_shape("noise_shape", self.noise_shape))
@@ -227,6 +236,7 @@ class Manifest:
             for path in (*manifest.files, *(graph.file for graph in graphs.values())):
                 _inside(path)
             manifest._check_types()
+            manifest._check_latents()
         except BundleError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -278,6 +288,17 @@ class Manifest:
                 if np.ndim(config[part]) != len(self.latent_shape):
                     raise ValueError(f"the {part} of the prior is not of one z of shape {self.latent_shape}")
                 self._check_array(part, config[part])
+
+    def _check_latents(self):
+        """Raises a ValueError where what is said of q(z|x) contradicts the graphs."""
+        if "encoder" not in self.graphs:
+            return
+        found = {tensor.name: _unnamed(tensor.shape[1:]) for tensor in self.graphs["encoder"].outputs}
+        if found != self.posterior.outputs:
+            raise ValueError(f"the posterior has the outputs {self.posterior.outputs}, and the encoder {found}")
+        z = self.graphs.get("posterior", self.graphs["encoder"]).outputs[0]
+        if _unnamed(z.shape[1:]) != self.latent_shape:
+            raise ValueError(f"latent_shape is {self.latent_shape}, and {z.name} has shape {z.shape_text}")
 
     def _check_array(self, name, values, positive=False):
         """Raises a ValueError unless a list of numbers is finite and broadcasts with one z."""
@@ -337,6 +358,11 @@ def free_sizes(tensors: tuple[Tensor, ...], arrays: Any) -> dict[str, int]:
     }
 
 
+def sized(shape: tuple[int | str, ...], sizes: Mapping[Any, int]) -> tuple[Any, ...]:
+    """A shape with numbers in the place of the names of its free sizes."""
+    return tuple(sizes.get(size, size) for size in shape)
+
+
 def shape_matches(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
     """Whether an array's shape is the expected one, in which a name stands for any size."""
     return len(shape) == len(expected) and all(
@@ -371,9 +397,15 @@ def _latents_of_schema_1(graphs, latent_dim):
     }
 
 
+def _unnamed(shape):
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
 def _checked_shape(name, shape):
     """A list of sizes, in which None is free, as a tuple."""
-    if not all(size is None or (type(size) is int and size > 0) for size in shape):
+    if not isinstance(shape, list | tuple) or not all(
+        size is None or (type(size) is int and size > 0) for size in shape
+    ):
         raise ValueError(f"{name} must be a list of sizes, null where one is free; got {shape!r}")
     return tuple(shape)
 

@@ -3,8 +3,10 @@
 The exporter checks parity through this class, so that what was verified is what will be run.
 """
 
+import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -60,10 +62,9 @@ class Session:
         self.graph: GraphSpec = graph
         self.threads: int = threads
         self._names = [tensor.name for tensor in graph.outputs]
-        path = pathlib.Path(directory) / graph.file
-        options = onnxruntime.SessionOptions()
+        self._path = path = pathlib.Path(directory) / graph.file
+        options = _options()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors: what onnxruntime warns of concerns the graph's author, and was tested
         chosen = _providers.resolve(providers)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
@@ -113,6 +114,16 @@ class Session:
             tensor.check(inputs[tensor.name])
         return batch_size_of(inputs)
 
+    def widest_layer(self, inputs: dict[str, np.ndarray]) -> int:
+        """Number of bytes of the largest tensor that a run on these inputs makes, from a profile of one on the CPU."""
+        with tempfile.TemporaryDirectory(prefix="keras_vae_serving-") as folder:
+            options = _options()
+            options.enable_profiling, options.profile_file_prefix = True, str(pathlib.Path(folder) / "profile")
+            session = onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+            session.run(None, inputs)
+            events = json.loads(pathlib.Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return max(int(event.get("args", {}).get("output_size", 0)) for event in events)
+
     def _check_signature(self, path):
         for what, found, expected in (
             ("inputs", self._session.get_inputs(), self.graph.inputs),
@@ -144,6 +155,12 @@ def concatenate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _options():
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors: what onnxruntime warns of concerns the graph's author, and was tested
+    return options
 
 
 def _first_line(error):

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_vae_serving.errors import RequestError
 from keras_vae_serving.inputs import Inputs
-from keras_vae_serving.manifest import AnomalyThreshold, BundleError, Tensor, free_sizes, noise_input
+from keras_vae_serving.manifest import AnomalyThreshold, BundleError, Tensor, free_sizes, noise_input, sized
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 Seed: TypeAlias = int | np.random.Generator | None
@@ -96,7 +96,7 @@ class Verbs:
         noise, n = noise_input(graph), len(next(iter(outputs.values())))
         if noise is None:
             return (yield GraphRun("posterior", outputs))
-        shape = (n, *_sized(noise.shape[1:], free_sizes(graph.inputs, outputs)))
+        shape = (n, *sized(noise.shape[1:], free_sizes(graph.inputs, outputs)))
         drawn = _standard_normal(shape, seed) if sample else np.zeros(shape, "float32")
         return (yield GraphRun("posterior", {**outputs, noise.name: drawn}))
 
@@ -158,7 +158,7 @@ class Verbs:
         shape: Any = epsilon.shape[2:]
         if not all(isinstance(size, int) for size in shape):  # the sizes of z follow from those of x
             first = yield from self.outputs({name: inputs[name][:1] for name in self.inputs.names("encoder")})
-            shape = _sized(shape, free_sizes(self.inputs.graphs["encoder"].outputs, first))
+            shape = sized(shape, free_sizes(self.inputs.graphs["encoder"].outputs, first))
 
         def noise(n):
             return {epsilon.name: rng.standard_normal((n, num_samples, *shape), dtype="float32")}
@@ -178,7 +178,7 @@ class Verbs:
                 given = self.inputs.check("prior", self.inputs.repeat_condition("prior", condition, n))
             noise: Any = noise_input(graph)
             sizes = dict(zip(graph.outputs[0].shape[1:], z_shape, strict=True))
-            shape = (n, *_sized(noise.shape[1:], sizes))
+            shape = (n, *sized(noise.shape[1:], sizes))
             return (yield GraphRun("prior", {noise.name: _standard_normal(shape, seed), **given}))["z"]
         prior = self.inputs.manifest.prior
         if prior is None or prior["name"] != "DiagonalNormal":
@@ -247,11 +247,6 @@ class Verbs:
 
 def _standard_normal(shape, seed):
     return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
-
-
-def _sized(shape, sizes):
-    """A shape with numbers in the place of the names of its free sizes."""
-    return tuple(sizes.get(size, size) for size in shape)
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:

@@ -16,7 +16,7 @@ import keras_vae_export
 import oip
 import own_posteriors
 from keras_vae_export import ExportError, graphs
-from keras_vae_serving import Pipeline
+from keras_vae_serving import Pipeline, endpoints
 from keras_vae_serving.http import create_app
 
 pytestmark = pytest.mark.once
@@ -180,11 +180,36 @@ def test_the_server_gives_the_numbers_of_the_pipeline(case):
                 refused = client.infer("sample", {"latent_shape": wrong})
                 assert "must be whole numbers that fit (any, any, 2)" in refused
             assert "must be sizes with commas" in client.infer("sample", {"latent_shape": [3, 5, 2]})
-            assert "more than 262,144 numbers" in client.infer("sample", {"latent_shape": "999, 999, 2"})
+            refused = client.infer("sample", {"latent_shape": "99999, 99999, 2"})
+            assert "1 z of shape (99999, 99999, 2) need" in refused
+            assert "this server takes up to 160 MiB in one request" in refused
         described = client.described()
         assert described["latent_shape"] == [*vae.latent_shape]
         activity = described["latent_activity"]
         assert activity is None if free else len(activity) == CHANNELS
+
+
+def test_what_a_request_decodes_is_bounded_by_the_widest_layer(tmp_path, monkeypatch):
+    x, z = keras.Input((None, None, 2)), keras.Input((None, None, 2))
+    encoder = keras.Model(x, [layers.Conv2D(2, 3, strides=2, padding="same")(x) for _ in range(2)])
+    wide = layers.Conv2D(64, 1, activation="relu")(layers.UpSampling2D(2)(z))
+    vae = keras_vae.VAE(encoder, keras.Model(z, layers.Conv2D(2, 3, padding="same")(wide)), "mse", seed=0)
+    families.randomize([vae], 3)
+    keras_vae_export.export(vae, tmp_path / "bundle")
+    # 64 channels at 16 places of x for 4 of z
+    monkeypatch.setattr(endpoints, "_MAX_DECODED", 64 * 16 * 4)
+    with serving(tmp_path / "bundle") as client:
+        for size, fits in ((2, True), (3, False)):
+            codes = {"z": np.zeros((1, size, 2, 2), "float32")}
+            answers = [
+                client.infer("sample", {"latent_shape": f"{size}, 2, 2"}),
+                client.infer("sample", {"latent_shape": "1, 2, 2", "n": size}),
+                client.infer("reconstruct", x=np.zeros((1, 2 * size, 4, 2), "float32")),
+                client.infer("decode", **codes),
+                client.infer("decoder", **codes),
+            ]
+            for answer in answers:
+                assert "x_mean" in answer if fits else "in the decoder's widest layer" in answer
 
 
 @pytest.mark.slow
@@ -202,6 +227,15 @@ def test_without_statistics_an_error_says_how_to_set_them(tmp_path):
             call()
     with pytest.raises(ValueError, match=r"latent_shape must be whole numbers that fit \(2\); got \(3,\)"):
         pipeline.sample(1, latent_shape=(3,))
+    x, z = np.ones((1, 6), "float32"), np.ones((1, 2), "float32")
+    with serving(tmp_path / "bundle") as client:
+        for verb, arrays in (("encode", {"x": x}), ("decode", {"z": z})):
+            assert "does not know the scale of its codes" in client.infer(verb, {"standardized": True}, **arrays)
+            found, expected = client.infer(verb, {"standardized": False}, **arrays), client.infer(verb, **arrays)
+            np.testing.assert_equal(found, expected)
+        assert "must be whole numbers that fit (2); got (6,)" in client.infer("sample", {"latent_shape": "6"})
+        found, expected = (client.infer("sample", {"seed": 1, **shape}) for shape in ({"latent_shape": "2"}, {}))
+        np.testing.assert_equal(found, expected)
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -257,6 +291,16 @@ def test_a_prior_of_the_condition_is_drawn_from_for_each_condition(taker, tmp_pa
         described = client.described()
         assert len(described["latent_activity"]) == 2
         assert described["labels"] == {"condition": 3}
+
+
+def test_networks_that_were_just_assigned_are_exported():
+    label = keras.Input((), dtype="int32")
+    h = layers.Embedding(3, 4)(label)
+    prior = ByLabel(keras.Model(label, [layers.Dense(2)(h), layers.Dense(2)(h)]))
+    vae = keras_vae.VAE(*keras_vae.networks.mlp((4,), 2, (8,), condition=3), prior=prior, seed=0)
+    assert graphs.from_model(vae)[0].inputs[0].shape == ("batch", 4)
+    vae.encoder, vae.decoder = keras_vae.networks.mlp((5,), 2, (8,), condition=3)
+    assert graphs.from_model(vae)[0].inputs[0].shape == ("batch", 5)
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -630,6 +630,10 @@ def test_one_array_in_a_tuple_is_that_array(make_vae, digits):
         (lambda vae, x: vae.elbo(x, num_samples=0), "num_samples must be a whole number of at least 1; got 0"),
         (lambda vae, x: vae.elbo(x[:0]), "x is empty"),
         (lambda vae, x: vae.sample(-1), "n must be a whole number"),
+        (
+            lambda vae, x: vae.sample(3, latent_shape=(7,)),
+            r"latent_shape is \(7,\), and this model's z has shape \(3,\)",
+        ),
         (lambda vae, x: vae.encode(x, batch_size=0), "batch_size must be a whole number"),
         (lambda vae, x: vae.interpolate(x[0], x[0, :4]), "two examples of one shape"),
         (lambda vae, x: vae.compile(loss="mse"), "the loss is -ELBO"),

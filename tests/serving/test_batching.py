@@ -25,7 +25,12 @@ class Doubling:
         self.graph = types.SimpleNamespace(name="doubling", precision=precision, inputs=inputs)
         self.runs, self.started, self.may_run = [], threading.Event(), threading.Event()
 
+    def example(self):
+        sampled = {tensor.name: np.ones((1, 1, 2), "float32") for tensor in self.graph.inputs[1:]}
+        return {**rows(0), **sampled}
+
     def check(self, inputs):
+        assert set(inputs) == {tensor.name for tensor in self.graph.inputs}
         if inputs["x"].ndim != 2:
             raise RequestError("x must be a matrix.")
         return len(inputs["x"])
@@ -54,7 +59,7 @@ async def together(session, *requests, outputs=None, **settings):
     """The results, or exceptions, of requests which are all there while a first one is running."""
     batcher = Batcher(session, **settings)
     try:
-        first = asyncio.create_task(batcher.run(rows(0)))
+        first = asyncio.create_task(batcher.run(session.example()))
         assert await asyncio.to_thread(session.started.wait, 20)
         tasks = [asyncio.create_task(batcher.run(request, outputs)) for request in requests]
         await asyncio.sleep(0)
@@ -168,6 +173,22 @@ def test_samples_of_z_count_as_examples():
     assert sorted(sizes(session)[1:]) == [1, 1, 2, 2, 2]  # 2 rows of 4 samples at a time, 1 of 100
     _, full = asyncio.run(together(Doubling(sampled=True), request(1, 150), request(1, 100), max_queue=200))
     assert isinstance(full, Overloaded)
+
+
+def test_large_examples_count_as_several(session):
+    results = asyncio.run(
+        together(
+            session,
+            *(rows(i, i) for i in range(4)),
+            {"x": np.ones((3, 5), "float32")},
+            max_batch=8,
+            max_queue=20,
+            row_cost=lambda inputs: 4 * inputs["x"].shape[1],
+        )
+    )
+    # 4 for the one that runs, 8 each for the first two; those that no longer fit are told so
+    assert sizes(session) == [1, 2, 2]
+    assert [isinstance(result, Overloaded) for result in results] == [False, False, True, True, True]
 
 
 def test_each_request_has_its_own_error(session):

@@ -18,8 +18,9 @@ THRESHOLD = AnomalyThreshold(nats=31.5, quantile=0.99, num_samples=16, seed=0, e
 @pytest.fixture
 def manifest():
     x = Tensor("x", "float32", ("batch", 4, "x_2"))
+    z = tuple(Tensor(name, "float32", ("batch", 2)) for name in ("z_mean", "z_log_var"))
     return Manifest(
-        graphs={"encoder": GraphSpec("encoder", "encoder/1/model.onnx", "float32", (x,), (x,), {"tolerance": 1e-4})},
+        graphs={"encoder": GraphSpec("encoder", "encoder/1/model.onnx", "float32", (x,), z, {"tolerance": 1e-4})},
         latent_shape=(2,),
         data_shape=(4, "x_2"),
         data_range=(0.0, 1.0),
@@ -46,7 +47,11 @@ def test_a_manifest_survives_the_way_through_json(manifest, scored):
     wide = PosteriorSpec("Normal", {}, {"z_mean": (None, 4), "z_log_var": (None, 4)}, (None, 4))
     prior = {"name": "DiagonalNormal", "config": {"mean": [[0.0] * 4], "log_var": [[0.0] * 4], "event_ndim": 2}}
     latents = {"mean": [0.5] * 4, "std": [2.0] * 4}
-    free = dataclasses.replace(manifest, latent_shape=(None, 4), posterior=wide, prior=prior, latents=latents)
+    z = tuple(Tensor(name, "float32", ("batch", "z_1", 4)) for name in wide.outputs)
+    graphs = {"encoder": dataclasses.replace(manifest.graphs["encoder"], outputs=z)}
+    free = dataclasses.replace(
+        manifest, graphs=graphs, latent_shape=(None, 4), posterior=wide, prior=prior, latents=latents
+    )
     assert Manifest.from_json(free.to_json()) == free
     assert free.latent_dim is None
     half_open = dataclasses.replace(manifest, data_range=(0.0, float("inf")))
@@ -108,6 +113,22 @@ def changed(manifest, change):
         (lambda fields: fields.update(latent_shape=[3]), r"the mean has shape \(2,\), and z \(3,\)"),
         (lambda fields: fields["prior"]["config"].update(mean=0.0), r"the mean of the prior is not of one z"),
         (lambda fields: fields["posterior"].update(outputs={"logits": [2]}), "no graph that makes z of logits"),
+        (lambda fields: fields["posterior"].update(name=3), "name of the posterior must be a string; got 3"),
+        (lambda fields: fields["posterior"].update(config=None), "config of the posterior must be an object; got None"),
+        (lambda fields: fields["posterior"].update(outputs=["z_mean"]), "outputs of the posterior must be an object"),
+        (
+            lambda fields: fields["posterior"].update(is_discrete=1),
+            "is_discrete of the posterior must be true or false",
+        ),
+        (lambda fields: fields["posterior"].update(noise_shape="2"), "noise_shape must be a list of sizes.* got '2'"),
+        (
+            lambda fields: fields["posterior"]["outputs"].update(z_log_var=[3]),
+            r"the posterior has the outputs .*'z_log_var': \(3,\).*, and the encoder .*'z_log_var': \(2,\)",
+        ),
+        (
+            lambda fields: fields.update(latent_shape=[None], prior=None),
+            r"latent_shape is \(None,\), and z_mean has shape \(batch, 2\)",
+        ),
         (lambda fields: fields["posterior"].pop("noise_shape"), "is not a bundle's manifest .*noise_shape"),
         (lambda fields: fields.update(latents={"mean": [0, 0, 0], "std": [1, 1]}), "mean has shape .3,., and z .2,."),
         (lambda fields: fields.update(latents={"mean": [0, 0], "std": [1, 0]}), "std must hold finite numbers above 0"),

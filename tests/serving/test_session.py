@@ -28,6 +28,12 @@ def test_it_runs(decoder):
     assert decoder.providers == ["CPUExecutionProvider"]
 
 
+def test_the_widest_layer_is_counted_in_bytes(decoder):
+    of_one, of_three = (decoder.widest_layer({"z": np.zeros((n, 3), "float32")}) for n in (1, 3))
+    assert of_one >= 4 * 8 * 8
+    assert of_three == 3 * of_one
+
+
 def test_outputs_can_be_chosen(bundle):
     encoder = Session(bundle, Manifest.load(bundle).graphs["encoder"], providers="cpu")
     x = np.zeros((2, 8, 8, 1), "float32")
