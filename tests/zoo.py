@@ -155,6 +155,7 @@ LAYERS = {
         SeparableConv2D(3, 3, padding='same')(x)
         SpectralNormalization(Conv2D(3, 3))(x)
         MaxPooling2D(3, strides=2, padding='same')(x)
+        MaxPooling2D(3, 2)(ZeroPadding2D(1)(x - 3.0))
         AveragePooling2D(3, strides=1, padding='same')(x)
         AdaptiveAveragePooling2D(3)(x)
         AdaptiveMaxPooling2D((2, 3))(x)

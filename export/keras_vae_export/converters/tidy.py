@@ -28,6 +28,7 @@ def tidy(path: str | os.PathLike[str], graph: GraphFunction | GraphSpec) -> None
     _describe(model, graph)
     canonical(model.graph)
     _mend_padding(model.graph)
+    _keep_zeros_of_padding(model.graph)
     _strip(model.graph)
     for function in model.functions:
         _strip(function)
@@ -108,6 +109,22 @@ def _mend_padding(graph):
         if any(pad < 0 for pad in after) and "output_padding" not in attributes:
             attributes["pads"].ints[:] = pads[: len(pads) // 2] + [max(pad, 0) for pad in after]
             node.attribute.append(onnx.helper.make_attribute("output_padding", [max(-pad, 0) for pad in after]))
+
+
+def _keep_zeros_of_padding(graph):
+    """Has a maximum over padded values tell where it lies, which nobody reads, so that onnxruntime leaves both alone.
+
+    It (1.31) makes one operator of `Pad` and `MaxPool`, which then pads with the least number and not with 0.
+    """
+    producer = {name: node for node in nodes(graph) for name in node.output}
+    for node in nodes(graph):
+        if node.op_type != "MaxPool" or len(node.output) > 1:
+            continue
+        before = producer.get(node.input[0])
+        while before is not None and before.op_type in ("Identity", "Transpose"):
+            before = producer.get(before.input[0])
+        if before is not None and before.op_type == "Pad":
+            node.output.append(f"{node.output[0]}_places")
 
 
 def _strip(graph):
