@@ -179,7 +179,9 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
             dtype, posterior = input_dtype(self.encoder, "x"), self.posterior_family.distribution_class
             spec = priors.DataSpec(data_shape, dtype, self.likelihood.data_range, given, posterior)
             self.prior.bind(latent_shape, spec)
-        elif self.prior.event_shape != tuple(size or 1 for size in latent_shape):
+        elif isinstance(self.prior, Mixture):
+            priors.fixed_shape(self.prior, latent_shape)
+        if not isinstance(self.prior, priors.Prior) and self.prior.event_shape != tuple(n or 1 for n in latent_shape):
             raise ValueError(
                 f"The prior is over z of shape {self.prior.event_shape}, but the encoder gives z of shape "
                 f"{latent_shape}: the prior's mean and log_var must have shape "

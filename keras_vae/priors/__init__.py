@@ -17,6 +17,7 @@ from keras_vae.distributions import (
 from keras_vae.priors.base import DataSpec as DataSpec
 from keras_vae.priors.base import Prior as Prior
 from keras_vae.priors.base import StandardNormal as StandardNormal
+from keras_vae.priors.base import fixed_shape as fixed_shape
 from keras_vae.priors.conditional import Conditional as Conditional
 from keras_vae.priors.gaussian_mixture import GaussianMixture as GaussianMixture
 from keras_vae.priors.hierarchical import Hierarchical as Hierarchical

@@ -67,10 +67,10 @@ def refusal(posterior, prior, shape):
         return None if prior == "none" else "codes"
     if shape == "free" and prior not in ("none", "fixed"):
         return "is free|z of shape"
+    if "layers" in (posterior, prior) and shape != "vector":
+        return "shape|A VampPrior is a mixture of normals"
     if prior == "vamp" and posterior != "normal":
         return "A VampPrior is a mixture of normals"
-    if "layers" in (posterior, prior) and shape != "vector":
-        return "shape"
     return None
 
 
