@@ -10,8 +10,29 @@ from keras_vae.posteriors.base import Posterior
 from keras_vae.posteriors.diagonal_normal import Normal
 
 
+class Layered:
+    """Mixed into the posterior and the prior over several layers of latents: the networks that lead between layers."""
+
+    def _hold(self, networks: Sequence[keras.Model], step: int) -> None:
+        """Keeps the networks; with a `step` of -1 the last of them leads away from the first layer that is drawn."""
+        self.networks = list(networks)
+        self._normal = Normal()  # which reads and bounds mean and log variance
+        named = [(f"networks[{i}]", network) for i, network in enumerate(self.networks)]
+        self._sizes = _chain_sizes(named[::step], self._normal)[::step]
+
+    def get_config(self) -> dict[str, Any]:
+        return {"networks": [keras.saving.serialize_keras_object(network) for network in self.networks]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls([keras.saving.deserialize_keras_object(network) for network in config["networks"]])  # pyright: ignore[reportCallIssue]
+
+    def __repr__(self) -> str:
+        return f"Hierarchical({len(self.networks)} networks, of {' and '.join(map(str, self._sizes))} latents)"
+
+
 @keras.saving.register_keras_serializable(package="keras_vae", name="HierarchicalPosterior")
-class Hierarchical(Posterior):
+class Hierarchical(Layered, Posterior):
     """q(z|x) = q(z1|x) q(z2|z1) ... over layers of latents, z = (z1, z2, ...) side by side in one vector.
 
     The encoder returns mean and log variance of z1, as for the posterior "normal"; each further layer is a normal given
@@ -42,9 +63,7 @@ class Hierarchical(Posterior):
 
     def __init__(self, networks: Sequence[keras.Model]):
         super().__init__()
-        self.networks = list(networks)
-        self._normal = Normal()  # which reads and bounds mean and log variance
-        self._sizes = chain_sizes(self.networks, self._normal)
+        self._hold(networks, step=1)
 
     def read(self, outputs: Any) -> tuple[Any, ...]:
         return self._normal.read(outputs)
@@ -68,19 +87,9 @@ class Hierarchical(Posterior):
         first = self._normal.distribution(outputs, training)
         return Chain(first, [step(network) for network in self.networks], self._sizes)
 
-    def get_config(self) -> dict[str, Any]:
-        return {"networks": [keras.saving.serialize_keras_object(network) for network in self.networks]}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls([keras.saving.deserialize_keras_object(network) for network in config["networks"]])
-
-    def __repr__(self) -> str:
-        return f"Hierarchical({len(self.networks)} networks, of {' and '.join(map(str, self._sizes))} latents)"
-
-
-def chain_sizes(networks: list[Any], normal: Normal, names: dict[int, str] | None = None) -> list[int]:
-    """Numbers of latents of the layers that networks lead through, from the first input to the last output.
+def _chain_sizes(networks, normal):
+    """Numbers of latents of the layers that networks lead through, pairs of a name and a network, in this order.
 
     Raises:
         ValueError: If one is no network from one vector to mean and log variance of a vector, or they do not fit.
@@ -88,8 +97,7 @@ def chain_sizes(networks: list[Any], normal: Normal, names: dict[int, str] | Non
     if not networks:
         raise ValueError("networks must hold at least one network, from a layer of latents to the next.")
     sizes = []
-    for i, network in enumerate(networks):
-        name = f"networks[{i}]" if names is None else names[i]
+    for name, network in networks:
         inputs = getattr(network, "inputs", None)
         if not inputs or len(inputs) != 1 or len(inputs[0].shape) != 2:
             raise ValueError(
