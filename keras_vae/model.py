@@ -172,21 +172,13 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         validation.check_last_activation(self.decoder, self.likelihood)
         if self.prior is None or self.prior is self._standard_prior:
             self.prior = self._standard_prior = self.posterior_family.usual_prior(latent_shape)
-        priors.check(self.prior)
+        priors.check(self.prior, latent_shape)
         posteriors.check_prior(self.posterior_family, self.prior)
         if isinstance(self.prior, priors.Prior):
             given = condition_shape if takes_condition(self.encoder) else None
             dtype, posterior = input_dtype(self.encoder, "x"), self.posterior_family.distribution_class
             spec = priors.DataSpec(data_shape, dtype, self.likelihood.data_range, given, posterior)
             self.prior.bind(latent_shape, spec)
-        elif isinstance(self.prior, Mixture):
-            priors.fixed_shape(self.prior, latent_shape)
-        if not isinstance(self.prior, priors.Prior) and self.prior.event_shape != tuple(n or 1 for n in latent_shape):
-            raise ValueError(
-                f"The prior is over z of shape {self.prior.event_shape}, but the encoder gives z of shape "
-                f"{latent_shape}: the prior's mean and log_var must have shape "
-                f"{tuple(size or 1 for size in latent_shape)}, and event_ndim its number of axes, {len(latent_shape)}."
-            )
         prior = getattr(self.prior, "distribution_class", type(self.prior))
         self.objective.check(self.posterior_family.distribution_class, prior)
         self._shapes = data_shape, condition_shape, latent_shape

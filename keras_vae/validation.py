@@ -165,6 +165,20 @@ def shape_matches(shape: Any, expected: Any) -> bool:
     return len(shape) == len(expected) and all(e in (got, None) for got, e in zip(shape, expected, strict=True))
 
 
+def fixed_shape(part: Any, latent_shape: Any) -> Any:
+    """The shape of z, for a posterior or a prior that counts its elements.
+
+    Raises:
+        ValueError: If a size is free.
+    """
+    if None in latent_shape:
+        raise ValueError(
+            f"{part!r} needs z of one shape, and a size in {latent_shape} is free: give the networks' inputs their "
+            'sizes, or choose what has no need of it, the posterior "normal" or FSQ and the prior N(0, I).'
+        )
+    return latent_shape
+
+
 def whole_number(name: str, value: Any, least: int = 1) -> int:
     """`value` as an int of at least `least`; NumPy's integers too, but no bool."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:

@@ -79,9 +79,8 @@ class Posterior(Configured, Layer):
         """
         if self.bound_to == (latent_shape, shapes):
             return
-        if (
-            self.bound_to is not None and len([*self._flatten_layers()]) + len(self.weights) > 1
-        ):  # it is its first layer
+        has_weights = self.weights or len([*self._flatten_layers()]) > 1  # of which it is the first
+        if self.bound_to is not None and has_weights:
             raise ValueError(
                 f"{self!r} has weights for a model with latents of shape {self.bound_to[0]}, whose encoder returns "
                 f"{self.bound_to[1]}; this one has {latent_shape} and {shapes}: make a new posterior."
@@ -116,20 +115,6 @@ def one_shape(posterior: Posterior, names: tuple[str, ...], tensors: tuple[Any, 
             "16), with a last size that is known."
         )
     return first[1:]
-
-
-def fixed_shape(posterior: Posterior, latent_shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    """The shape of z, for a posterior whose dimensions depend on each other and so must be counted.
-
-    Raises:
-        ValueError: If a size is free.
-    """
-    if None in latent_shape:
-        raise ValueError(
-            f"{posterior!r} needs z of one shape, and a size in {latent_shape} is free: give the networks' inputs "
-            'their sizes, or choose a posterior that has no need of it, "normal" or FSQ.'
-        )
-    return latent_shape  # pyright: ignore[reportReturnType]
 
 
 def check_output_shapes(posterior: Posterior, latent_shape: tuple[int, ...], tensors: dict[str, Any]) -> None:

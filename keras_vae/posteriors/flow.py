@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_vae import validation
 from keras_vae.distributions import DiagonalNormal, Distribution, Transformed, flatten_event
-from keras_vae.posteriors.base import Posterior, check_output_shapes, fixed_shape, one_shape
+from keras_vae.posteriors.base import Posterior, check_output_shapes, one_shape
 from keras_vae.posteriors.diagonal_normal import bounded_log_var
 
 _GATE_BIAS = 2.0  # the paper's, which has "1 or 2"
@@ -55,7 +55,7 @@ class Flow(Posterior):
 
     def latent_shape(self, outputs: Any) -> tuple[int | None, ...]:
         mean, log_var, *context = self.read(outputs)
-        shape = fixed_shape(self, one_shape(self, ("z_mean", "z_log_var"), (mean, log_var)))
+        shape = validation.fixed_shape(self, one_shape(self, ("z_mean", "z_log_var"), (mean, log_var)))
         check_output_shapes(self, shape, dict(zip(self.outputs[2:], context, strict=True)))
         return shape
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_vae import distributions, validation
 from keras_vae.distributions import Distribution
-from keras_vae.posteriors.base import Posterior, check_output_shapes, fixed_shape, one_shape
+from keras_vae.posteriors.base import Posterior, check_output_shapes, one_shape
 from keras_vae.posteriors.diagonal_normal import bounded_log_var
 
 
@@ -33,12 +33,12 @@ class FullNormal(Posterior):
 
     def latent_shape(self, outputs: Any) -> tuple[int | None, ...]:
         mean, cholesky = self.read(outputs)
-        shape = fixed_shape(self, one_shape(self, ("z_mean",), (mean,)))
+        shape = validation.fixed_shape(self, one_shape(self, ("z_mean",), (mean,)))
         check_output_shapes(self, shape, {"z_cholesky": cholesky})
         return shape
 
     def output_shapes(self, latent_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        size = math.prod(fixed_shape(self, latent_shape))
+        size = math.prod(validation.fixed_shape(self, latent_shape))
         return {"z_mean": latent_shape, "z_cholesky": (size * (size + 1) // 2,)}
 
     def distribution(self, outputs: Any, training: bool = False) -> Distribution:
@@ -77,7 +77,7 @@ class LowRankNormal(Posterior):
 
     def latent_shape(self, outputs: Any) -> tuple[int | None, ...]:
         mean, log_var, factor = self.read(outputs)
-        shape = fixed_shape(self, one_shape(self, ("z_mean", "z_log_var"), (mean, log_var)))
+        shape = validation.fixed_shape(self, one_shape(self, ("z_mean", "z_log_var"), (mean, log_var)))
         check_output_shapes(self, shape, {"z_factor": factor})
         return shape
 

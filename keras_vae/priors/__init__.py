@@ -6,18 +6,19 @@ Add one by subclassing `Prior`.
 
 from typing import Any
 
+from keras_vae import validation
 from keras_vae.distributions import (
     OF_ARRAYS,
     DiagonalNormal,
     Distribution,
     Flattened,
+    Mixture,
     check_density,
     has_closed_form_kl,
 )
 from keras_vae.priors.base import DataSpec as DataSpec
 from keras_vae.priors.base import Prior as Prior
 from keras_vae.priors.base import StandardNormal as StandardNormal
-from keras_vae.priors.base import fixed_shape as fixed_shape
 from keras_vae.priors.conditional import Conditional as Conditional
 from keras_vae.priors.gaussian_mixture import GaussianMixture as GaussianMixture
 from keras_vae.priors.hierarchical import Hierarchical as Hierarchical
@@ -25,12 +26,22 @@ from keras_vae.priors.real_nvp import RealNVP as RealNVP
 from keras_vae.priors.vamp import VampPrior as VampPrior
 
 
-def check(prior: Any) -> None:
-    """Raises a ValueError unless `prior` is something that a model can have as p(z)."""
+def check(prior: Any, latent_shape: tuple[int | None, ...]) -> None:
+    """Raises a ValueError unless `prior` is something that a model can have as p(z); of a fixed one also its shape."""
     if not isinstance(prior, (Prior, *OF_ARRAYS)):
         raise ValueError(
             "prior must be a keras_vae.priors.Prior such as GaussianMixture(10), a DiagonalNormal or Mixture, or None "
             f"for N(0, I); got {prior!r}."
+        )
+    if isinstance(prior, Prior):  # which is told when it is bound
+        return
+    if isinstance(prior, Mixture):
+        validation.fixed_shape(prior, latent_shape)
+    shape = tuple(size or 1 for size in latent_shape)
+    if prior.event_shape != shape:
+        raise ValueError(
+            f"The prior is over z of shape {prior.event_shape}, but the encoder gives z of shape {latent_shape}: the "
+            f"prior's mean and log_var must have shape {shape}, and event_ndim its number of axes, {len(shape)}."
         )
 
 

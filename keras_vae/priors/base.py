@@ -87,17 +87,3 @@ class StandardNormal(Prior):
 
     def distribution(self, given: Any = None, encode: Any = None) -> Distribution:
         return DiagonalNormal.standard(*self.latent_shape or (0,))
-
-
-def fixed_shape(prior: Any, latent_shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    """The shape of z, for a prior or posterior that needs one without free sizes.
-
-    Raises:
-        ValueError: If a size is free.
-    """
-    if None in latent_shape:
-        raise ValueError(
-            f"{prior!r} needs latents of one shape, and a size in {latent_shape} is free: give the networks' inputs "
-            "their sizes, or leave the prior at N(0, I)."
-        )
-    return latent_shape  # pyright: ignore[reportReturnType]

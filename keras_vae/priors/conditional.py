@@ -4,9 +4,10 @@ from typing import Any, Self
 
 import keras
 
+from keras_vae import validation
 from keras_vae.distributions import ConditionalNormal, Distribution
 from keras_vae.posteriors import Normal
-from keras_vae.priors.base import DataSpec, Prior, fixed_shape
+from keras_vae.priors.base import DataSpec, Prior
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -51,7 +52,7 @@ class Conditional(Prior):
         self._normal = Normal()  # which reads and bounds what an encoder returns
 
     def make_weights(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
-        fixed_shape(self, latent_shape)
+        validation.fixed_shape(self, latent_shape)
         if getattr(self.condition_network, "outputs", None):
             self._check(self.condition_network.output, latent_shape)
 

@@ -8,7 +8,7 @@ from keras import ops
 from keras_vae import validation
 from keras_vae._numerics import straight_through_clip
 from keras_vae.distributions import DiagonalNormal, Distribution, Mixture
-from keras_vae.priors.base import DataSpec, Prior, fixed_shape
+from keras_vae.priors.base import DataSpec, Prior
 
 # A component below this range is a point; a component above it is fitted to nothing.
 _LOG_VAR_RANGE = (-15.0, 15.0)
@@ -40,7 +40,7 @@ class GaussianMixture(Prior):
         self.seed = seed
 
     def make_weights(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
-        fixed_shape(self, latent_shape)
+        validation.fixed_shape(self, latent_shape)
 
         def weight(name, shape, initializer="zeros"):
             return self.add_weight(name=name, shape=shape, initializer=initializer)

@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_vae import validation
 from keras_vae.distributions import CouplingFlow, Distribution
-from keras_vae.priors.base import DataSpec, Prior, fixed_shape
+from keras_vae.priors.base import DataSpec, Prior
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -43,7 +43,7 @@ class RealNVP(Prior):
         self.seed = seed
 
     def make_weights(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
-        latent_dim = math.prod(fixed_shape(self, latent_shape))
+        latent_dim = math.prod(validation.fixed_shape(self, latent_shape))
         self.networks = [self._network(i, latent_dim) for i in range(self.depth)]
 
     def _network(self, i, latent_dim):
