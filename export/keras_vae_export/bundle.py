@@ -448,7 +448,7 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
 
 def _named_prior(vae):
     """A diagonal normal by its numbers; any other prior by its name and its moments, as its graph has the numbers."""
-    if graphs.takes_condition_prior(vae):
+    if vae.has_conditional_prior:
         return _named(vae.prior)
     prior = vae.numpy_prior()
     if isinstance(prior, DiagonalNormal):

@@ -113,8 +113,7 @@ def _from_vae(vae):
             "something else: give it another name in `outputs`, such as z_mean."
         )
     # A prior p(z|c) is another for each example: its graph takes the condition.
-    prior_takes = takes_condition_prior(vae)
-    prior = None if prior_takes else vae.numpy_prior()
+    prior = None if vae.has_conditional_prior else vae.numpy_prior()
     # Of constants, so that the graphs hold its numbers and not the network that made them; None where it is a network.
     constant = prior if type(prior) in (DiagonalNormal, Mixture) else None
     z_shape, output_shapes, noise_shape = _shapes_of(vae)
@@ -130,7 +129,7 @@ def _from_vae(vae):
         shape = _shape((None, *vae.condition_shape), "condition")
         condition = (Tensor("condition", _standard_dtype(vae.condition_dtype), shape),)
         known = embedded_inputs(vae.encoder) | embedded_inputs(vae.decoder)
-        if prior_takes:  # its network takes nothing else, under whatever name
+        if vae.has_conditional_prior:  # its network takes nothing else, under whatever name
             known |= dict(zip(["condition"], embedded_inputs(vae.prior.condition_network).values(), strict=False))
         counts = {name: count for name, count in known.items() if name == "condition"}
         labels = {name: (0, count - 1) for name, count in counts.items()}
@@ -181,13 +180,8 @@ def _from_vae(vae):
     if isinstance(prior, DiagonalNormal):  # the manifest holds its numbers
         return tuple(graphs)
     noise = Tensor("noise", "float32", (BATCH, *_prior_noise_shape(vae, prior, condition, latents)))
-    given = condition if prior_takes else ()
+    given = condition if vae.has_conditional_prior else ()
     return (*graphs, GraphFunction("prior", drawn, (noise, *given), (latents,), vae, labels, labels=counts))
-
-
-def takes_condition_prior(model: VAE | Pair) -> bool:
-    """Whether the prior of a model is one for each condition, p(z|c)."""
-    return isinstance(model, VAE) and getattr(model.prior, "condition_network", None) is not None
 
 
 def _is_normal(vae):
