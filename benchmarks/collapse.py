@@ -13,11 +13,9 @@ Reference: Burda et al. 2016, arXiv:1509.00519, section 5.2 (active units); Bowm
 up); Kingma et al. 2016, arXiv:1606.04934 (free bits); Burgess et al. 2018, arXiv:1804.03599 (capacity).
 """
 
-import argparse
-import pathlib
-
 import keras
 import numpy as np
+from loops import static_mnist
 from loops.rows import write_dicts
 from matplotlib.figure import Figure
 
@@ -26,17 +24,10 @@ from keras_vae import ELBO, evaluation, schedules
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("file")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--images", type=int, default=1000, help="of the test set, at random, default 1000")
-    parser.add_argument("--draws", type=int, default=200, help="of z per image, for log p(x)")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".csv"))
-    options = parser.parse_args()
+    options = static_mnist.parser(__file__, __doc__, epochs=20, draws=200).parse_args()
 
-    with np.load(options.file) as file:
-        train, test = (np.unpackbits(file[name], axis=1).astype("float32") for name in ("train", "test"))
-    test = test[np.random.default_rng(0).permutation(len(test))[: options.images]]
+    train, test = static_mnist.load(options.file, "train", "test")
+    test = static_mnist.some_of(test, options.images, np.random.default_rng(0))
     half = max(1, options.epochs * len(train) // 100 // 2)  # steps
 
     rows, units = [], {}

@@ -11,30 +11,20 @@ images. It writes a CSV.
 Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934.
 """
 
-import argparse
-import pathlib
-import time
-
 import keras
 import numpy as np
 from loops import static_mnist
 from loops.rows import write_dicts
 
-import keras_vae
 from keras_vae import posteriors
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("file")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--images", type=int, default=1000, help="of the test set, at random, default 1000")
-    parser.add_argument("--draws", type=int, default=1000, help="of z per image, for log p(x)")
+    parser = static_mnist.parser(__file__, __doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
 
-    train, valid, test = static_mnist.load(options.file)
+    train, valid, test = static_mnist.load(options.file, "train", "valid", "test")
     print(f"{keras.backend.backend()}, {options.epochs} epochs; nats per image")
     images = static_mnist.some_of(test, options.images, np.random.default_rng(0))
     comparison = static_mnist.Comparison("posterior", images, options.draws)
@@ -44,15 +34,7 @@ def main():
         posteriors.FullNormal(),
         posteriors.Flow(depth=2, hidden=(320,), context=64),
     ):
-        keras.utils.set_random_seed(options.seed)
-        encoder, decoder = keras_vae.networks.mlp((784,), latent_dim=40, hidden=(300, 300), posterior=posterior)
-        warm_up = keras_vae.schedules.Linear(steps=max(1, options.epochs * len(train) // 100 // 3))
-        objective = keras_vae.ELBO(beta=warm_up)
-        vae = keras_vae.VAE(encoder, decoder, "bce", objective=objective, posterior=posterior, seed=options.seed)
-        vae.compile(keras_vae.FusedAdam(1e-3), steps_per_execution=50)
-        started = time.perf_counter()
-        logs = vae.fit(train, batch_size=100, epochs=options.epochs, validation_data=(valid,), verbose=2).history
-        comparison.add(repr(posterior), vae, logs, time.perf_counter() - started)
+        comparison.add(repr(posterior), train, valid, options.epochs, options.seed, posterior=posterior)
     write_dicts(comparison.rows, options.output)
 
 

@@ -12,32 +12,22 @@ picture of the validation ELBO while training and of samples.
 Reference: Tomczak & Welling 2018, VAE with a VampPrior, arXiv:1705.07120, table 1.
 """
 
-import argparse
-import pathlib
-import time
-
 import keras
 import numpy as np
 from loops import static_mnist
 from loops.rows import write_dicts
 from matplotlib.figure import Figure
 
-import keras_vae
 from keras_vae import priors
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("file")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser = static_mnist.parser(__file__, __doc__)
     parser.add_argument("--components", type=int, default=500)
-    parser.add_argument("--images", type=int, default=1000, help="of the test set, at random, default 1000")
-    parser.add_argument("--draws", type=int, default=1000, help="of z per image, for log p(x)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
 
-    train, valid, test = static_mnist.load(options.file)
+    train, valid, test = static_mnist.load(options.file, "train", "valid", "test")
     rng = np.random.default_rng(0)
     print(f"{keras.backend.backend()}, {options.epochs} epochs; nats per image")
     comparison = static_mnist.Comparison("prior", static_mnist.some_of(test, options.images, rng), options.draws)
@@ -49,16 +39,7 @@ def main():
         f"GaussianMixture({options.components})": priors.GaussianMixture(options.components, seed=options.seed),
         f"VampPrior({options.components})": priors.VampPrior(options.components, pseudo_inputs=start),
     }.items():
-        keras.utils.set_random_seed(options.seed)
-        encoder, decoder = keras_vae.networks.mlp((784,), latent_dim=40, hidden=(300, 300))
-        warm_up = keras_vae.schedules.Linear(steps=max(1, options.epochs * len(train) // 100 // 3))
-        objective = keras_vae.ELBO(beta=warm_up)
-        vae = keras_vae.VAE(encoder, decoder, "bce", objective=objective, prior=prior, seed=options.seed)
-        vae.compile(keras_vae.FusedAdam(1e-3), steps_per_execution=50)
-        started = time.perf_counter()
-        logs = vae.fit(train, batch_size=100, epochs=options.epochs, validation_data=(valid,), verbose=2).history
-        seconds = time.perf_counter() - started
-        comparison.add(name, vae, logs, seconds)
+        vae, logs = comparison.add(name, train, valid, options.epochs, options.seed, prior=prior)
         curves[name] = -np.array(logs["val_negative_elbo"])
         drawn[name] = vae.sample(12, seed=0).reshape(-1, 28, 28)
     write_dicts(comparison.rows, options.output)
