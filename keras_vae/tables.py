@@ -154,8 +154,9 @@ class Table:
         absent = [column.name for column in self.columns if column.name not in frame.columns]
         if absent:
             raise ValueError(f"The table has no column {absent[0]!r}; it has {_listed(frame.columns)}.")
-        numbers = [_numbers(column.name, frame[column.name])[:, None] for column in self._numbers]
-        one_hot = [_one_hot(column, frame[column.name]) for column in self._categories]
+        series = {column.name: frame[column.name] for column in self.columns}
+        numbers = [_numbers(c.name, series[c.name].dtype, _cells(series[c.name]))[:, None] for c in self._numbers]
+        one_hot = [_one_hot(column, _cells(series[column.name])) for column in self._categories]
         return np.concatenate([*numbers, *one_hot], axis=1, dtype="float32")
 
     def to_frame(self, x: Any, library: str | None = None, like: Any = None) -> Any:
@@ -252,13 +253,14 @@ class TableLikelihood(Mixed):
 
 
 def _column(name, series, given):
-    kind = given or _kind(name, series)
-    if all(value is None for value in _cells(series)):
+    cells = _cells(series)
+    kind = given or _kind(name, series.dtype, cells)
+    if all(value is None for value in cells):
         raise ValueError(f"Column {name!r} has no value: leave it out, kinds={{{name!r}: None}}.")
     dtype = str(series.dtype).partition("(")[0]
     if kind == "category":
-        return Column(name, kind, *_categories_of(name, series), dtype=dtype)
-    x = _numbers(name, series)
+        return Column(name, kind, *_categories_of(name, series.dtype, cells), dtype=dtype)
+    x = _numbers(name, series.dtype, cells)
     x = x[~np.isnan(x)]
     low, high, mean, stddev = (float(each) for each in (x.min(), x.max(), x.mean(), x.std()))
     if kind == "integer" and not given and max(-low, high) > _MAX_WHOLE:
@@ -270,14 +272,13 @@ def _column(name, series, given):
     return Column(name, kind, (), (), low, high, mean, stddev if stddev > 1e-12 * abs(mean) else 1.0, dtype)
 
 
-def _kind(name, series):
-    dtype = series.dtype
+def _kind(name, dtype, cells):
     if dtype.is_integer():
         return "integer"
     if dtype.is_numeric():
-        x = _numbers(name, series)
+        x = _numbers(name, dtype, cells)
         x = x[~np.isnan(x)]
-        return "integer" if len(x) < len(series) and len(x) and (x == np.round(x)).all() else "real"
+        return "integer" if len(x) < len(cells) and len(x) and (x == np.round(x)).all() else "real"
     if str(dtype).startswith(("String", "Boolean", "Categorical", "Enum", "Object")):
         return "category"
     raise ValueError(
@@ -286,12 +287,12 @@ def _kind(name, series):
     )
 
 
-def _numbers(name, series):
+def _numbers(name, dtype, cells):
     """`(n,)` float64, NaN where a value is missing."""
     try:
-        x = np.array([math.nan if value is None else float(value) for value in _cells(series)])
+        x = np.array([math.nan if value is None else float(value) for value in cells])
     except (TypeError, ValueError):
-        raise ValueError(f"Column {name!r} must hold numbers; its type is {series.dtype}.") from None
+        raise ValueError(f"Column {name!r} must hold numbers; its type is {dtype}.") from None
     if np.isinf(x).any():
         raise ValueError(f"Column {name!r} holds an infinite value, first in row {int(np.argmax(np.isinf(x)))}.")
     return x
@@ -317,10 +318,10 @@ def _filled(column, series, values):
     return dataclasses.replace(column, kind=kind, dtype=str(series.dtype)), values
 
 
-def _categories_of(name, series):
+def _categories_of(name, dtype, cells):
     """The values that occur, sorted, and all levels; of an ordered category both in its order."""
-    levels = tuple(getattr(series.dtype, "categories", ()) or ())
-    values = [v.item() if isinstance(v, np.generic) else v for v in (*_cells(series), *levels) if v is not None]
+    levels = tuple(getattr(dtype, "categories", ()) or ())
+    values = [v.item() if isinstance(v, np.generic) else v for v in (*cells, *levels) if v is not None]
     types = {type(value) for value in values}
     finite = all(
         isinstance(value, str) or (isinstance(value, bool | int | float) and np.isfinite(value)) for value in values
@@ -341,11 +342,11 @@ def _categories_of(name, series):
     return tuple(found), levels
 
 
-def _one_hot(column, series):
+def _one_hot(column, cells):
     """`(n, categories)`, NaN in a row whose value is missing."""
     place = {value: i for i, value in enumerate(column.categories)}
-    x = np.zeros((len(series), column.width), "float32")
-    for row, value in enumerate(_cells(series)):
+    x = np.zeros((len(cells), column.width), "float32")
+    for row, value in enumerate(cells):
         if value is None:
             x[row] = np.nan
         elif isinstance(value, Hashable) and value in place:
