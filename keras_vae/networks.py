@@ -107,12 +107,8 @@ def conv(
     Returns:
         The pair `(encoder, decoder)` of `keras.Model`s.
     """
-    data_shape, latent_shape, likelihood = (
-        _checked_shape(data_shape),
-        _latent_shape(latent_dim),
-        likelihoods.get(likelihood),
-    )
-    axes = _checked_axes("conv", data_shape)
+    data_shape, latent_shape = _checked_shape(data_shape), _latent_shape(latent_dim)
+    likelihood, axes = likelihoods.get(likelihood), _checked_axes("conv", data_shape)
     convolution, transposed = _convolution(axes), _convolution(axes, "Transpose")
     cropping = functools.partial(getattr(layers, f"Cropping{axes}D"), **(_LAST if axes > 1 else {}))
     filters, hidden = _positive_integers("filters", filters), _positive_integers("hidden", hidden)
@@ -295,11 +291,8 @@ def of_first_latents(decoder: keras.Model, latent_dim: int) -> keras.Model:
     """
     inputs = {t.name: keras.Input(t.shape[1:], name=t.name, dtype=t.dtype) for t in decoder.inputs}
     (name,) = set(inputs) - {"condition"}
-    first, z = (
-        decoder.inputs[[t.name for t in decoder.inputs].index(name)].shape[1],
-        keras.Input((latent_dim,), name="z"),
-    )
-    given = {**inputs, name: z[:, :first]}
+    z = keras.Input((latent_dim,), name="z")
+    given = {**inputs, name: z[:, : inputs[name].shape[1]]}
     outputs = decoder(keras.tree.pack_sequence_as(decoder.input, [given[t.name] for t in decoder.inputs]))
     taken = {"z": z} | {"condition": inputs["condition"]} if "condition" in inputs else z
     return keras.Model(taken, outputs, name="decoder")
@@ -402,9 +395,8 @@ def _latent_shape(latent_dim):
 def _checked_shape(data_shape, free=False) -> Any:
     """A shape of data; `free` lets sizes be None, but not the last, the channels."""
     shape = (data_shape,) if isinstance(data_shape, int) else tuple(data_shape)
-    known = _positive_integers(
-        "data_shape", [1 if free and size is None else size for size in shape[:-1]] + [*shape[-1:]]
-    )
+    sizes = [1 if free and size is None else size for size in shape[:-1]]
+    known = _positive_integers("data_shape", [*sizes, *shape[-1:]])
     return tuple(None if size is None else now for size, now in zip(shape, known, strict=True))
 
 
