@@ -1,4 +1,4 @@
-"""Numbers that stay in float32 while training goes on."""
+"""Numbers that stay in float32 while training goes on, and weights beside what they weigh."""
 
 from typing import Any
 
@@ -16,3 +16,8 @@ def straight_through_clip(value: Any, low: float = -_FLOAT32_MAX, high: float = 
     """
     value = ops.clip(value, -_FLOAT32_MAX, _FLOAT32_MAX)
     return ops.stop_gradient(ops.clip(value, low, high)) + (value - ops.stop_gradient(value))
+
+
+def beside(weights: Any, values: Any) -> Any:
+    """Weights with as many axes as an array whose first axes are theirs."""
+    return ops.reshape(weights, (*ops.shape(weights), *[1] * (len(values.shape) - len(weights.shape))))

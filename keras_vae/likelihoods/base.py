@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_vae._config import Configured
+from keras_vae._numerics import beside
 from keras_vae._typing import Layer
 
 
@@ -183,11 +184,6 @@ def _as_float32(x, observed):
     """x as a tensor, 0 where a value is missing."""
     x = ops.convert_to_tensor(x, "float32")
     return x if observed is None else ops.where(observed, x, 0.0)
-
-
-def beside(weights, array):
-    """Weights with as many axes as an array whose first axes are theirs."""
-    return ops.reshape(weights, (*ops.shape(weights), *[1] * (len(array.shape) - len(weights.shape))))
 
 
 def first_index(mask: Any) -> tuple[int, ...]:

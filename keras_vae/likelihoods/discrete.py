@@ -8,14 +8,8 @@ import numpy as np
 from keras import ops
 
 from keras_vae import validation
-from keras_vae._numerics import straight_through_clip
-from keras_vae.likelihoods.base import (
-    Likelihood,
-    beside,
-    check_missing_together,
-    first_index,
-    refuse_activation,
-)
+from keras_vae._numerics import beside, straight_through_clip
+from keras_vae.likelihoods.base import Likelihood, check_missing_together, first_index, refuse_activation
 
 # Outside, the negative binomial is a Poisson or a point at 0 as far as float32 can tell.
 _LOG_DISPERSION_RANGE = (-15.0, 15.0)

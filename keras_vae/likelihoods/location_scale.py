@@ -23,7 +23,7 @@ import numpy as np
 from keras import ops
 
 from keras_vae import validation
-from keras_vae._numerics import straight_through_clip
+from keras_vae._numerics import beside, straight_through_clip
 from keras_vae.likelihoods.base import Likelihood, _as_float32, refuse_activation
 
 SCALES: tuple[str, ...] = ("learned", "optimal", "predicted")
@@ -495,7 +495,7 @@ def _counts(x, observed, weight):
     """Weight of each value in what is measured, float32, shaped like x; None: all weigh the same."""
     if weight is None:
         return None if observed is None else ops.cast(observed, "float32")
-    weight = ops.reshape(weight, (-1, *(1 for _ in x.shape[1:]))) + ops.zeros_like(x)
+    weight = beside(weight, x) + ops.zeros_like(x)
     return weight if observed is None else weight * ops.cast(observed, "float32")
 
 

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_vae import distributions, schedules
 from keras_vae._config import Configured, forget
+from keras_vae._numerics import beside
 from keras_vae._typing import Layer
 from keras_vae.distributions import Distribution
 
@@ -62,8 +63,7 @@ class LatentBatch:
         """The mean over the examples, weighted by the sample weights: `(batch, ...)` to `(...)`."""
         if self.weight is None:
             return ops.mean(values, axis=0)
-        weight = ops.reshape(self.weight, (-1, *(1 for _ in values.shape[1:])))
-        return ops.sum(values * weight, axis=0) / ops.maximum(ops.sum(self.weight), 1e-30)
+        return ops.sum(values * beside(self.weight, values), axis=0) / ops.maximum(ops.sum(self.weight), 1e-30)
 
     def reconstruction(self) -> Any:
         """-E_q log p(x|z), `(batch,)`, averaged over the samples."""
