@@ -62,4 +62,7 @@ def get(posterior: Any) -> Posterior:
         return keras.saving.deserialize_keras_object(posterior)
     if isinstance(posterior, str) and posterior.lower() in _BY_NAME:
         return _BY_NAME[posterior.lower()]()
-    raise ValueError(f'posterior must be "normal", "full" or a Posterior object; got {posterior!r}.')
+    raise ValueError(
+        'posterior must be "normal", "full" or a Posterior object, such as keras_vae.posteriors.Flow(); got '
+        f"{posterior!r}."
+    )

@@ -6,6 +6,8 @@ from keras_vae._config import Configured
 from keras_vae._typing import Layer
 from keras_vae.distributions import DiagonalNormal, Distribution
 
+_NETWORKS = "keras_vae.networks.mlp and conv give such an encoder when they are passed the same posterior=."
+
 
 class Posterior(Configured, Layer):
     """A map from the encoder's outputs to q(z|x).
@@ -35,15 +37,14 @@ class Posterior(Configured, Layer):
             if set(outputs) != set(self.outputs):
                 raise ValueError(
                     f"The encoder returned a dict with keys {sorted(outputs)}; for {self!r} it must have exactly the "
-                    f"keys {sorted(self.outputs)}."
+                    f"keys {sorted(self.outputs)}: {_NETWORKS}"
                 )
             return tuple(outputs[name] for name in self.outputs)
         found = tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)
         if len(found) != len(self.outputs):
             raise ValueError(
                 f"The encoder returned {len(found)} tensor{'s' if len(found) > 1 else ''}; for {self!r} it must return "
-                f"{len(self.outputs)}, {', '.join(self.outputs)}: keras_vae.networks.mlp and conv give such an encoder "
-                "when they are passed the same posterior=."
+                f"{len(self.outputs)}, {', '.join(self.outputs)}: {_NETWORKS}"
             )
         return found
 
@@ -124,6 +125,5 @@ def check_output_shapes(posterior: Posterior, latent_shape: tuple[int, ...], ten
         if tuple(tensor.shape[1:]) != expected[name]:
             raise ValueError(
                 f"The encoder returns {name} of shape {('batch', *tensor.shape[1:])}; for {posterior!r} and z of shape "
-                f"{latent_shape} it must be {('batch', *expected[name])}: keras_vae.networks.mlp and conv give such an "
-                "encoder when they are passed the same posterior=."
+                f"{latent_shape} it must be {('batch', *expected[name])}: {_NETWORKS}"
             )

@@ -580,6 +580,10 @@ def test_outputs_that_do_not_fit_are_named(make_vae):
         (lambda: FSQ([2] * 31), r"whose product is below 2\*\*31"),
         (lambda: LowRankNormal(0), "rank must be"),
         (lambda: Flow(hidden=()), "at least one layer"),
+        (
+            lambda: VAE(*networks.mlp((5,), 2), posterior=Flow()),
+            r"dict with keys \['z_log_var', 'z_mean'\].* when they are passed the same posterior=",
+        ),
         (lambda: posteriors.get("fool"), '"normal", "full" or a Posterior object'),
     ):
         with pytest.raises(ValueError, match=words):
