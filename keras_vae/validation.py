@@ -160,6 +160,11 @@ def check_sizes(reconstructed: Any, data_shape: Any) -> None:
         )
 
 
+def first_index(mask: Any) -> tuple[int, ...]:
+    """The first index at which a NumPy mask is True, as a tuple of ints to show and to index with."""
+    return tuple(int(i) for i in np.argwhere(mask)[0])
+
+
 def shape_matches(shape: Any, expected: Any) -> bool:
     """Whether a shape is the expected one, in which None is any size."""
     return len(shape) == len(expected) and all(e in (got, None) for got, e in zip(shape, expected, strict=True))

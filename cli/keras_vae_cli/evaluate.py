@@ -29,7 +29,7 @@ def run(given: argparse.Namespace) -> None:
         "kl_per_unit": kl.tolist(),
         "collapse": runs.collapse_report(vae, x),
     }
-    if isinstance(vae.encode(x[:1]), DiagonalNormal):
+    if issubclass(vae.posterior_family.distribution_class, DiagonalNormal):
         surgery = evaluation.elbo_surgery(vae, x[:MAX_SURGERY_EXAMPLES], given.seed)._asdict()
         found |= {name: value for name, value in surgery.items() if name != "kl"}
     if given.log_likelihood is not None:

@@ -161,7 +161,7 @@ class UniformCodes(Distribution):
 
 def _refuse(what, values, wrong):
     if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        at = validation.first_index(wrong)
         raise ValueError(f"{what}; got {values[at]}, first at {at}.")
 
 

@@ -77,7 +77,7 @@ def codes(vae: VAE, x: Any, batch_size: int) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def prior_or_as_before(vae: VAE) -> Iterator[None]:
+def restoring_prior_on_error(vae: VAE) -> Iterator[None]:
     """Gives a model back the prior that it had if what is in the block raises an error."""
     before = vae.prior
     try:

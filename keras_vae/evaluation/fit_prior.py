@@ -51,7 +51,7 @@ def fit_prior(
     Reference: Ghosh et al. 2020, arXiv:1903.12436, section 4 (ex-post density estimation).
     """
     epochs = validation.whole_number("epochs", epochs)
-    with _model.prior_or_as_before(vae):
+    with _model.restoring_prior_on_error(vae):
         vae.prior = prior
         posterior, condition = _model.codes(vae, x, batch_size)
         _model.require_examples(posterior)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_vae import validation
 from keras_vae._config import Configured
 from keras_vae._numerics import beside
 from keras_vae._typing import Layer
@@ -186,11 +187,6 @@ def _as_float32(x, observed):
     return x if observed is None else ops.where(observed, x, 0.0)
 
 
-def first_index(mask: Any) -> tuple[int, ...]:
-    """The first index at which a NumPy mask is True, as a tuple of ints to show and to index with."""
-    return tuple(int(i) for i in np.argwhere(mask)[0])
-
-
 def check_finite(x: np.ndarray, name: str = "x", missing: bool = False) -> None:
     """Raises a ValueError if there are no data, or values that are not finite; `missing` allows NaN."""
     if x.size == 0:
@@ -202,7 +198,7 @@ def check_finite(x: np.ndarray, name: str = "x", missing: bool = False) -> None:
             fix = "Remove or fill in such examples, or, where it means missing, say so with VAE(allow_missing=True)."
         else:
             fix = "Remove or fill in such examples."
-        raise ValueError(f"{name} contains {what}, first at index {first_index(bad)} of the batch. {fix}")
+        raise ValueError(f"{name} contains {what}, first at index {validation.first_index(bad)} of the batch. {fix}")
 
 
 def check_missing_together(x: np.ndarray, name: str, what: str) -> None:
@@ -210,7 +206,9 @@ def check_missing_together(x: np.ndarray, name: str, what: str) -> None:
     nan = np.isnan(x)
     partly = nan.any(axis=-1) & ~nan.all(axis=-1)
     if partly.any():
-        raise ValueError(f"{name} has {what}, at index {first_index(partly)}: if one is missing, make all of them NaN.")
+        raise ValueError(
+            f"{name} has {what}, at index {validation.first_index(partly)}: if one is missing, make all of them NaN."
+        )
 
 
 def check_unit_interval(x: np.ndarray, name: str, likelihood: str, otherwise: str) -> None:

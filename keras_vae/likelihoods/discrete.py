@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_vae import validation
 from keras_vae._numerics import beside, straight_through_clip
-from keras_vae.likelihoods.base import Likelihood, check_missing_together, first_index, refuse_activation
+from keras_vae.likelihoods.base import Likelihood, check_missing_together, refuse_activation
 
 # Outside, the negative binomial is a Poisson or a point at 0 as far as float32 can tell.
 _LOG_DISPERSION_RANGE = (-15.0, 15.0)
@@ -109,7 +109,7 @@ class Categorical(Likelihood):
             return
         bad = ~(((x == 0) | (x == 1)).all(axis=-1) & (x.sum(axis=-1) == 1))
         if bad.any():
-            where = first_index(bad)
+            where = validation.first_index(bad)
             raise ValueError(
                 f"The categorical likelihood needs one-hot vectors on the last axis of {name}: a 1 and else 0. At "
                 f"index {where} it holds {np.array2string(x[where], threshold=8)}. Encode labels with "
@@ -121,7 +121,7 @@ class Categorical(Likelihood):
         last = (self.num_classes or 0) - 1
         bad = (x < 0) | (x > last) | (x != np.round(x))
         if bad.any():
-            where = first_index(bad)
+            where = validation.first_index(bad)
             raise ValueError(
                 f"Categorical(num_classes={last + 1}) needs whole numbers from 0 to {last}, but {name} holds "
                 f"{x[where]:g} at index {where}. Number the categories from 0, and set num_classes to how many there "
@@ -154,7 +154,7 @@ class _Counts(Likelihood):
     def validate_values(self, x: np.ndarray, name: str) -> None:
         bad = (x < 0) | (x != np.round(x))
         if bad.any():
-            where = first_index(bad)
+            where = validation.first_index(bad)
             raise ValueError(
                 f"The {type(self).__name__} likelihood needs counts, whole numbers from 0 on, but {name} holds "
                 f"{x[where]:g} at index {where} of the batch. Pass the counts themselves, neither scaled nor logged, "

@@ -13,7 +13,7 @@ from keras_vae.posteriors.diagonal_normal import Normal
 class Layered:
     """Mixed into the posterior and the prior over several layers of latents: the networks that lead between layers."""
 
-    def _hold(self, networks: Sequence[keras.Model], step: int) -> None:
+    def _set_networks(self, networks: Sequence[keras.Model], step: int) -> None:
         """Keeps the networks; with a `step` of -1 the last of them leads away from the first layer that is drawn."""
         self.networks = list(networks)
         self._normal = Normal()  # which reads and bounds mean and log variance
@@ -63,7 +63,7 @@ class Hierarchical(Layered, Posterior):
 
     def __init__(self, networks: Sequence[keras.Model]):
         super().__init__()
-        self._hold(networks, step=1)
+        self._set_networks(networks, step=1)
 
     def read(self, outputs: Any) -> tuple[Any, ...]:
         return self._normal.read(outputs)

@@ -28,7 +28,7 @@ class Hierarchical(Layered, Prior):
 
     def __init__(self, networks: Sequence[keras.Model]):
         super().__init__()
-        self._hold(networks, step=-1)
+        self._set_networks(networks, step=-1)
 
     def make_weights(self, latent_shape: tuple[int | None, ...], data: DataSpec) -> None:
         if latent_shape != (sum(self._sizes),):
