@@ -17,7 +17,7 @@ from keras import ops
 from keras_vae import VAE, DiagonalNormal, Mixture, likelihoods, posteriors
 from keras_vae_export._internals import embedded_inputs, encoder_outputs, input_dtype, takes_condition
 from keras_vae_export.errors import ExportError
-from keras_vae_serving.manifest import BATCH, NORMAL_OUTPUTS, NUM_SAMPLES, PosteriorSpec, Tensor
+from keras_vae_serving.manifest import BATCH, NORMAL_OUTPUTS, NUM_SAMPLES, PosteriorSpec, Tensor, unnamed
 
 # What Keras calls an input without a name, and calls otherwise in a model that it has loaded.
 _AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
@@ -92,15 +92,15 @@ def from_model(model: VAE | Pair) -> tuple[GraphFunction, ...]:
 def describe_posterior(model: VAE | Pair, functions: tuple[GraphFunction, ...]) -> PosteriorSpec:
     """What the manifest says of q(z|x)."""
     family = model.posterior_family if isinstance(model, VAE) else posteriors.Normal()
-    outputs = {tensor.name: _unnamed(tensor.shape[1:]) for tensor in functions[0].outputs}
-    noise = _unnamed(_shapes_of(model)[2]) if isinstance(model, VAE) else outputs[NORMAL_OUTPUTS[0]]
+    outputs = {tensor.name: unnamed(tensor.shape[1:]) for tensor in functions[0].outputs}
+    noise = unnamed(_shapes_of(model)[2]) if isinstance(model, VAE) else outputs[NORMAL_OUTPUTS[0]]
     return PosteriorSpec(type(family).__name__, family.get_config(), outputs, noise, _is_discrete(family))
 
 
 def latent_shape(functions: tuple[GraphFunction, ...]) -> tuple[int | None, ...]:
     """Shape of one z, in which None is free, from the functions of a model."""
     made = next((graph.outputs[0] for graph in functions if graph.name == "posterior"), functions[0].outputs[0])
-    return _unnamed(made.shape[1:])
+    return unnamed(made.shape[1:])
 
 
 def _from_vae(vae):
@@ -198,7 +198,7 @@ def _codes(family, latents):
         return ()
     trace: Any = keras.Operation(name="codes")
     trace.call = family.codes
-    symbol = keras.KerasTensor((None, *_unnamed(latents.shape[1:])))
+    symbol = keras.KerasTensor((None, *unnamed(latents.shape[1:])))
     return (Tensor("codes", "int32", _shape(trace.compute_output_spec(symbol).shape, "z")),)
 
 
@@ -225,7 +225,7 @@ def _shapes_of(vae) -> tuple[Any, dict[str, Any], Any]:
     named = tuple(names.get(axis, size) for axis, size in enumerate(z_shape))
     outputs = {name: _following(family, names, lambda z, name=name: family.output_shapes(z)[name]) for name in bound}
     for name, shape in bound.items():
-        if _unnamed(outputs[name]) != tuple(shape):
+        if unnamed(outputs[name]) != tuple(shape):
             raise ExportError(
                 f"The encoder's {name} has shape {shape} for one example, and {family!r}.output_shapes says "
                 f"{outputs[name]}: where z has free sizes, export reads there how the outputs follow from z."
@@ -246,10 +246,6 @@ def _following(family, names, shape_of):
             "cannot say so. Give the networks' inputs their sizes, or make a shape of the sizes of z."
         )
     return found[0]
-
-
-def _unnamed(shape):
-    return tuple(size if isinstance(size, int) else None for size in shape)
 
 
 def _known(shape):

@@ -293,11 +293,11 @@ class Manifest:
         """Raises a ValueError where what is said of q(z|x) contradicts the graphs."""
         if "encoder" not in self.graphs:
             return
-        found = {tensor.name: _unnamed(tensor.shape[1:]) for tensor in self.graphs["encoder"].outputs}
+        found = {tensor.name: unnamed(tensor.shape[1:]) for tensor in self.graphs["encoder"].outputs}
         if found != self.posterior.outputs:
             raise ValueError(f"the posterior has the outputs {self.posterior.outputs}, and the encoder {found}")
         z = self.graphs.get("posterior", self.graphs["encoder"]).outputs[0]
-        if _unnamed(z.shape[1:]) != self.latent_shape:
+        if unnamed(z.shape[1:]) != self.latent_shape:
             raise ValueError(f"latent_shape is {self.latent_shape}, and {z.name} has shape {z.shape_text}")
 
     def _check_array(self, name, values, positive=False):
@@ -385,20 +385,21 @@ def _graph(name, *, inputs, outputs, **fields):
     )
 
 
+def unnamed(shape: tuple[int | str | None, ...]) -> tuple[int | None, ...]:
+    """A shape with None in the place of the names of its free sizes."""
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
 def _latents_of_schema_1(graphs, latent_dim):
     """What schema 2 says of the latents, for a bundle of schema 1: all of those have a diagonal normal."""
     mean = next((graph.outputs[0] for name, graph in graphs.items() if name == "encoder"), None)
-    found = None if mean is None else [size if isinstance(size, int) else None for size in mean.shape[1:]]
+    found = None if mean is None else unnamed(mean.shape[1:])
     shape = [latent_dim] if found is None or latent_dim is not None else found
     outputs = dict.fromkeys(NORMAL_OUTPUTS, shape)
     return {
         "latent_shape": shape,
         "posterior": {"name": "Normal", "config": {}, "outputs": outputs, "noise_shape": shape},
     }
-
-
-def _unnamed(shape):
-    return tuple(size if isinstance(size, int) else None for size in shape)
 
 
 def _checked_shape(name, shape):

@@ -115,8 +115,9 @@ class Pipeline:
             for graph in manifest.graphs.values()
             if graph.precision == precision
         }
-        for name in {"posterior", "prior"} & set(manifest.graphs):  # in float32 only: they are small
-            graphs.setdefault(name, manifest.graphs[name])
+        for name in ("posterior", "prior"):
+            if name in manifest.graphs:  # in float32 only: they are small
+                graphs.setdefault(name, manifest.graphs[name])
         if "encoder" not in graphs:
             have = ", ".join(sorted({graph.precision for graph in manifest.graphs.values()}))
             raise BundleError(f"{directory} has no {precision} graphs; it has {have}. Export it with that precision.")
