@@ -194,7 +194,14 @@ class Inference:
         start, end = self.encode(pair).location
         return self.decode(latent_path(start, end, steps, path), condition=condition)
 
-    def elbo(self, x: Any, num_samples: int = 1, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+    def elbo(
+        self,
+        x: Any,
+        num_samples: int = 1,
+        seed: int | None = None,
+        batch_size: int = 256,
+        per_dimension: bool = False,
+    ) -> np.ndarray:
         """The evidence lower bound of each example in nats, unweighted: higher is likelier.
 
         Args:
@@ -202,15 +209,23 @@ class Inference:
             num_samples: Number of samples of z per example that the expectation is averaged over.
             seed: Seed for the noise, an integer; it draws the same noise on every backend.
             batch_size: Number of decoded examples at a time, counting samples.
+            per_dimension: Whether the result is E_q log p(x_d|z) of each dimension d of x instead: where the bound is
+                lost. Their sum, less the KL term, is the bound; a missing value has 0.
 
         Returns:
-            `(n,)` float32, NumPy.
+            `(n,)` float32, NumPy; like x if `per_dimension`.
         """
+        if per_dimension:
+            return self._over_noise(self._log_prob_terms, x, num_samples, seed, batch_size)[0]
         reconstruction, kl, _ = self._elbo_terms(x, num_samples, seed, batch_size)
         return -(reconstruction + kl)
 
     def _elbo_terms(self, x, num_samples, seed, batch_size):
         """The two terms that `elbo` is the sum of, with the sign changed, and the number of dimensions: `(n,)` each."""
+        return self._over_noise(self._bound_terms, x, num_samples, seed, batch_size)
+
+    def _over_noise(self, function, x, num_samples, seed, batch_size):
+        """What a function of x, noise and the condition returns, a tuple, and the number of dimensions of each x."""
         validation.whole_number("num_samples", num_samples)
         # As many images are decoded at a time as for one sample, and the noise is drawn as it is needed: the generator
         # gives the same numbers in one piece or in many.
@@ -222,8 +237,8 @@ class Inference:
                 data, *condition = (array[start : start + step] for array in part)
                 shape = (len(data), num_samples, *self.noise_shape(data.shape[1:]))
                 epsilon = generator.standard_normal(shape, dtype="float32")
-                bound = self._batched(self._bound_terms, data, epsilon, *condition, batch_size=step)
-                terms.append((*bound, np.full(len(data), data[0].size)))
+                found = self._batched(function, data, epsilon, *condition, batch_size=step)
+                terms.append((*found, np.full(len(data), data[0].size)))
         return _joined(terms)
 
     def _require_built(self):
@@ -285,6 +300,9 @@ class Inference:
     def _bound_terms(self, x, noise, condition=None):
         terms = self.elbo_terms(x, ops.swapaxes(noise, 0, 1), condition)
         return terms.reconstruction, terms.kl
+
+    def _log_prob_terms(self, x, noise, condition=None):
+        return (self.log_prob_terms(x, ops.swapaxes(noise, 0, 1), condition),)
 
     def _batched_log_likelihood(self, z, x, condition=None):
         """log p(x|z), `(chains, n)`, of z `(chains, n, *latent_shape)`."""

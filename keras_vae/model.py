@@ -320,6 +320,15 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         """
         return self._terms(objectives.ELBO(), Batch(x, condition, x), noise, prior=prior)
 
+    def log_prob_terms(self, x: Any, noise: Any, condition: Any = None) -> Any:
+        """E_q log p(x_d|z) of each dimension d: `(batch, ...)`, in nats; their sum is the reconstruction term, negated.
+
+        A missing value has 0. Arguments as in `elbo_terms`.
+        """
+        z, _ = self._posterior(x, False, condition).draw(noise)
+        parameters, observed = self.decoder_parameters(z, condition=condition), self._observed(x)
+        return ops.mean(self.likelihood.log_prob_terms(x, parameters, observed), axis=0)
+
     def log_weights(self, x: Any, noise: Any, condition: Any = None) -> Any:
         """log of the importance weights w = p(x|z) p(z) / q(z|x), whose mean over z from q(z|x) is p(x).
 
@@ -386,7 +395,10 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
     def _log_likelihood(self, x, parameters, training=False, weight=None):
         """log p(x|z) of what is observed of x: `(num_samples, batch)` for parameters with an axis of samples."""
         x = ops.cast(x, "float32")
-        observed = ops.logical_not(ops.isnan(x)) if self.allow_missing else None
+        observed = self._observed(x)
         validation.check_sizes(self.likelihood.data_shape(tuple(parameters.shape))[-len(x.shape) + 1 :], x.shape[1:])
         fitted = self.likelihood.update(x, parameters, observed, weight) if training else None
         return self.likelihood.log_prob(x, parameters, observed, fitted)
+
+    def _observed(self, x):
+        return ops.logical_not(ops.isnan(ops.cast(x, "float32"))) if self.allow_missing else None

@@ -74,12 +74,15 @@ class Likelihood(Configured, Layer):
         Returns:
             `(batch,)` or `(num_samples, batch)`.
         """
+        terms = self.log_prob_terms(x, parameters, observed, fitted)
+        return ops.sum(terms, axis=tuple(range(1 - len(ops.shape(x)), 0)))
+
+    def log_prob_terms(self, x: Any, parameters: Any, observed: Any = None, fitted: Any = None) -> Any:
+        """As `log_prob`, not summed: shaped like x, with the axis of samples if there is one; 0 where x is missing."""
         x, parameters = _as_float32(x, observed), ops.convert_to_tensor(parameters, "float32")
         terms = self.fitted_log_prob_per_dimension(x, parameters, fitted)
-        if observed is not None:
-            # Both x and the terms are replaced: a missing value is NaN, and NaN times zero, as in a gradient, is NaN.
-            terms = ops.where(observed, terms, 0.0)
-        return ops.sum(terms, axis=tuple(range(1 - len(x.shape), 0)))
+        # Both x and the terms are replaced: a missing value is NaN, and NaN times zero, as in a gradient, is NaN.
+        return terms if observed is None else ops.where(observed, terms, 0.0)
 
     def update(self, x: Any, parameters: Any, observed: Any = None, weight: Any = None) -> Any:
         """Learns from a training batch what is measured instead of trained, and assigns it to the weights.

@@ -108,3 +108,12 @@ def test_a_model_that_knows_no_missing_values_says_so(make_vae, digits):
         make_vae().impute(digits)
     with pytest.raises(ValueError, match="draws"):
         make_vae(allow_missing=True).impute(digits, draws=0)
+
+
+def test_the_terms_of_each_dimension_add_up_to_the_bound(linear, holes):
+    terms = linear.elbo(holes, num_samples=3, seed=0, batch_size=7, per_dimension=True)
+    assert terms.shape == holes.shape
+    np.testing.assert_array_equal(terms[np.isnan(holes)], 0.0)
+    reconstruction, kl, _ = linear._elbo_terms(holes, 3, 0, 7)
+    np.testing.assert_allclose(terms.sum(axis=1), -reconstruction, rtol=1e-5)
+    np.testing.assert_allclose(terms.sum(axis=1) - kl, linear.elbo(holes, 3, 0, 7), rtol=1e-5)
