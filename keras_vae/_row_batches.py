@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_vae._containers import dense, is_sparse
-from keras_vae.data import count, split_condition
+from keras_vae.data import as_target, count
 
 # Smaller files are treated as any array: they are faster in memory.
 MIN_MAPPED_BYTES = 2**30
@@ -24,7 +24,7 @@ class RowBatches(keras.utils.PyDataset):
     def __init__(self, arrays, batch_size, shuffle):
         super().__init__()
         x, y, weight = arrays
-        y = split_condition(x)[0] if y is None and weight is not None else y
+        y = as_target(x) if y is None and weight is not None else y
         self.arrays = tuple(_arrays(part) for part in (x, y, weight) if part is not None)
         self.count = count(x)
         self.batch_size, self.shuffle = batch_size, shuffle

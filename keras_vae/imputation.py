@@ -58,7 +58,7 @@ class Imputation:
                 places = at if draws is None else (slice(None), at)
                 filled[places] = np.where(is_missing[at], values, part[0][at])
             found.append(filled)
-        return np.concatenate(found, axis=0 if draws is None else 1)
+        return self._by_name(np.concatenate(found, axis=0 if draws is None else 1))
 
     def _imputed(self, part, draws, num_samples, generator):
         """All values of a few examples, `(rows, ...)` or `(draws, rows, ...)`, of which only some were missing."""

@@ -7,12 +7,13 @@ them all. Every draw comes from NumPy's generator: the same seed gives the same 
 
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_vae import _backend, _containers, validation
 from keras_vae._numpy_posterior import NumpyPosterior
-from keras_vae.data import split_condition, with_condition
+from keras_vae.data import count, with_condition
 from keras_vae.distributions import OF_ARRAYS, DiagonalNormal
 from keras_vae.distributions.base import standard_normal
 
@@ -72,7 +73,10 @@ class Inference:
         """
         if standardized:
             z = self._require_statistics().restore(validation.to_numpy(z))
-        return self._batched(self._decode_mean, *self._checked_latents(z, condition), batch_size=batch_size)
+        return self._by_name(self._decoded(*self._checked_latents(z, condition), batch_size=batch_size))
+
+    def _decoded(self, z, *condition, batch_size):
+        return self._batched(self._decode_mean, z, *condition, batch_size=batch_size)
 
     def reconstruct(self, x: Any, sample: bool = False, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
         """The mean of p(x|z), at the posterior's location or at a sample of the posterior.
@@ -88,12 +92,12 @@ class Inference:
         """
         generator, found = np.random.default_rng(seed), []
         for part in self._pieces(x, batch_size):
-            posterior = self.encode(with_condition(*part), batch_size)
+            posterior = self.encode(self._joined_with_condition(*part), batch_size)
             z = posterior.sample(seed=generator) if sample else posterior.location
-            decoded = self.decode(z, batch_size, *part[1:])
+            decoded = self._decoded(np.asarray(z, "float32"), *part[1:], batch_size=batch_size)
             validation.check_sizes(decoded.shape[1:], part[0].shape[1:])
             found.append((decoded,))
-        return _joined(found)[0]
+        return self._by_name(_joined(found)[0])
 
     def sample(
         self,
@@ -123,11 +127,11 @@ class Inference:
         z = self._draw(n, seed, latent_shape, condition) if prior is None else prior.sample(n, seed)
         z, *condition = self._checked_latents(z, condition)
         if not draw:
-            return self._batched(self._decode_mean, z, *condition, batch_size=batch_size)
+            return self._by_name(self._decoded(z, *condition, batch_size=batch_size))
         parameters = self._batched(self._decode_parameters, z, *condition, batch_size=batch_size)
         # Another noise than that of z.
         noise = None if seed is None else np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
-        return self.likelihood.sample(parameters, noise)
+        return self._by_name(self.likelihood.sample(parameters, noise))
 
     def _draw(self, n, seed, latent_shape, condition):
         """`n` draws of z from the model's prior."""
@@ -161,9 +165,9 @@ class Inference:
         self._refresh()
         if self.has_conditional_prior:
             self._require_condition(condition)
-            is_one = np.ndim(condition) == len(self.condition_shape)
-            rows = validation.to_numpy(condition)[None] if is_one else condition
-            rows = self._checked_condition(rows, len(rows))
+            is_one = self._is_one(condition)
+            rows = _each(lambda part: validation.to_numpy(part)[None], condition) if is_one else condition
+            rows = self._checked_condition(rows, count(rows))
             parts = self._batched(self._prior_parameters, rows, batch_size=256)
             mean, log_var = (part[0] for part in parts) if is_one else parts
             return DiagonalNormal(mean, log_var, len(self.latent_shape))
@@ -185,12 +189,16 @@ class Inference:
 
         Reference: White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1 (spherical).
         """
-        a, b = validation.to_numpy(a), validation.to_numpy(b)
-        if a.shape != b.shape:
-            raise ValueError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
-        pair = np.stack([a, b])
-        if condition is not None:
-            pair = with_condition(pair, np.stack([condition, condition]))
+        if self._fields is not None:
+            pair = {name: np.stack([a[name], b[name]]) for name in self._fields.parts}
+            pair |= {name: np.stack([value, value]) for name, value in (condition or {}).items()}
+        else:
+            a, b = validation.to_numpy(a), validation.to_numpy(b)
+            if a.shape != b.shape:
+                raise ValueError(f"a and b must be two examples of one shape; got {a.shape} and {b.shape}.")
+            pair = np.stack([a, b])
+            if condition is not None:
+                pair = with_condition(pair, np.stack([condition, condition]))
         start, end = self.encode(pair).location
         return self.decode(latent_path(start, end, steps, path), condition=condition)
 
@@ -216,7 +224,7 @@ class Inference:
             `(n,)` float32, NumPy; like x if `per_dimension`.
         """
         if per_dimension:
-            return self._over_noise(self._log_prob_terms, x, num_samples, seed, batch_size)[0]
+            return self._by_name(self._over_noise(self._log_prob_terms, x, num_samples, seed, batch_size)[0])
         reconstruction, kl, _ = self._elbo_terms(x, num_samples, seed, batch_size)
         return -(reconstruction + kl)
 
@@ -248,9 +256,12 @@ class Inference:
     def _pieces(self, x, rows):
         """The data in pieces of NumPy arrays, x and the condition if there is one; see `_containers.pieces`."""
         for piece in _containers.pieces(_containers.as_arrays(x), rows):
-            data, condition = split_condition(piece)
+            if self.likelihood.part_names:
+                piece = keras.tree.map_structure(validation.to_numpy, piece)
+            data, condition = self._split(piece)
             data = validation.to_numpy(data)
-            self._build_for(data, condition)
+            if self._fields is None:
+                self._build_for(data, condition)
             self._refresh()
             validation.check_data(data, self.data_shape)
             yield _present(data, self._checked_condition(condition, len(data)))
@@ -265,9 +276,16 @@ class Inference:
 
     def _condition_of_each(self, condition, n):
         """The condition of `n` examples, checked, where one may be given for all of them."""
-        if condition is not None and np.ndim(condition) == len(self.condition_shape or ()):
-            condition = np.broadcast_to(validation.to_numpy(condition), (n, *np.shape(condition)))
+        if condition is not None and self._is_one(condition):
+            condition = _each(lambda part: np.broadcast_to(validation.to_numpy(part), (n, *np.shape(part))), condition)
         return self._checked_condition(condition, n)
+
+    def _is_one(self, condition):
+        """Whether a condition is that of one example, without the batch axis."""
+        if self._fields is None or not isinstance(condition, dict):
+            return np.ndim(condition) == len(self.condition_shape or ())
+        known = self._fields.given
+        return all(np.ndim(part) == len(known.get(name, ())) for name, part in condition.items())
 
     # What is compiled: functions of tensors. Noise comes with the examples on its first axis, as all that is batched.
 
@@ -310,6 +328,13 @@ class Inference:
 
     def _batched_log_weights(self, x, noise, condition=None):
         return ops.transpose(self.log_weights(x, ops.swapaxes(noise, 0, 1), condition))
+
+
+def _each(function, condition):
+    """A function of an array, of a condition that is one, or of each tensor of a dict."""
+    if isinstance(condition, dict):
+        return {name: function(part) for name, part in condition.items()}
+    return function(condition)
 
 
 def _present(*arrays):

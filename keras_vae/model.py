@@ -14,21 +14,13 @@ from keras import ops
 
 from keras_vae import _backend, likelihoods, objectives, posteriors, priors, validation
 from keras_vae._latent_statistics import LatentStatistics
-from keras_vae._network_inputs import (
-    Conditional,
-    as_input,
-    condition_network,
-    input_dtype,
-    known_input_shape,
-    run,
-    takes_condition,
-)
+from keras_vae._network_inputs import Conditional, as_input, known_input_shape, known_shapes
 from keras_vae._numpy_prior import NumpyPrior
 from keras_vae._parts import Parts
 from keras_vae._seeds import SavesSeeds, decorrelate
 from keras_vae._typing import Model, ModelOptions
 from keras_vae._versions import Version
-from keras_vae.data import Batch, input_shapes, split_condition, with_condition
+from keras_vae.data import Batch, Fields, input_shapes, with_condition
 from keras_vae.distributions import DiagonalNormal, Mixture
 from keras_vae.imputation import Imputation
 from keras_vae.inference import CompiledFunctions, Inference
@@ -128,6 +120,7 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         self.allow_missing = bool(allow_missing)
         self.latent_statistics: LatentStatistics | None = None  # of `evaluation.latent_statistics`
         self._standard_prior: Any = None  # the prior that the model made itself, for the latents that it had then
+        self._fields: Fields | None = None  # of named parts, once built
         self._shapes: Any = None  # of one example, of its condition (or None) and of one z, once built
 
         self._seed = seed
@@ -136,7 +129,7 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         self.training_step = self.add_weight(
             name="training_step", shape=(), dtype="int", initializer="zeros", trainable=False
         )
-        input_shape = known_input_shape(encoder, decoder, prior)
+        input_shape = self._known_input_shape()
         if input_shape is not None:
             # Not `build`, after which Keras lets no subclass add its own weights.
             self._build_parts(input_shape)
@@ -152,22 +145,22 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         self.built = True
 
     def _build_parts(self, input_shape):
-        input_shape, condition_shape = input_shapes(input_shape)
+        input_shape, condition_shape = self._input_shapes(input_shape)
         data_shape = tuple(input_shape[1:])
-        x = keras.KerasTensor((None, *data_shape), dtype=input_dtype(self.encoder, "x"))
+        x = keras.KerasTensor((None, *data_shape), dtype=self.x_dtype)
         condition = None
         if condition_shape is not None:
             condition_shape = tuple(condition_shape[1:])
             condition = keras.KerasTensor((None, *condition_shape), dtype=self.condition_dtype)
         validation.check_posterior(type(self), VAE, self._is_normal)
-        outputs = run(self.encoder, "x", x, condition)
+        outputs = self._encoder_outputs(x, condition)
         latent_shape = self.posterior_family.latent_shape(outputs)
         shapes = tuple(tuple(output.shape[1:]) for output in self.posterior_family.read(outputs))
         self.posterior_family.bind(latent_shape, shapes)
         validation.check_latents(self.decoder, latent_shape)
         z = keras.KerasTensor((None, *latent_shape), dtype=self.compute_dtype)
         self.likelihood.bind(data_shape[-1] if data_shape else None)
-        parameters = run(self.decoder, "z", z, condition)
+        parameters = self._decoder_outputs(z, condition)
         validation.check_decoder(parameters, data_shape, self.likelihood)
         validation.check_last_activation(self.decoder, self.likelihood)
         if self.prior is None or self.prior is self._standard_prior:
@@ -175,8 +168,8 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         priors.check(self.prior, latent_shape)
         posteriors.check_prior(self.posterior_family, self.prior)
         if isinstance(self.prior, priors.Prior):
-            given = condition_shape if takes_condition(self.encoder) else None
-            dtype, posterior = input_dtype(self.encoder, "x"), self.posterior_family.distribution_class
+            given = condition_shape if self._takes_condition(self.encoder) else None
+            dtype, posterior = self.x_dtype, self.posterior_family.distribution_class
             spec = priors.DataSpec(data_shape, dtype, self.likelihood.data_range, given, posterior)
             self.prior.bind(latent_shape, spec)
         prior = getattr(self.prior, "distribution_class", type(self.prior))
@@ -196,14 +189,36 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         version = self._version.current()
         if version != self._version.checked:
             if self.built:
-                shape, condition_shape, _ = self._shapes
-                known = known_input_shape(self.encoder, self.decoder, self.prior)
-                given = None if condition_shape is None else (None, *condition_shape)
-                self._build_parts(known or with_condition((None, *shape), given))
+                self._build_parts(self._known_input_shape() or self._built_input_shape())
             self._trackers.metrics  # noqa: B018 # makes them: none may be made inside a step
             self._version.accept()
             self._version.checked = version
         return version
+
+    def _known_input_shape(self):
+        """What `build` takes, if the networks know it."""
+        names = self.likelihood.part_names
+        if names:
+            return known_shapes(self.encoder, self.decoder, names)
+        return known_input_shape(self.encoder, self.decoder, self.prior)
+
+    def _built_input_shape(self):
+        """What `build` was given."""
+        if self._fields is not None and self.likelihood.part_names:
+            shapes = self._fields.parts | self._fields.given
+            return {name: (None, *shape) for name, shape in shapes.items()}
+        shape, condition_shape, _ = self._shapes
+        return with_condition((None, *shape), None if condition_shape is None else (None, *condition_shape))
+
+    def _input_shapes(self, input_shape):
+        """The shapes of x and of the condition, None without one, with the batch, from what `build` is given."""
+        names = self.likelihood.part_names
+        self._fields = Fields.of(input_shape, names) if names else None
+        if self._fields is None:
+            return input_shapes(input_shape)
+        self.likelihood.bind_shapes(self._fields.parts)
+        size, of_given = self._fields.sizes
+        return (None, size), (None, of_given) if self._fields.given else None
 
     @property
     def data_shape(self) -> Any:
@@ -239,10 +254,10 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
 
     def posterior_outputs(self, x: Any, training: bool = False, condition: Any = None) -> tuple[Any, ...]:
         """What the encoder returns, of which `posterior_family` makes q(z|x), in the order of its `outputs`."""
-        x, condition = as_input(x, self.encoder), self._as_condition(condition, self.encoder)
+        x, condition = as_input(x, self.x_dtype), self._as_condition(condition, self.encoder)
         if self.allow_missing and "float" in keras.backend.standardize_dtype(x.dtype):  # an integer is never missing
             x = self.likelihood.fill_missing(x)
-        return self.posterior_family.read(run(self.encoder, "x", x, condition, training))
+        return self.posterior_family.read(self._encoder_outputs(x, condition, training))
 
     def prior_distribution(self, condition: Any = None) -> Any:
         """p(z) as it is now, of tensors: a `DiagonalNormal`, a `Mixture`, or a prior's own; p(z|c) given a condition.
@@ -252,7 +267,7 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         """
         if isinstance(self.prior, priors.Prior):
             if self.has_conditional_prior:
-                condition = self._as_condition(condition, condition_network(self.prior))
+                condition = self._for_prior(condition)
             return priors.checked(self.prior.distribution(given=condition, encode=self._posterior), self.prior)
         return self.prior.as_float32()
 
@@ -260,12 +275,12 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         """The parameters of p(x|z) in float32: `(..., *latent_shape)` to `(..., *parameter shape)`."""
         condition, rank = self._as_condition(condition, self.decoder), len(self.latent_shape)
         if len(z.shape) == 1 + rank:
-            return ops.cast(run(self.decoder, "z", z, condition, training), "float32")
+            return ops.cast(self._decoder_outputs(z, condition, training), "float32")
         leading, event = ops.shape(z)[:-rank], ops.shape(z)[-rank:]
         if condition is not None:  # `(batch, ...)`, the same for each sample
             condition = ops.broadcast_to(condition, (leading[0], *ops.shape(condition)))
             condition = ops.reshape(condition, (-1, *ops.shape(condition)[2:]))
-        parameters = run(self.decoder, "z", ops.reshape(z, (-1, *event)), condition, training)
+        parameters = self._decoder_outputs(ops.reshape(z, (-1, *event)), condition, training)
         return ops.reshape(ops.cast(parameters, "float32"), (*leading, *ops.shape(parameters)[1:]))
 
     def noise(self, batch: Any) -> Any:
@@ -287,12 +302,12 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         """Shape of z for one example of this shape; it is `latent_shape` unless that leaves sizes free."""
         if None not in self.latent_shape:
             return self.latent_shape
-        x = keras.KerasTensor((None, *data_shape), dtype=input_dtype(self.encoder, "x"))
+        x = keras.KerasTensor((None, *data_shape), dtype=self.x_dtype)
         condition = None
         if self.condition_shape is not None:
             condition = keras.KerasTensor((None, *self.condition_shape), dtype=self.condition_dtype)
         trace: Any = keras.Operation(name="encoder")
-        trace.call = lambda x, condition: run(self.encoder, "x", x, condition)
+        trace.call = self._encoder_outputs
         return self.posterior_family.latent_shape(trace.compute_output_spec(x, condition))
 
     def terms(
@@ -354,7 +369,10 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
     def call(self, x: Any, training: bool = False) -> Any:
         """The mean of p(x|z) at the posterior's location: the reconstruction, deterministic."""
         self._version.traces += 1
-        x, condition = split_condition(x)
+        batch = Batch.read((x,), self._fields)
+        return self._by_name(self._predicted(batch.x, batch.given, training))
+
+    def _predicted(self, x, condition=None, training=False):
         mean = self._decode_mean(self._posterior(x, training, condition).location, condition, training)
         validation.check_sizes(mean.shape[1:], x.shape[1:])
         return mean
@@ -375,11 +393,18 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         # A normal has its density at any z, and most objectives do not ask; others have it of what they have drawn.
         is_normal = isinstance(posterior, DiagonalNormal)
         z, log_posterior = (posterior.from_noise(noise), None) if is_normal else posterior.draw(noise)
+        of_parts = {}
+
+        def log_prob_of(parameters):
+            total, found = self._log_likelihood_of_parts(target, parameters, training, batch.weight)
+            of_parts.update(found)
+            return total
+
         latents = objectives.LatentBatch(
             z=z,
             noise=noise,
             decode=lambda z: self.decoder_parameters(z, training, batch.given),
-            log_prob_of=lambda parameters: self._log_likelihood(target, parameters, training, batch.weight),
+            log_prob_of=log_prob_of,
             posterior=posterior,
             prior=self.prior_distribution(batch.given) if prior is None else prior,
             step=self.training_step.value,
@@ -390,15 +415,24 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
             training=training,
             log_posterior=log_posterior,
         )
-        return objectives.compute_terms(objective, latents)
+        terms = objectives.compute_terms(objective, latents)
+        logs = {f"reconstruction_{name}": -ops.mean(value, axis=0) for name, value in of_parts.items()}
+        return terms._replace(logs=terms.logs | logs) if logs else terms
 
     def _log_likelihood(self, x, parameters, training=False, weight=None):
         """log p(x|z) of what is observed of x: `(num_samples, batch)` for parameters with an axis of samples."""
+        return self._log_likelihood_of_parts(x, parameters, training, weight)[0]
+
+    def _log_likelihood_of_parts(self, x, parameters, training=False, weight=None):
+        """As `_log_likelihood`, and what each named part has of it."""
         x = ops.cast(x, "float32")
         observed = self._observed(x)
         validation.check_sizes(self.likelihood.data_shape(tuple(parameters.shape))[-len(x.shape) + 1 :], x.shape[1:])
         fitted = self.likelihood.update(x, parameters, observed, weight) if training else None
-        return self.likelihood.log_prob(x, parameters, observed, fitted)
+        if not self.likelihood.part_names:
+            return self.likelihood.log_prob(x, parameters, observed, fitted), {}
+        of_parts = self.likelihood.of_parts(self.likelihood.log_prob_terms(x, parameters, observed, fitted))
+        return sum(of_parts.values()), of_parts
 
     def _observed(self, x):
         return ops.logical_not(ops.isnan(ops.cast(x, "float32"))) if self.allow_missing else None

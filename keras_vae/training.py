@@ -17,9 +17,8 @@ from keras import ops
 from keras_vae import _backend, _row_batches, likelihoods, validation
 from keras_vae._backend import automatic, is_index_batch, suppress_out_of_data_warning
 from keras_vae._containers import as_arrays, dense, is_stream
-from keras_vae._network_inputs import input_dtype
 from keras_vae._typing import CompileOptions, Model, with_arguments_of
-from keras_vae.data import Batch, count, several_inputs, split_condition, with_condition
+from keras_vae.data import Batch, as_target, count, several_inputs, split_condition, with_condition
 
 if TYPE_CHECKING:  # one class, and not one of three: see _typing.py
     from keras_vae._backend.fast.many_steps import ManySteps
@@ -62,7 +61,8 @@ class Trainer(ManySteps, Steps):
             reconstruction = ops.stop_gradient(self._decode_mean(ops.stop_gradient(posterior.location), batch.given))
             if self.allow_missing:  # a metric knows no missing values: it sees them reconstructed exactly
                 target = ops.where(ops.isnan(target), reconstruction, target)
-            self.compute_metrics(batch.x, target, reconstruction, weight)
+            by_name = self._by_name
+            self.compute_metrics(by_name(batch.x), by_name(target), by_name(reconstruction), weight)
         if training:
             self.training_step.assign_add(1)
         total = ops.sum(terms.loss if weight is None else terms.loss * weight)
@@ -225,16 +225,22 @@ class Trainer(ManySteps, Steps):
         call = inspect.signature(super().export).bind(*args, **kwargs)
         self._require_built()
         if call.arguments.get("input_signature") is None:  # Keras knows it of models that have been called only
-            condition = None
-            if self.condition_shape is not None:
-                condition = keras.InputSpec(self.condition_dtype, (None, *self.condition_shape), name="condition")
-            x = keras.InputSpec(input_dtype(self.encoder, "x"), (None, *self.data_shape), name="x")
-            call.arguments["input_signature"] = [with_condition(x, condition)]
+            call.arguments["input_signature"] = [self._input_signature()]
         try:
             return super().export(*call.args, **call.kwargs)
         except Exception as error:
             error.add_note("keras_vae_export.export(vae, folder) writes ONNX from every backend, and compares it.")
             raise
+
+    def _input_signature(self):
+        if self._fields is not None:
+            shapes = self._fields.parts | self._fields.given
+            floats = keras.config.floatx()
+            return {name: keras.InputSpec(floats, (None, *shape), name=name) for name, shape in shapes.items()}
+        condition = None
+        if self.condition_shape is not None:
+            condition = keras.InputSpec(self.condition_dtype, (None, *self.condition_shape), name="condition")
+        return with_condition(keras.InputSpec(self.x_dtype, (None, *self.data_shape), name="x"), condition)
 
     def make_train_function(self, force: bool = False) -> None:
         self._set_function("train_function", force)
@@ -256,7 +262,7 @@ class Trainer(ManySteps, Steps):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         # Keras builds the compiled metrics with the y of the data, which is None where x is its own target.
-        x, _ = split_condition(x)
+        x = x if self.likelihood.part_names else split_condition(x)[0]
         return super().compute_metrics(x, x if y is None else y, y_pred, sample_weight)
 
     @property
@@ -267,13 +273,17 @@ class Trainer(ManySteps, Steps):
     def _check_batch(self, data):
         """Raises a ValueError if a batch, as Keras hands it to a step, is not what this model can be trained on."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(self._device_data.gather(data))
-        x, condition = split_condition(x)
         if isinstance(x, list | tuple):
             raise ValueError(several_inputs(f"{len(x)} inputs"))
-        if not validation.is_array(x) or not (condition is None or validation.is_array(condition)):
+        if not all(validation.is_array(part) for part in keras.tree.flatten(x)):
             return
-        x, y = validation.to_numpy(x), validation.to_numpy(y) if validation.is_array(y) else None
-        self._build_for(x, condition)
+        is_target = y is not None and y is not x and all(map(validation.is_array, keras.tree.flatten(y)))
+        x, condition = self._split(keras.tree.map_structure(validation.to_numpy, x))
+        y = keras.tree.map_structure(validation.to_numpy, y) if is_target else None
+        if self._fields is not None:
+            y = None if y is None else self._fields.pack_parts(y, "y")
+        else:
+            self._build_for(x, condition)
         self._checked_condition(condition, len(x))
         if y is None or y is x or np.array_equal(x, y, equal_nan=self.allow_missing):
             name, target = "x", x
@@ -302,10 +312,11 @@ class Trainer(ManySteps, Steps):
 
     def _check_conditions(self, x):
         """Checks all labels of arrays: an invalid label may be outside the first batch."""
-        if self.built and isinstance(x, dict) and not is_index_batch(x):
-            x, condition = split_condition(x)
-            if validation.is_array(x) and validation.is_array(condition):
-                self._checked_condition(condition, len(x))
+        is_data = isinstance(x, dict) and not is_index_batch(x) and all(map(validation.is_array, x.values()))
+        if self.built and is_data:
+            parts, condition = self._fields.split(x) if self._fields is not None else split_condition(x)
+            if condition is not None:
+                self._checked_condition(condition, count(parts))
 
     def _build_like(self, x, y, weight):
         """Builds the model and its metrics from arrays, as Keras would; False if Keras has to do it."""
@@ -398,7 +409,8 @@ class Trackers:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("reconstruction", "kl", "negative_elbo", *self._model.objective.log_names)
+        parts = (f"reconstruction_{name}" for name in self._model.likelihood.part_names)
+        return ("reconstruction", *parts, "kl", "negative_elbo", *self._model.objective.log_names)
 
     @property
     def metrics(self) -> list[Any]:
@@ -441,9 +453,9 @@ def _as_data(data):
     if inspect.isgenerator(x):  # whose batches must be tuples for Keras
         x = (batch if isinstance(batch, tuple) else (batch,) for batch in x)
     if x is not None and not is_stream(x) and count(x) == 0:
-        raise ValueError(f"x holds no example: its shape is {tuple(split_condition(x)[0].shape)}.")
+        raise ValueError(f"x holds no example: its shape is {tuple(as_target(x).shape)}.")
     # Without a y Keras would drop the weights, silently.
-    return x, split_condition(x)[0] if y is None and weight is not None else y, weight
+    return x, as_target(x) if y is None and weight is not None else y, weight
 
 
 def _without_backend(config):

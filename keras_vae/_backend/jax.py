@@ -13,7 +13,9 @@ class Steps(KerasState):
         trainable, non_trainable, optimizer_state, metrics = state
 
         def scaled_loss(trainable):
-            loss, _, *others = stateless_loss(self, trainable, non_trainable, metrics, Batch.read(data), None, True)
+            loss, _, *others = stateless_loss(
+                self, trainable, non_trainable, metrics, Batch.read(data, self._fields), None, True
+            )
             with keras.StatelessScope(zip(self.optimizer.variables, optimizer_state, strict=True)):
                 return self.optimizer.scale_loss(loss), others
 
@@ -22,7 +24,9 @@ class Steps(KerasState):
         return logs, (trainable, non_trainable, optimizer_state, metrics)
 
     def test_step(self, state, data):
-        outputs = stateless_loss(self, state[0], state[1], state[2], Batch.read(data), None, training=False)
+        outputs = stateless_loss(
+            self, state[0], state[1], state[2], Batch.read(data, self._fields), None, training=False
+        )
         return outputs[-1], (state[0], *outputs[2:4])
 
 

@@ -9,7 +9,7 @@ class Steps:
     _updates_subsets = True  # whether the optimizer takes some of the variables that it was built for
 
     def train_step(self, data):
-        batch = Batch.read(data)
+        batch = Batch.read(data, self._fields)
         with tf.GradientTape() as tape:
             loss = self.step_loss(batch, self.noise(batch.size), training=True) * _share(batch.size)
             scaled_loss = self.optimizer.scale_loss(loss)
@@ -18,7 +18,7 @@ class Steps:
         return self.get_metrics_result()
 
     def test_step(self, data):
-        batch = Batch.read(data)
+        batch = Batch.read(data, self._fields)
         self.step_loss(batch, self.noise(batch.size), training=False)
         return self.get_metrics_result()
 

@@ -16,7 +16,7 @@ class Steps:
     _updates_subsets = True  # whether the optimizer takes some of the variables that it was built for
 
     def train_step(self, data):
-        batch = Batch.read(data)
+        batch = Batch.read(data, self._fields)
         self.zero_grad()
         loss = self.step_loss(batch, self.noise(batch.size), training=True)
         self.optimizer.scale_loss(loss).backward()
@@ -26,7 +26,7 @@ class Steps:
         return self.get_metrics_result()
 
     def test_step(self, data):
-        batch = Batch.read(data)
+        batch = Batch.read(data, self._fields)
         with torch.no_grad():
             self.step_loss(batch, self.noise(batch.size), training=False)
         return self.get_metrics_result()

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_vae import _containers, data, validation
+from keras_vae import _containers, validation
 
 
 class OnData(keras.callbacks.Callback):
@@ -22,7 +22,7 @@ class OnData(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.epochs = []
         if self.model.built:  # report a mistake before the first epoch, not after it
-            validation.check_data(data.split_condition(self.x)[0], self.model.data_shape)
+            validation.check_data(self.model._split(self.x)[0], self.model.data_shape)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self.epochs or (epoch + 1) % self.every == 0:

@@ -172,7 +172,7 @@ def _hints(model, x, steps, steps_per_epoch):
     likelihood = getattr(model.likelihood, "likelihood", model.likelihood)  # that inside a `Standardized`
     scale = getattr(likelihood, "scale", None)
     if isinstance(likelihood, Gaussian) and isinstance(scale, float):
-        x = model.likelihood.for_encoder(data.split_condition(x)[0])  # standardised, as the scale is
+        x = model.likelihood.for_encoder(model._split(x)[0])  # standardised, as the scale is
         spread = _largest_deviation(validation.to_numpy(x))
         linear = ", and a linear VAE trained on the bound uses no latent then" if spread <= scale else ""
         yield (

@@ -73,7 +73,7 @@ def codes(vae: VAE, x: Any, batch_size: int) -> tuple[Any, Any]:
     if vae.condition_shape is None:
         return vae.encode(x, batch_size), None
     x, condition = (np.concatenate(part) for part in zip(*vae._pieces(x, batch_size), strict=True))
-    return vae.encode(data.with_condition(x, condition), batch_size), condition
+    return vae.encode(vae._joined_with_condition(x, condition), batch_size), condition
 
 
 @contextlib.contextmanager

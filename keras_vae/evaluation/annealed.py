@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_vae import _containers, data, validation
+from keras_vae import _containers, validation
 from keras_vae.distributions import DiagonalNormal
 from keras_vae.evaluation import _model
 from keras_vae.evaluation._importance import importance_estimate, progress_bar
@@ -99,7 +99,10 @@ def annealed_log_likelihood(
         latent_shape = vae.latent_shape_of(part[0].shape[1:])
         initial, noise_shape = prior, latent_shape if None in vae.latent_shape else prior.noise_shape
         if start == "posterior":
-            initial, noise_shape = _density_of_any_z(vae.encode(data.with_condition(*part), n), vae), latent_shape
+            initial, noise_shape = (
+                _density_of_any_z(vae.encode(vae._joined_with_condition(*part), n), vae),
+                latent_shape,
+            )
         path = _Path(vae, part, initial, prior, latent_shape)
         sizes, latent_dim = None, math.prod(latent_shape)
         if steps > 1:

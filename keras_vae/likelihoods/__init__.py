@@ -15,6 +15,7 @@ Every log-probability keeps its normalising constant, is in nats, and is summed 
     categories, one-hot or numbered Categorical
     counts                          Poisson, NegativeBinomial; Multinomial, given their total
     a table of all of these         Mixed
+    several tensors by name         Joint, which a dict becomes
     numbers far from 1              Standardized, around one of real numbers
 
 Add one by subclassing `Likelihood` and, if it deserves a short name, naming it in `registry.py`.
@@ -26,6 +27,7 @@ from keras_vae.likelihoods.discrete import Categorical as Categorical
 from keras_vae.likelihoods.discrete import Multinomial as Multinomial
 from keras_vae.likelihoods.discrete import NegativeBinomial as NegativeBinomial
 from keras_vae.likelihoods.discrete import Poisson as Poisson
+from keras_vae.likelihoods.joint import Joint as Joint
 from keras_vae.likelihoods.location_scale import SCALES as SCALES
 from keras_vae.likelihoods.location_scale import DiscretizedLogistic as DiscretizedLogistic
 from keras_vae.likelihoods.location_scale import Gaussian as Gaussian

@@ -33,6 +33,11 @@ class Likelihood(Configured, Layer):
         super().__init__(dtype="float32")
         self.built = True
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the parts of the data, of which each has a likelihood of its own; none of one tensor."""
+        return ()
+
     def parameter_channels(self, channels: int) -> int:
         """Number of output channels of the decoder for data with `channels` on the last axis."""
         return channels * self.num_parameters

@@ -71,7 +71,7 @@ class Mixed(Likelihood):
         fitted = [None] * len(self.parts) if fitted is None else fitted
         pieces = zip(self.parts, self._of_data(x), self._of_parameters(parameters), fitted, strict=True)
         terms = [part.fitted_log_prob_per_dimension(a, b, c) for part, a, b, c in pieces]
-        return ops.concatenate(terms, axis=-1)
+        return self._together(terms)
 
     def for_encoder(self, x: Any) -> Any:
         pieces = ops.split(x, np.cumsum(self.columns)[:-1].tolist(), axis=-1)
@@ -84,14 +84,14 @@ class Mixed(Likelihood):
         if all(type(part).fill_missing is Likelihood.fill_missing for part in self.parts):
             return super().fill_missing(x)
         pieces = zip(self.parts, self._of_data(x), strict=True)
-        return ops.concatenate([part.fill_missing(piece) for part, piece in pieces], axis=-1)
+        return self._together([part.fill_missing(piece) for part, piece in pieces])
 
     def mean(self, parameters: Any) -> Any:
         return self._joined("mean", parameters)
 
     def mixture_mean(self, parameters: Any, weights: Any) -> Any:
         pieces = zip(self.parts, self._of_parameters(parameters), strict=True)
-        return ops.concatenate([part.mixture_mean(piece, weights) for part, piece in pieces], axis=-1)
+        return self._together([part.mixture_mean(piece, weights) for part, piece in pieces])
 
     def stddev(self, parameters: Any) -> Any:
         return self._joined("stddev", parameters)
@@ -99,7 +99,7 @@ class Mixed(Likelihood):
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         rng = np.random.default_rng(seed)
         pieces = zip(self.parts, self._of_parameters(validation.to_numpy(parameters)), strict=True)
-        return np.concatenate([part.sample(piece, rng) for part, piece in pieces], axis=-1)
+        return self._together([part.sample(piece, rng) for part, piece in pieces])
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         pieces = zip(self.parts, self._of_data(np.asarray(mean)), strict=True)
@@ -162,7 +162,12 @@ class Mixed(Likelihood):
 
     def _joined(self, what, parameters):
         pieces = zip(self.parts, self._of_parameters(parameters), strict=True)
-        return ops.concatenate([getattr(part, what)(piece) for part, piece in pieces], axis=-1)
+        return self._together([getattr(part, what)(piece) for part, piece in pieces])
+
+    def _together(self, pieces):
+        """The inverse of `_of_data`."""
+        concatenate = np.concatenate if isinstance(pieces[0], np.ndarray) else ops.concatenate
+        return concatenate(pieces, axis=-1)
 
 
 def _cut(array, counts):
@@ -171,12 +176,12 @@ def _cut(array, counts):
     return [array[..., end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
-def _shaped(array, shape):
-    """An array or tensor whose last axis has become the axes that a part expects."""
-    if len(shape) == 1:
+def _shaped(array, shape, axes=1):
+    """An array or tensor whose last axes, one or as many as are said, have become others."""
+    if len(shape) == axes == 1:
         return array
     reshape = np.reshape if isinstance(array, np.ndarray) else ops.reshape
-    return reshape(array, (*ops.shape(array)[:-1], *shape))
+    return reshape(array, (*ops.shape(array)[:-axes], *shape))
 
 
 def _flat(array, like):

@@ -28,13 +28,17 @@ NAMES: tuple[str, ...] = tuple(_BY_NAME)
 def get(likelihood: str | Likelihood | dict[str, Any]) -> Likelihood:
     """A likelihood from its name ("bce" = "bernoulli", "mse" = "gaussian", ...), its config, or itself.
 
+    A dict of likelihoods by the names of parts of the data is a `Joint`.
+
     Raises:
         ValueError: If there is no likelihood of that name, or it is a class instead of an object.
     """
     if isinstance(likelihood, Likelihood):
         return likelihood
     if isinstance(likelihood, dict):
-        return keras.saving.deserialize_keras_object(likelihood)
+        if "class_name" in likelihood:
+            return keras.saving.deserialize_keras_object(likelihood)
+        return keras.saving.get_registered_object("keras_vae>Joint")(likelihood)  # which imports this file
     if isinstance(likelihood, str) and likelihood.lower() in _BY_NAME:
         return _BY_NAME[likelihood.lower()]()
     if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):

@@ -11,7 +11,7 @@ from keras_vae._backend import processes
 from keras_vae._backend.fast import many_steps
 from keras_vae._backend.fast.traced import TracedFunction, TracedStep, to_tensor
 from keras_vae._backend.stateless import stateless_loss
-from keras_vae.data import Batch, split_condition, with_condition
+from keras_vae.data import Batch
 
 
 class ManySteps(many_steps.ManySteps):
@@ -61,17 +61,22 @@ def _predict_loop(step):
     @torch.no_grad()
     def loop(batches):
         outputs = [step(batch) for batch in batches]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return keras.tree.map_structure(lambda *parts: torch.cat(parts), *outputs)
 
     return loop
 
 
 def _traced_predict(model):
-    call = TracedFunction(model, lambda x, *condition: model(with_condition(x, *condition)))
+    def predict(x, *condition):
+        found = model(model._joined_with_condition(x, *condition))
+        return tuple(found.values()) if isinstance(found, dict) else found
+
+    call = TracedFunction(model, predict)
 
     def step(data):
-        x, condition = split_condition(keras.utils.unpack_x_y_sample_weight(data)[0])
-        return call(x) if condition is None else call(x, condition)
+        batch = Batch.read((keras.utils.unpack_x_y_sample_weight(data)[0],), model._fields)
+        found = call(batch.x) if batch.given is None else call(batch.x, batch.given)
+        return dict(zip(model.likelihood.part_names, found, strict=True)) if model.likelihood.part_names else found
 
     return step
 
@@ -91,7 +96,7 @@ class StatelessStep:
         data = self.model._device_data.gather(data, _rows)
         if self.assigns_to_weights:
             return self._plain(data)
-        batch = Batch.read(data)
+        batch = Batch.read(data, self.model._fields)
         parts = (batch.x, batch.given, None if batch.target is batch.x else batch.target, batch.weight)
         seed = self.model.seed_generator.state.value.clone()
         noise = self.model.noise(batch.size)
