@@ -1,8 +1,9 @@
 """How networks take their inputs: x or z, and the condition of a conditional model; or named parts of the data.
 
 An encoder or a decoder takes a condition if it has an input of that name; one whose inputs are not known, a subclassed
-model, is handed a dict. The network of a conditional prior takes nothing else, under whatever name. Where parts have
-names, a network takes those that its inputs are called.
+model, is handed a dict. An encoder with an input "observed", shaped like x, is shown which values are: 1, and 0 where
+one is missing; without it, a missing value and what stands in its place look alike. The network of a conditional prior
+takes the condition alone, under whatever name. Where parts have names, a network takes those that its inputs have.
 """
 
 import math
@@ -15,13 +16,15 @@ from keras_vae import validation
 from keras_vae.data import Fields, split_condition, with_condition
 
 
-def run(network, name, tensor, condition=None, training=False):
-    """Calls an encoder or a decoder on its input `name`, "x" or "z", and the condition if it takes one."""
-    if condition is None or not takes_condition(network):
-        return network(tensor, training=training)
-    if not _inputs(network):
+def run(network, name, tensor, condition=None, training=False, observed=None):
+    """Calls an encoder or a decoder on its input `name`, "x" or "z", and what else it has an input for."""
+    inputs = _inputs(network)
+    if not inputs and condition is not None:
         return network({name: tensor, "condition": condition}, training=training)
-    tensors = [condition if each.name == "condition" else tensor for each in _inputs(network)]
+    if len(inputs) < 2:
+        return network(tensor, training=training)
+    others = {"condition": condition, "observed": observed}
+    tensors = [others.get(each.name, tensor) for each in inputs]
     return network(keras.tree.pack_sequence_as(network.input, tensors), training=training)
 
 
@@ -59,7 +62,8 @@ def declares_condition(network):
 
 def input_dtype(network, name):
     """The dtype that a network declares for "x" or "condition"; that of floats where it declares none."""
-    declared = (t.dtype for t in _inputs(network) if (t.name == "condition") == (name == "condition"))
+    others = {"condition", "observed"} - {name}
+    declared = (t.dtype for t in _inputs(network) if t.name not in others and (name == "x" or t.name == name))
     return next(declared, keras.config.floatx())
 
 
@@ -78,7 +82,9 @@ def known_input_shape(encoder, decoder, prior=None):
     for name, network in (("encoder", encoder), ("decoder", decoder)):
         inputs = _inputs(network)
         given = [tuple(tensor.shape) for tensor in inputs if tensor.name == "condition"]
-        if inputs and len(inputs) != len(given) + 1:
+        known = ("condition", "observed") if network is encoder else ("condition",)
+        beside = [tensor for tensor in inputs if tensor.name in known]
+        if inputs and len(inputs) != len(beside) + 1:
             raise ValueError(
                 f"The {name} has {len(inputs)} inputs, {[tensor.name for tensor in inputs]}; a VAE gives it one "
                 'tensor, and the condition if another input is called "condition".'
@@ -90,7 +96,7 @@ def known_input_shape(encoder, decoder, prior=None):
         (first, shape), *others = conditions.items()
         listed = ", ".join(f"the {name} one of {other}" for name, other in others)
         raise ValueError(f"The {first} takes a condition of shape {shape}, {listed}.")
-    shapes = [tuple(tensor.shape) for tensor in _inputs(encoder) if tensor.name != "condition"]
+    shapes = [tuple(tensor.shape) for tensor in _inputs(encoder) if tensor.name not in ("condition", "observed")]
     if not shapes or (condition_network(prior) is not None and not conditions):
         return None
     return {"x": shapes[0], "condition": next(iter(conditions.values()))} if conditions else shapes[0]
@@ -98,7 +104,8 @@ def known_input_shape(encoder, decoder, prior=None):
 
 def known_shapes(encoder, decoder, parts):
     """What `VAE.build` takes for a model with these named parts, if the networks have an input for each; else None."""
-    inputs = [tensor for tensor in (*_inputs(encoder), *_inputs(decoder)) if tensor.name != "z"]
+    no_data = {"z", *(f"{part}_observed" for part in parts)}
+    inputs = [tensor for tensor in (*_inputs(encoder), *_inputs(decoder)) if tensor.name not in no_data]
     known = {tensor.name: tuple(tensor.shape) for tensor in inputs}
     return known if _inputs(encoder) and _inputs(decoder) and set(parts) <= set(known) else None
 
@@ -167,10 +174,13 @@ class Conditional:
         """Type of x that the encoder takes."""
         return keras.config.floatx() if self._fields is not None else input_dtype(self.encoder, "x")
 
-    def _encoder_outputs(self, x, condition=None, training=False):
+    def _encoder_outputs(self, x, condition=None, training=False, observed=None):
+        observed = ops.ones_like(x) if observed is None else observed
         if self._fields is None:
-            return run(self.encoder, "x", x, condition, training)
+            return run(self.encoder, "x", x, condition, training, observed)
         tensors = self._fields.parts_of(x) | self._fields.given_of(condition)
+        masks, declared = self._fields.parts_of(observed), {tensor.name for tensor in _inputs(self.encoder)}
+        tensors |= {f"{name}_observed": mask for name, mask in masks.items() if f"{name}_observed" in declared}
         return run_by_name(self.encoder, tensors, training)
 
     def _decoder_outputs(self, z, condition=None, training=False):

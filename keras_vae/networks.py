@@ -8,8 +8,8 @@ of the likelihood, unbounded, in exactly the shape of the data.
 import functools
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -20,30 +20,35 @@ from keras_vae._config import require_method
 
 
 def mlp(
-    data_shape: int | Sequence[int],
+    data_shape: int | Sequence[int] | Mapping[str, Any],
     latent_dim: int | Sequence[int],
     hidden: Sequence[int] = (500,),
     activation: Any = "relu",
-    likelihood: str | likelihoods.Likelihood = "bce",
+    likelihood: str | likelihoods.Likelihood | Mapping[str, Any] = "bce",
     data_mean: Any = None,
-    condition: int | Sequence[int] | None = None,
+    condition: int | Sequence[int] | Mapping[str, Any] | None = None,
     posterior: str | posteriors.Posterior = "normal",
+    show_missing: bool = False,
 ) -> tuple[keras.Model, keras.Model]:
     """Fully connected encoder and decoder.
 
     Args:
-        data_shape: Shape of one example, such as `(784,)`, `(28, 28)` or `(28, 28, 1)`.
+        data_shape: Shape of one example, such as `(784,)`, `(28, 28)` or `(28, 28, 1)`. Of named parts a dict of their
+            shapes, such as `{"image": (28, 28, 1), "label": ()}`.
         latent_dim: Number of latent dimensions, or the shape of z, such as `(8, 4)`.
         hidden: Numbers of units of the encoder's hidden layers; the decoder has them in reverse.
         activation: Activation of the hidden layers, as `keras.layers.Dense` takes it.
         likelihood: Likelihood whose parameters the decoder returns: a name or a `Likelihood`, the same as given to
-            `VAE`. For counts the encoder receives log(1 + x), centred at the data mean if it is given.
-        data_mean: Mean of the training data, a number or an array of `data_shape`, or None. If given, the decoder's
-            output bias starts where it reconstructs that mean, which saves the first epochs.
+            `VAE`; of named parts a dict. For counts the encoder receives log(1 + x), centred at the data mean if it is
+            given.
+        data_mean: Mean of the training data, a number or an array of `data_shape`, or None; of named parts a dict. If
+            given, the decoder's output bias starts where it reconstructs that mean, which saves the first epochs.
         condition: Number of classes of a label, which is then embedded, or the shape of a tensor, such as `(10,)` for
             one-hot labels. Both networks of a conditional model concatenate it with their input, and have an input
-            named "condition".
+            named "condition". With named parts a dict of them, whose names the inputs have.
         posterior: Posterior whose parameters the encoder returns: a name or a `Posterior`, the same as given to `VAE`.
+        show_missing: Whether the encoder has another input, "observed" (of named parts "image_observed" and so on),
+            by which the model shows it which values are missing. Without it they look like the value in their place.
 
     Returns:
         The pair `(encoder, decoder)` of `keras.Model`s.
@@ -51,27 +56,34 @@ def mlp(
     Reference: Kingma & Welling 2014, arXiv:1312.6114, appendix C (one hidden layer of 500 units for MNIST); Burda et
     al. 2016, arXiv:1509.00519 (the start at the data mean).
     """
-    data_shape, latent_shape = _checked_shape(data_shape), _latent_shape(latent_dim)
-    likelihood, hidden = likelihoods.get(likelihood), _positive_integers("hidden", hidden)
+    likelihood, latent_shape = likelihoods.get(likelihood), _latent_shape(latent_dim)
+    parts = _parts(data_shape, likelihood, data_mean)
+    hidden, given = _positive_integers("hidden", hidden), _named_conditions(condition)
 
-    x = keras.Input(data_shape, name="x")
-    condition_input = _condition(condition)
-    h = _concat_condition(layers.Flatten()(_encoder_features(x, likelihood, data_mean)), condition_input)
+    features = []
+    inputs = {name: keras.Input(part.shape, name=name) for name, part in parts.items()}
+    for name, part in parts.items():
+        features.append(layers.Flatten()(_encoder_features(inputs[name], part.likelihood, part.mean)))
+        if show_missing:
+            name = f"{name}_observed" if likelihood.part_names else "observed"
+            inputs[name] = keras.Input(part.shape, name=name)
+            features.append(layers.Flatten()(inputs[name]))
+    h = _with_conditions(_together(features), inputs, given)
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
-    encoder = _encoder(x, h, posterior, latent_shape, condition_input)
+    encoder = _encoder(inputs, h, posterior, latent_shape)
 
-    z, condition_input = keras.Input(latent_shape, name="z"), _condition(condition)
-    h = _concat_condition(_flat(z), condition_input)
+    inputs = {"z": keras.Input(latent_shape, name="z")}
+    h = _with_conditions(_flat(inputs["z"]), inputs, given)
     for units in reversed(hidden):
         h = layers.Dense(units, activation=activation)(h)
-    output_shape = validation.parameter_shape(data_shape, likelihood)
-    parameters = layers.Dense(
-        math.prod(output_shape),
-        bias_initializer=_output_bias(data_mean, data_shape, likelihood),
-        name="x_parameters",
-    )(h)
-    return encoder, _decoder(z, layers.Reshape(output_shape)(parameters), condition_input)
+    parameters = {}
+    for name, part in parts.items():
+        shape = validation.parameter_shape(part.shape or (1,), part.likelihood)
+        bias = _output_bias(part.mean, part.shape, part.likelihood)
+        parameters[name] = layers.Dense(math.prod(shape), bias_initializer=bias, name=f"{name}_parameters")(h)
+        parameters[name] = layers.Reshape(shape)(parameters[name])
+    return encoder, _decoder(inputs, parameters if likelihood.part_names else parameters["x"])
 
 
 def conv(
@@ -83,8 +95,9 @@ def conv(
     activation: Any = "relu",
     likelihood: str | likelihoods.Likelihood = "bce",
     data_mean: Any = None,
-    condition: int | Sequence[int] | None = None,
+    condition: int | Sequence[int] | Mapping[str, Any] | None = None,
     posterior: str | posteriors.Posterior = "normal",
+    show_missing: bool = False,
 ) -> tuple[keras.Model, keras.Model]:
     """Convolutional encoder that halves each axis but the channels at each of `filters`, and its mirror, transposed.
 
@@ -103,6 +116,7 @@ def conv(
         data_mean: As in `mlp`; a convolution's bias is shared by all pixels, so the start is the mean per channel.
         condition: As in `mlp`; the encoder receives it after its convolutions.
         posterior: As in `mlp`.
+        show_missing: As in `mlp`; what is observed is more channels of the encoder.
 
     Returns:
         The pair `(encoder, decoder)` of `keras.Model`s.
@@ -117,19 +131,22 @@ def conv(
     h = _encoder_features(x, likelihood, data_mean)
     if len(h.shape) > len(data_shape) + 1:  # codes as one-hot vectors
         h = layers.Reshape((*data_shape[:-1], math.prod(h.shape[axes + 1 :])))(h)
+    inputs, given = {"x": x}, _named_conditions(condition)
+    if show_missing:
+        inputs["observed"] = keras.Input(data_shape, name="observed")
+        h = layers.Concatenate()([h, inputs["observed"]])
     sizes = []  # before each halving
     for count in filters:
         sizes.append(h.shape[1:-1])
         h = convolution(count, kernel_size, strides=2, padding="same", activation=activation)(h)
     smallest = h.shape[1:]
-    condition_input = _condition(condition)
-    h = _concat_condition(layers.Flatten()(h), condition_input)
+    h = _with_conditions(layers.Flatten()(h), inputs, given)
     for units in hidden:
         h = layers.Dense(units, activation=activation)(h)
-    encoder = _encoder(x, h, posterior, latent_shape, condition_input)
+    encoder = _encoder(inputs, h, posterior, latent_shape)
 
-    z, condition_input = keras.Input(latent_shape, name="z"), _condition(condition)
-    h = _concat_condition(_flat(z), condition_input)
+    inputs = {"z": keras.Input(latent_shape, name="z")}
+    h = _with_conditions(_flat(inputs["z"]), inputs, given)
     for units in reversed(hidden):
         h = layers.Dense(units, activation=activation)(h)
     h = layers.Dense(math.prod(smallest), activation=activation)(h)
@@ -143,7 +160,7 @@ def conv(
     output_shape = validation.parameter_shape(data_shape, likelihood)
     if parameters.shape[1:] != output_shape:
         parameters = layers.Reshape(output_shape)(parameters)
-    return encoder, _decoder(z, parameters, condition_input)
+    return encoder, _decoder(inputs, parameters)
 
 
 def conv_spatial(
@@ -201,13 +218,13 @@ def conv_spatial(
     for count in filters:
         h = convolution(count, kernel_size, strides=2, padding="same", activation=activation)(h)
     latent_shape = (*(size and size // step for size in data_shape[:-1]), channels)
-    encoder = _encoder(x, h, posterior, latent_shape, None)
+    encoder = _encoder({"x": x}, h, posterior, latent_shape)
 
     z = h = keras.Input(latent_shape, name="z")
     for count in reversed(filters):
         h = transposed(count, kernel_size, strides=2, padding="same", activation=activation)(h)
     parameters = _parameters(h, axes, kernel_size, data_shape, data_mean, likelihood)
-    return encoder, _decoder(z, parameters, None)
+    return encoder, _decoder({"z": z}, parameters)
 
 
 _LAST = {"data_format": "channels_last"}
@@ -308,35 +325,71 @@ def _encoder_features(x, likelihood, data_mean):
     return layers.Rescaling(1.0, offset=-center)(h)
 
 
-def _condition(condition):
-    """The input for a condition and its features, a pair; None without a condition."""
-    return None if condition is None else _features(condition)
+class _Part(NamedTuple):
+    """A named part of the data; "x" of data that are one tensor."""
+
+    shape: Any
+    likelihood: Any
+    mean: Any
 
 
-def _features(condition):
+def _parts(data_shape, likelihood, data_mean):
+    names = likelihood.part_names
+    if not names and not isinstance(data_shape, Mapping):
+        return {"x": _Part(_checked_shape(data_shape), likelihood, data_mean)}
+    for what, value in (("data_shape", data_shape), ("data_mean", data_mean)):
+        if value is not None and (not isinstance(value, Mapping) or set(value) != set(names)):
+            raise ValueError(f"{what} must be a dict of the parts that the likelihood names, {names}; got {value!r}.")
+    means = data_mean or dict.fromkeys(names)
+    parts = zip(names, likelihood.parts, strict=True)
+    # A shape may be (), that of a number or a label.
+    return {n: _Part(data_shape[n] and _checked_shape(data_shape[n]), part, means[n]) for n, part in parts}
+
+
+def _named_conditions(condition):
+    """Conditions by the name of their input."""
+    if condition is None or isinstance(condition, Mapping):
+        return dict(condition or {})
+    return {"condition": condition}
+
+
+def _with_conditions(h, inputs, given):
+    """Features and those of the conditions, whose inputs are added."""
+    features = [h]
+    for name, condition in given.items():
+        inputs[name], of_condition = _features(condition, name)
+        features.append(of_condition)
+    return _together(features)
+
+
+def _together(features):
+    return features[0] if len(features) == 1 else layers.Concatenate()(features)
+
+
+def _features(condition, name="condition"):
     if isinstance(condition, int | np.integer) and not isinstance(condition, bool):
         if condition < 2:
-            raise ValueError(f"condition must be a number of classes, two or more, or a shape; got {condition}.")
-        label = keras.Input((), name="condition", dtype="int32")
+            raise ValueError(f"{name} must be a number of classes, two or more, or a shape; got {condition}.")
+        label = keras.Input((), name=name, dtype="int32")
         return label, layers.Embedding(int(condition), min(int(condition), 64))(label)
-    tensor = keras.Input(_positive_integers("condition", condition), name="condition")
+    tensor = keras.Input(_positive_integers(name, condition), name=name)
     return tensor, layers.Flatten()(tensor)
 
 
-def _concat_condition(h, condition_input):
-    return h if condition_input is None else layers.Concatenate()([h, condition_input[1]])
+def _decoder(inputs, parameters):
+    return keras.Model(_structure(inputs), parameters, name="decoder")
 
 
-def _decoder(z, parameters, condition_input):
-    inputs = z if condition_input is None else {"z": z, "condition": condition_input[0]}
-    return keras.Model(inputs, parameters, name="decoder")
+def _structure(inputs):
+    """Inputs by name, or the one that there is."""
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 
 
-def _flat(z):
-    return z if len(z.shape) == 2 else layers.Flatten()(z)
+def _flat(h):
+    return h if len(h.shape) == 2 else layers.Flatten()(h)
 
 
-def _encoder(x, h, posterior, latent_shape, condition_input):
+def _encoder(inputs, h, posterior, latent_shape):
     """The encoder with a dense layer of h, or a convolution where h is a map, for each output of the posterior."""
     posterior, outputs, axes = posteriors.get(posterior), {}, len(h.shape) - 2
     for name, shape in posterior.output_shapes(latent_shape).items():
@@ -351,8 +404,7 @@ def _encoder(x, h, posterior, latent_shape, condition_input):
         else:
             head = layers.Dense(math.prod(shape), **options)(h)
             outputs[name] = head if len(shape) == 1 else layers.Reshape(shape)(head)
-    inputs = x if condition_input is None else {"x": x, "condition": condition_input[0]}
-    return keras.Model(inputs, outputs, name="encoder")
+    return keras.Model(_structure(inputs), outputs, name="encoder")
 
 
 def _output_bias(data_mean, shape, likelihood):
@@ -360,7 +412,8 @@ def _output_bias(data_mean, shape, likelihood):
     if data_mean is None:
         return "zeros"
     mean = np.asarray(data_mean, "float64")
-    if mean.shape not in ((), tuple(shape)):
+    shape = tuple(shape) or (1,)
+    if mean.shape not in ((), shape):
         raise ValueError(f"data_mean must be a number or have shape {tuple(shape)}; got shape {mean.shape}.")
     base = likelihoods.Likelihood
     require_method(
