@@ -43,6 +43,8 @@ class Batch:
             y = None if y is None or y is x else fields.pack_parts(y, "y")
             x, given = fields.split(x)
             x, given = fields.pack_parts(x), fields.pack_given(given)
+            if isinstance(weight, dict):  # Keras repeats one array for each tensor of y
+                weight = next(iter(weight.values()))
         else:
             x, given = split_condition(x)
         x = ops.convert_to_tensor(x)

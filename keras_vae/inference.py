@@ -139,8 +139,7 @@ class Inference:
             raise ValueError(f"latent_shape is {latent_shape}, and this model's z has shape {self.latent_shape}.")
         if self.has_conditional_prior:
             self._refresh()
-            prior = self.numpy_prior(self._condition_of_each(condition, n))
-            return prior.sample(seed=seed)
+            return self._prior_of_each(self._condition_of_each(condition, n)).sample(seed=seed)
         prior = self.numpy_prior()
         if None not in self.latent_shape:
             return prior.sample(n, seed)
@@ -167,12 +166,15 @@ class Inference:
             self._require_condition(condition)
             is_one = self._is_one(condition)
             rows = _each(lambda part: validation.to_numpy(part)[None], condition) if is_one else condition
-            rows = self._checked_condition(rows, count(rows))
-            parts = self._batched(self._prior_parameters, rows, batch_size=256)
-            mean, log_var = (part[0] for part in parts) if is_one else parts
-            return DiagonalNormal(mean, log_var, len(self.latent_shape))
+            prior = self._prior_of_each(self._checked_condition(rows, count(rows)))
+            return DiagonalNormal(prior.mean[0], prior.log_var[0], prior.event_ndim) if is_one else prior
         prior = self.prior_distribution()
         return prior.to_numpy() if type(prior) in OF_ARRAYS else self._numpy_prior
+
+    def _prior_of_each(self, condition):
+        """p(z|c) of each row of a condition."""
+        mean, log_var = self._batched(self._prior_parameters, condition, batch_size=256)
+        return DiagonalNormal(mean, log_var, len(self.latent_shape))
 
     def interpolate(self, a: Any, b: Any, steps: int = 10, path: str = "linear", condition: Any = None) -> np.ndarray:
         """Data between two examples: the decoded path between the locations of their posteriors.

@@ -449,6 +449,8 @@ def _as_data(data):
     x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
     if is_index_batch(x):  # Keras's, within `fit`
         return x, y, weight
+    if isinstance(weight, dict):
+        raise ValueError("sample_weight must be one array, of a weight for each example; got a dict.")
     x, y, weight = as_arrays(x), as_arrays(y, "y"), as_arrays(weight, "sample_weight")
     if inspect.isgenerator(x):  # whose batches must be tuples for Keras
         x = (batch if isinstance(batch, tuple) else (batch,) for batch in x)
