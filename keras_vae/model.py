@@ -46,6 +46,11 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
     Every probability is then one given the condition. So is the prior's if it is a `priors.Conditional`, which makes
     a model conditional too.
 
+    Data of several tensors are dicts of them, by any names. Those that have a likelihood are modelled, as with
+    `likelihood={"image": Bernoulli(), "label": Categorical(10)}` (a `likelihoods.Joint`); the others are given, as a
+    condition is. Networks take them by the names of their inputs, the decoder returns a dict of the parameters of each
+    part, and what is shaped like the data comes back as a dict. The logs have `reconstruction_image` and so on.
+
     Encoder, decoder, likelihood, objective and prior may be assigned anew at any time; what was compiled for others is
     compiled again at its next use.
 
@@ -61,14 +66,15 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
             input of the name "condition"; a network whose inputs are not known is called with
             `{"x": x, "condition": c}`, or "z" in place of "x".
         likelihood: p(x|z): "bce" (= "bernoulli", the decoder gives logits), "mse" (= "gaussian", scale 1), another name
-            or a `Likelihood`, such as `Gaussian("learned")`.
+            or a `Likelihood`, such as `Gaussian("learned")`; a dict of these for named parts.
         objective: Bound that is maximised: "elbo", "iwae" or an `Objective` such as `ELBO(beta=4.0)`.
         prior: p(z): a `Prior` of `keras_vae.priors`, which learns, such as `VampPrior(500)`; a `DiagonalNormal` or a
             `Mixture` over the latent dimensions, which stays as it is; None is the posterior's usual one, N(0, I).
         seed: Seed for reproducible noise, an integer, or None.
         allow_missing: Whether NaN in the data means a missing value: the encoder then sees 0 in its place
             (or what the likelihood's `fill_missing` says), and the reconstruction term leaves it out, so that the bound
-            is one of log p(observed values). Else NaN is refused.
+            is one of log p(observed values). Else NaN is refused. An encoder that has an input "observed" is shown
+            which values are: `networks.mlp(..., show_missing=True)`.
         posterior: q(z|x): "normal", independent dimensions; "full", any covariance; or another `Posterior` of
             `keras_vae.posteriors`, such as `Flow()` or `FSQ(levels)`.
 
