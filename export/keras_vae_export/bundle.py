@@ -61,10 +61,13 @@ def export(
                                                       another posterior returns, by the names of its `outputs`
         posterior  outputs, noise -> z[, codes]       only if q(z|x) is not a diagonal normal: a draw for each example,
                                                       and its whole numbers where the posterior has `codes`
-        decoder    z -> x_mean[, x_scale]             mean of p(x|z), and its standard deviation where it has one
-        elbo       x, epsilon -> reconstruction, kl   (batch,), nats per example; epsilon ~ N(0, I) is (batch,
-                                                      num_samples, *noise_shape), averaged over; called noise if
-                                                      q(z|x) is not a diagonal normal
+        decoder    z -> x_mean[, x_scale]             mean of p(x|z), its standard deviation where it has one, and
+                       [, x_parameters]               what else x is drawn of, such as logits
+        elbo       x, epsilon -> reconstruction, kl,  (batch,), nats per example; epsilon ~ N(0, I) is (batch,
+                       log_prob_per_dimension         num_samples, *noise_shape), averaged over; called noise if
+                                                      q(z|x) is not a diagonal normal; E_q log p(x_d|z) is like x
+                       [, x_mean, z, log_weight]      where x may lack values: E[x|observed], and z (batch,
+                                                      num_samples, *latent_shape) with their log weights
         prior      noise[, condition] -> z            only if the prior is not a diagonal normal; noise ~ N(0, I) is
                                                       (batch, *noise_shape), that of the prior
 
@@ -198,7 +201,12 @@ def _checked_threshold(threshold, model):
         )
     if not isinstance(model, VAE):
         raise ValueError("threshold is for a VAE: a pair (encoder, decoder) has no elbo graph, and so no scores.")
-    return manifest.AnomalyThreshold(**dataclasses.asdict(threshold))
+    fields = {
+        field.name: getattr(threshold, field.name, None) for field in dataclasses.fields(manifest.AnomalyThreshold)
+    }
+    if fields["usual"] is not None:  # in as many digits as float32 has
+        fields["usual"] = np.vectorize(lambda nats: float(f"{nats:.7g}"))(fields["usual"]).tolist()
+    return manifest.AnomalyThreshold(**fields)
 
 
 def _check_options(engine, tolerance, max_elbo_loss, max_batch_size):
@@ -353,12 +361,14 @@ def _rounding(graph, tried, policies):
     """Measures the difference between the model under its half-precision policy and in float32, as the files are."""
     allowed = max(POLICY_TOLERANCES[name.removeprefix("mixed_")] for name in policies)
     run = compile_function(graph.network, graph.function)
-    largest = {tensor.name: 0.0 for tensor in graph.outputs}
+    largest = {tensor.name: 0.0 for tensor in graph.outputs if tensor.name not in graph.exponentials}
     for probe in tried:
         if probe.kind == "extreme":
             continue  # half precision overflows there
         found = probes.run_model(graph, run, probe.kind, probe.inputs).outputs
-        for name, (_, scaled) in parity.compare(graph.name, probe, found, allowed, "half-precision model").items():
+        outputs = {name: values for name, values in probe.outputs.items() if name not in graph.exponentials}
+        exact = probes.Probe(probe.kind, probe.inputs, outputs)
+        for name, (_, scaled) in parity.compare(graph.name, exact, found, allowed, "half-precision model").items():
             largest[name] = max(largest[name], scaled)
     return {"rounding_of_policy": largest, "tolerance_of_policy": allowed}
 
@@ -418,7 +428,7 @@ def _blame_the_model(loaded, functions, tried):
 def _describe(model, functions, written, anomaly, engine, policies, folder):
     likelihood = model.likelihood
     x_mean = next(graph.outputs[0] for graph in functions if graph.name == "decoder")
-    statistics = getattr(model, "latent_statistics", None)
+    statistics, table = getattr(model, "latent_statistics", None), getattr(likelihood, "table", None)
     packages = ("keras-vae", "keras", keras.backend.backend(), "onnx", "onnxruntime", *converters.ENGINES[engine])
     return Manifest(
         graphs=written,
@@ -443,6 +453,8 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         missing=isinstance(model, VAE) and model.allow_missing,
         labels={name: count for graph in functions for name, count in graph.labels.items()},
         latents=None if statistics is None else statistics.get_config(),
+        draws=None if likelihood is None else likelihood.drawn_as(),
+        table=table if table is None else table.get_config(),
     )
 
 
