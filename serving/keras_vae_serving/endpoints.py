@@ -249,10 +249,15 @@ class Endpoints:
             parameters = {
                 "num_samples": f"Number of samples of z that each score is averaged over ({num_samples}).",
                 "seed": f"Seed for the samples ({seed}).",
-                "per_dimension": "Whether the surprise of each dimension of x is given, in nats (false).",
             }
-            outputs += (Tensor("surprise", "float32", x),)
-            if self.pipeline.manifest.table is not None:
+            parameters["per_dimension"] = (
+                "Only false: the bundle was exported before it could say where a score comes from."
+            )
+            parameters["top_columns"] = "Refused: the columns of the data have no names here."
+            if verbs.can_tell_where:
+                parameters["per_dimension"] = "Whether the surprise of each dimension of x is given, in nats (false)."
+                outputs += (Tensor("surprise", "float32", x),)
+            if verbs.can_tell_where and self.pipeline.manifest.table is not None:
                 parameters["top_columns"] = "Number of columns to name, the most surprising first (none)."
                 top = (BATCH, "columns")
                 outputs += (Tensor("top_columns", "str_", top), Tensor("top_surprise", "float32", top))

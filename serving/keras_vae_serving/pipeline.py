@@ -298,6 +298,7 @@ class Pipeline:
 
 
 def _described(threshold):
-    """Its numbers, without what is usual, which may be as large as the data."""
+    """Its numbers, and in place of what is usual, which may be as large as the data, whether it is known."""
     fields = dataclasses.asdict(threshold)
-    return {name: value for name, value in fields.items() if value is not None and name != "usual"}
+    fields["knows_usual"] = fields.pop("usual") is not None or None
+    return {name: value for name, value in fields.items() if value is not None}

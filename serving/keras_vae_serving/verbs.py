@@ -195,9 +195,9 @@ class Verbs:
         num_samples = whole_number("num_samples", usual_samples if num_samples is None else num_samples)
         if "elbo" not in self.inputs.graphs:
             raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
-        if top_columns is not None:
+        if top_columns:
             top_columns = min(whole_number("top_columns", top_columns), len(self.columns))
-        if (per_dimension or top_columns) and not self._elbo_gives(LOG_PROB):
+        if (per_dimension or top_columns) and not self.can_tell_where:
             raise RequestError("This bundle does not say where a score comes from: export the model again.")
         wanted = ("reconstruction", "kl", *((LOG_PROB,) if per_dimension or top_columns else ()))
         inputs = self.inputs.check("elbo", x)
@@ -358,6 +358,11 @@ class Verbs:
             )
         if not self.can_impute:
             raise BundleError("This bundle has no weights to fill in missing values with: export the model again.")
+
+    @property
+    def can_tell_where(self) -> bool:
+        """Whether a score can be told apart by the dimensions of x."""
+        return self._elbo_gives(LOG_PROB)
 
     @property
     def can_impute(self) -> bool:
