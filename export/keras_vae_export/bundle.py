@@ -21,12 +21,13 @@ from keras_vae_export import archive, converters, graphs, parity, probes, quanti
 from keras_vae_export._internals import GraphSpec, atomic_folder, compile_function, first, whole_number
 from keras_vae_export.converters import tidy
 from keras_vae_export.errors import ConversionError, ParityError, StructureError
-from keras_vae_serving import BundleError, Manifest, manifest
+from keras_vae_serving import BundleError, Manifest, Pipeline, Session, manifest
 
 TOLERANCE = 1e-4
 MAX_BATCH_SIZE = 64
 MAX_EXAMPLES = 1000  # of the caller's data, to compare and measure on
 RECORDED = "probe.npz"
+QUANTILES = 101  # of the scores of the caller's data
 
 # Largest accepted difference between a half-precision model and its float32 export, scaled like `tolerance`. Rounding
 # is about 100 times smaller; exceeding this means that the model is broken in float32.
@@ -79,7 +80,8 @@ def export(
             keeps their names, and has no `elbo`.
         directory: Folder to write. It appears complete or not at all.
         data: Held-out examples `(n, ...)`, or a dict of arrays by the encoder's input names. File and model are
-            compared on the first 1000 of them, and precisions other than float32 need them. They are not stored.
+            compared on the first 1000 of them, and precisions other than float32 need them. They are not stored, but
+            for quantiles of their scores and moments of their codes, by which a server tells drift.
         likelihood: Likelihood whose parameters the decoder of a pair returns; None if it returns the mean.
         threshold: Result of `keras_vae.evaluation.fit_threshold` for a VAE. The manifest keeps it, so that a client
             who scores with the bundle learns which examples are anomalous.
@@ -138,6 +140,8 @@ def export(
         for entry in written.values():
             (folder / entry.name / "config.pbtxt").write_text(triton.config(entry, max_batch_size))
         described = _describe(exported, functions, written, anomaly, engine, policies, folder)
+        if held_out is not None and "elbo" in written:
+            described = dataclasses.replace(described, reference=_reference(described, folder, held_out))
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
     return described
 
@@ -204,8 +208,8 @@ def _checked_threshold(threshold, model):
     fields = {
         field.name: getattr(threshold, field.name, None) for field in dataclasses.fields(manifest.AnomalyThreshold)
     }
-    if fields["usual"] is not None:  # in as many digits as float32 has
-        fields["usual"] = np.vectorize(lambda nats: float(f"{nats:.7g}"))(fields["usual"]).tolist()
+    if fields["usual"] is not None:
+        fields["usual"] = _in_digits(fields["usual"])
     return manifest.AnomalyThreshold(**fields)
 
 
@@ -456,6 +460,23 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         draws=None if likelihood is None else likelihood.drawn_as(),
         table=table if table is None else table.get_config(),
     )
+
+
+def _reference(described, folder, held_out):
+    """Quantiles of the scores of data and moments of their codes, as the written files give them."""
+    of_verbs = {name: graph for name, graph in described.graphs.items() if graph.precision == "float32"}
+    sessions = {name: Session(folder, graph, providers="cpu") for name, graph in of_verbs.items()}
+    pipeline = Pipeline(described, sessions)
+    scores, z = (found.astype("float64") for found in (pipeline.score(held_out), pipeline.encode(held_out).location))
+    z = z.reshape(-1, z.shape[-1])
+    codes = {"mean": _in_digits(z.mean(axis=0)), "std": _in_digits(np.maximum(z.std(axis=0), 1e-6))}
+    quantiles = np.quantile(scores, np.linspace(0.0, 1.0, QUANTILES))
+    return {"scores": _in_digits(quantiles), "codes": codes, "examples": len(scores)}
+
+
+def _in_digits(values):
+    """Nested lists of numbers, in as many digits as float32 has."""
+    return np.vectorize(lambda value: float(f"{value:.7g}"))(values).tolist()
 
 
 def _named_prior(vae):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from keras_vae_serving.batching import Batcher
+from keras_vae_serving.drift import Drift
 from keras_vae_serving.errors import RequestError, abbreviate
 from keras_vae_serving.inputs import all_finite
 from keras_vae_serving.manifest import BATCH, MAX_SEED, NUM_SAMPLES, Tensor
@@ -81,6 +82,7 @@ class Endpoints:
     Attributes:
         by_name: The endpoints by name.
         batchers: The `Batcher` of each graph, by name.
+        drift: How far requests lie from the data given at export; None where the bundle does not know these.
 
     Raises:
         BundleError, ProviderError: If the bundle cannot be run.
@@ -99,6 +101,8 @@ class Endpoints:
     ) -> None:
         self.pipeline: Pipeline = Pipeline.load(directory, providers, precision, threads, batch_size=max_batch)
         self.max_rows: int = max_rows
+        reference = self.pipeline.manifest.reference
+        self.drift: Drift | None = None if reference is None else Drift(reference)
         self._growth = self._measured_growth()
         self.by_name: dict[str, Endpoint] = {
             endpoint.name: endpoint for endpoint in (*map(self._graph, self.pipeline.sessions), *self._verbs())
@@ -277,9 +281,19 @@ class Endpoints:
     def _verb(self, name, description, outputs, verb: Callable[..., Steps], parameters=None):
         async def run(inputs, parameters):
             arguments = {key: self._argument(key, value) for key, value in parameters.items()}
-            return await self._finish(verb(inputs, **arguments))
+            outputs = await self._finish(verb(inputs, **arguments))
+            if self.drift is not None:
+                self._note(name, parameters, outputs)
+            return outputs
 
         return Endpoint(name, description, self.pipeline.inputs.of_verb(name), outputs, run, parameters or {})
+
+    def _note(self, name, parameters, outputs):
+        """Compares what was asked for as it was at export."""
+        if name == "score" and not parameters.keys() & {"num_samples", "seed"}:
+            self.drift.scored(outputs["negative_elbo"])
+        if name == "encode" and not parameters.get("standardized"):
+            self.drift.encoded(outputs["z" if "z" in outputs else "z_mean"])
 
     def _impute(self, inputs, draws=None, **arguments):
         """`Verbs.impute`, of no more copies than a request may decode."""

@@ -183,6 +183,9 @@ class Manifest:
         labels: Number of labels, which count from 0, of each input that holds labels, by name.
         latents: `{"mean": [...], "std": [...]}` of the codes of all data, which broadcast with z, or None.
         draws: How x is drawn from p(x|z), see `draws.py`; None where that is not known.
+        reference: `{"scores": [...], "codes": {"mean": [...], "std": [...]}, "examples": n}` of data given at export:
+            evenly spaced quantiles of their scores, from the least to the greatest, and moments of each channel of z.
+            None where no data were given.
         table: Columns of the DataFrame that x is made of, as `keras_vae.tables.Table.get_config` gives them, or None.
     """
 
@@ -200,6 +203,7 @@ class Manifest:
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
     latents: dict[str, Any] | None = None
     draws: dict[str, Any] | None = None
+    reference: dict[str, Any] | None = None
     table: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -286,6 +290,8 @@ class Manifest:
             self._check_anomaly(self.anomaly)
         if self.draws is not None:
             draws.check(self.draws)
+        if self.reference is not None:
+            self._check_reference(**self.reference)
         if self.table is not None and sum(columns(self.table).values()) != self.data_shape[-1]:
             raise ValueError(f"its table has another number of columns than the data, {self.data_shape[-1]}")
         if not isinstance(self.missing, bool):
@@ -314,6 +320,14 @@ class Manifest:
             usual = np.asarray(anomaly.usual, "float64")
             if not shape_matches(usual.shape, self.data_shape) or not np.isfinite(usual).all():
                 raise ValueError(f"the usual of its anomaly threshold is not a number for each of {self.data_shape}")
+
+    def _check_reference(self, scores, codes, examples):
+        scores = np.asarray(scores, "float64")
+        if scores.ndim != 1 or len(scores) < 2 or not np.isfinite(scores).all() or (np.diff(scores) < 0.0).any():
+            raise ValueError("the scores of its reference are no quantiles: they must be finite numbers that rise")
+        for name in ("mean", "std"):
+            self._check_array(name, codes[name], positive=name == "std")
+        _ = examples + 0
 
     def _check_latents(self):
         """Raises a ValueError where what is said of q(z|x) contradicts the graphs."""

@@ -671,7 +671,7 @@ def test_tables_and_series_are_drawn_as_such_with_the_score_in_view(chromium, bu
         ]
         assert drawn == [2, 2]
         nats = excess(Pipeline.load(bundles / "series", providers="cpu"), series[:1])[0]
-        dots = "return Array.from(document.querySelectorAll('[data-ref=reconstruction] .marks'), (p) => p.getAttribute('d'))"
+        dots = "return Array.from(document.querySelectorAll('.axes .marks'), (path) => path.getAttribute('d'))"
         steps = [[int(dot.split()[0]) for dot in path.split("M")[1:]] for path in page.script(dots)]
         assert steps == [np.flatnonzero(nats[:, c] >= 3.0).tolist() for c in range(2)]
         assert any(steps)
