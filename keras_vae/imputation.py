@@ -46,36 +46,42 @@ class Imputation:
         if draws is not None:
             validation.whole_number("draws", draws)
         rows = max(1, validation.whole_number("batch_size", batch_size) // num_samples)
-        generator, found = np.random.default_rng(seed), []
+        generator = np.random.default_rng(seed)
+        # Each noise has a generator of its own, and x is drawn for all rows at once: the batches change no number.
+        drawer, chooser = generator.spawn(2)
+        pieces, found = [], []
         for part in self._pieces(x, batch_size):
             self.likelihood.validate(part[0], missing=True)
-            filled = np.array(part[0] if draws is None else np.broadcast_to(part[0], (draws, *part[0].shape)))
-            is_missing = np.isnan(part[0])
-            holes = np.flatnonzero(is_missing.reshape(len(is_missing), -1).any(axis=1))
+            pieces.append(part[0])
+            holes = _with_holes(part[0])
             for start in range(0, len(holes), rows):
-                at = holes[start : start + rows]
-                values = self._imputed([array[at] for array in part], draws, num_samples, generator)
-                places = at if draws is None else (slice(None), at)
-                filled[places] = np.where(is_missing[at], values, part[0][at])
-            found.append(filled)
-        return self._by_name(np.concatenate(found, axis=0 if draws is None else 1))
+                few, *condition = (array[holes[start : start + rows]] for array in part)
+                shape = (len(few), num_samples, *self.noise_shape(few.shape[1:]))
+                noise = generator.standard_normal(shape, dtype="float32")
+                if draws is None:
+                    found.append(self._batched(self._weighted_mean, few, noise, *condition, batch_size=len(few)))
+                else:
+                    found.append(self._parameters_of_draws(few, noise, condition, draws, chooser))
+        x = np.concatenate(pieces)
+        holes, filled = _with_holes(x), x if draws is None else np.repeat(x[None], draws, axis=0)
+        if len(holes):
+            values = np.concatenate(found)
+            if draws is not None:
+                values = np.moveaxis(self.likelihood.sample(values, drawer), 1, 0)
+            places = holes if draws is None else (slice(None), holes)
+            filled[places] = np.where(np.isnan(x[holes]), values, x[holes])
+        return self._by_name(filled)
 
-    def _imputed(self, part, draws, num_samples, generator):
-        """All values of a few examples, `(rows, ...)` or `(draws, rows, ...)`, of which only some were missing."""
-        x, *condition = part
-        shape = (len(x), num_samples, *self.noise_shape(x.shape[1:]))
-        noise = generator.standard_normal(shape, dtype="float32")
-        if draws is None:
-            return self._batched(self._weighted_mean, x, noise, *condition, batch_size=len(x))
+    def _parameters_of_draws(self, x, noise, condition, draws, chooser):
+        """Those of p(x|z) at z drawn by their weights, `(rows, draws, ...)`."""
         z, log_weights = self._batched(self._weighted_latents, x, noise, *condition, batch_size=len(x))
         # The largest of log weights and Gumbel noise is a draw of z by its weight.
-        gumbel = generator.gumbel(size=(draws, *log_weights.shape))
-        chosen = np.argmax(log_weights + gumbel, axis=-1)
-        z = z[np.arange(len(x)), chosen].reshape(-1, *z.shape[2:])
-        condition = [np.tile(each, (draws, *[1] * (each.ndim - 1))) for each in condition]
-        parameters = self._batched(self._decode_parameters, z, *condition, batch_size=len(x) * num_samples)
-        values = self.likelihood.sample(parameters, generator)
-        return values.reshape(draws, *x.shape)
+        gumbel = chooser.gumbel(size=(len(x), draws, log_weights.shape[1]))
+        chosen = np.argmax(log_weights[:, None] + gumbel, axis=-1)
+        z = z[np.arange(len(x))[:, None], chosen].reshape(-1, *z.shape[2:])
+        condition = [np.repeat(each, draws, axis=0) for each in condition]
+        parameters = self._batched(self._decode_parameters, z, *condition, batch_size=len(z))
+        return parameters.reshape(len(x), draws, *parameters.shape[1:])
 
     # Functions of tensors, with the examples on the first axis.
 
@@ -86,3 +92,8 @@ class Imputation:
     def _weighted_latents(self, x, noise, condition=None):
         z, _, log_weights = self._weighted(x, ops.swapaxes(noise, 0, 1), condition)
         return ops.swapaxes(z, 0, 1), ops.transpose(log_weights)
+
+
+def _with_holes(x):
+    """The places of the examples that lack a value."""
+    return np.flatnonzero(np.isnan(x).reshape(len(x), -1).any(axis=1))

@@ -55,13 +55,25 @@ def outputs(content, headers):
     raw, offset, arrays = content[len(head) :], 0, {}
     names = {name: dtype for dtype, name in DATATYPES.items()}
     for tensor in json.loads(head)["outputs"]:
-        dtype = np.dtype(names[tensor["datatype"]])
+        dtype = np.dtype(names.get(tensor["datatype"], "str"))
         size = tensor.get("parameters", {}).get("binary_data_size")
         if size is None:
             array = np.array(tensor["data"], dtype)
+        elif tensor["datatype"] == "BYTES":
+            array = np.array(texts(raw[offset : offset + size]))
+            offset += size
         else:
             array = np.frombuffer(raw[offset : offset + size], dtype)
             offset += size
         arrays[tensor["name"]] = array.reshape(tensor["shape"])
     assert offset == len(raw), "bytes of the answer that belong to no output"
     return arrays
+
+
+def texts(data):
+    """Texts of which each stands after the number of its bytes."""
+    found = []
+    while data:
+        end = 4 + int.from_bytes(data[:4], "little")
+        found, data = [*found, data[4:end].decode()], data[end:]
+    return found

@@ -4,6 +4,7 @@ from keras_vae._backend import compile as compile_function
 from keras_vae._containers import first
 from keras_vae._files import atomic_folder
 from keras_vae._network_inputs import embedded_inputs, input_dtype, takes_condition
+from keras_vae.data import Batch
 from keras_vae.posteriors import Normal
 from keras_vae.validation import whole_number
 from keras_vae_serving.manifest import GraphSpec
@@ -15,6 +16,7 @@ def encoder_outputs(outputs):
 
 
 __all__ = (
+    "Batch",
     "GraphSpec",
     "atomic_folder",
     "compile_function",

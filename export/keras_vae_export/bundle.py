@@ -21,12 +21,13 @@ from keras_vae_export import archive, converters, graphs, parity, probes, quanti
 from keras_vae_export._internals import GraphSpec, atomic_folder, compile_function, first, whole_number
 from keras_vae_export.converters import tidy
 from keras_vae_export.errors import ConversionError, ParityError, StructureError
-from keras_vae_serving import BundleError, Manifest, manifest
+from keras_vae_serving import BundleError, Manifest, Pipeline, Session, manifest
 
 TOLERANCE = 1e-4
 MAX_BATCH_SIZE = 64
 MAX_EXAMPLES = 1000  # of the caller's data, to compare and measure on
 RECORDED = "probe.npz"
+QUANTILES = 101  # of the scores of the caller's data
 
 # Largest accepted difference between a half-precision model and its float32 export, scaled like `tolerance`. Rounding
 # is about 100 times smaller; exceeding this means that the model is broken in float32.
@@ -61,10 +62,13 @@ def export(
                                                       another posterior returns, by the names of its `outputs`
         posterior  outputs, noise -> z[, codes]       only if q(z|x) is not a diagonal normal: a draw for each example,
                                                       and its whole numbers where the posterior has `codes`
-        decoder    z -> x_mean[, x_scale]             mean of p(x|z), and its standard deviation where it has one
-        elbo       x, epsilon -> reconstruction, kl   (batch,), nats per example; epsilon ~ N(0, I) is (batch,
-                                                      num_samples, *noise_shape), averaged over; called noise if
-                                                      q(z|x) is not a diagonal normal
+        decoder    z -> x_mean[, x_scale]             mean of p(x|z), its standard deviation where it has one, and
+                       [, x_parameters]               what else x is drawn of, such as logits
+        elbo       x, epsilon -> reconstruction, kl,  (batch,), nats per example; epsilon ~ N(0, I) is (batch,
+                       log_prob_per_dimension         num_samples, *noise_shape), averaged over; called noise if
+                                                      q(z|x) is not a diagonal normal; E_q log p(x_d|z) is like x
+                       [, x_mean, z, log_weight]      where x may lack values: E[x|observed], and z (batch,
+                                                      num_samples, *latent_shape) with their log weights
         prior      noise[, condition] -> z            only if the prior is not a diagonal normal; noise ~ N(0, I) is
                                                       (batch, *noise_shape), that of the prior
 
@@ -76,7 +80,8 @@ def export(
             keeps their names, and has no `elbo`.
         directory: Folder to write. It appears complete or not at all.
         data: Held-out examples `(n, ...)`, or a dict of arrays by the encoder's input names. File and model are
-            compared on the first 1000 of them, and precisions other than float32 need them. They are not stored.
+            compared on the first 1000 of them, and precisions other than float32 need them. They are not stored, but
+            for quantiles of their scores and moments of their codes, by which a server tells drift.
         likelihood: Likelihood whose parameters the decoder of a pair returns; None if it returns the mean.
         threshold: Result of `keras_vae.evaluation.fit_threshold` for a VAE. The manifest keeps it, so that a client
             who scores with the bundle learns which examples are anomalous.
@@ -135,6 +140,8 @@ def export(
         for entry in written.values():
             (folder / entry.name / "config.pbtxt").write_text(triton.config(entry, max_batch_size))
         described = _describe(exported, functions, written, anomaly, engine, policies, folder)
+        if held_out is not None and "elbo" in written:
+            described = dataclasses.replace(described, reference=_reference(described, folder, held_out))
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
     return described
 
@@ -198,7 +205,12 @@ def _checked_threshold(threshold, model):
         )
     if not isinstance(model, VAE):
         raise ValueError("threshold is for a VAE: a pair (encoder, decoder) has no elbo graph, and so no scores.")
-    return manifest.AnomalyThreshold(**dataclasses.asdict(threshold))
+    fields = {
+        field.name: getattr(threshold, field.name, None) for field in dataclasses.fields(manifest.AnomalyThreshold)
+    }
+    if fields["usual"] is not None:
+        fields["usual"] = _in_digits(fields["usual"])
+    return manifest.AnomalyThreshold(**fields)
 
 
 def _check_options(engine, tolerance, max_elbo_loss, max_batch_size):
@@ -353,12 +365,14 @@ def _rounding(graph, tried, policies):
     """Measures the difference between the model under its half-precision policy and in float32, as the files are."""
     allowed = max(POLICY_TOLERANCES[name.removeprefix("mixed_")] for name in policies)
     run = compile_function(graph.network, graph.function)
-    largest = {tensor.name: 0.0 for tensor in graph.outputs}
+    largest = {tensor.name: 0.0 for tensor in graph.outputs if tensor.name not in graph.exponentials}
     for probe in tried:
         if probe.kind == "extreme":
             continue  # half precision overflows there
         found = probes.run_model(graph, run, probe.kind, probe.inputs).outputs
-        for name, (_, scaled) in parity.compare(graph.name, probe, found, allowed, "half-precision model").items():
+        outputs = {name: values for name, values in probe.outputs.items() if name not in graph.exponentials}
+        exact = probes.Probe(probe.kind, probe.inputs, outputs)
+        for name, (_, scaled) in parity.compare(graph.name, exact, found, allowed, "half-precision model").items():
             largest[name] = max(largest[name], scaled)
     return {"rounding_of_policy": largest, "tolerance_of_policy": allowed}
 
@@ -418,7 +432,7 @@ def _blame_the_model(loaded, functions, tried):
 def _describe(model, functions, written, anomaly, engine, policies, folder):
     likelihood = model.likelihood
     x_mean = next(graph.outputs[0] for graph in functions if graph.name == "decoder")
-    statistics = getattr(model, "latent_statistics", None)
+    statistics, table = getattr(model, "latent_statistics", None), getattr(likelihood, "table", None)
     packages = ("keras-vae", "keras", keras.backend.backend(), "onnx", "onnxruntime", *converters.ENGINES[engine])
     return Manifest(
         graphs=written,
@@ -443,7 +457,26 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         missing=isinstance(model, VAE) and model.allow_missing,
         labels={name: count for graph in functions for name, count in graph.labels.items()},
         latents=None if statistics is None else statistics.get_config(),
+        draws=None if likelihood is None else likelihood.drawn_as(),
+        table=table if table is None else table.get_config(),
     )
+
+
+def _reference(described, folder, held_out):
+    """Quantiles of the scores of data and moments of their codes, as the written files give them."""
+    of_verbs = {name: graph for name, graph in described.graphs.items() if graph.precision == "float32"}
+    sessions = {name: Session(folder, graph, providers="cpu") for name, graph in of_verbs.items()}
+    pipeline = Pipeline(described, sessions)
+    scores, z = (found.astype("float64") for found in (pipeline.score(held_out), pipeline.encode(held_out).location))
+    z = z.reshape(-1, z.shape[-1])
+    codes = {"mean": _in_digits(z.mean(axis=0)), "std": _in_digits(np.maximum(z.std(axis=0), 1e-6))}
+    quantiles = np.quantile(scores, np.linspace(0.0, 1.0, QUANTILES))
+    return {"scores": _in_digits(quantiles), "codes": codes, "examples": len(scores)}
+
+
+def _in_digits(values):
+    """Nested lists of numbers, in as many digits as float32 has."""
+    return np.vectorize(lambda value: float(f"{value:.7g}"))(values).tolist()
 
 
 def _named_prior(vae):

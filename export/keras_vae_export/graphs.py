@@ -14,10 +14,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import VAE, DiagonalNormal, Mixture, likelihoods, posteriors
-from keras_vae_export._internals import embedded_inputs, encoder_outputs, input_dtype, takes_condition
+from keras_vae import VAE, DiagonalNormal, Mixture, likelihoods, objectives, posteriors
+from keras_vae_export._internals import Batch, embedded_inputs, encoder_outputs, input_dtype, takes_condition
 from keras_vae_export.errors import ExportError
-from keras_vae_serving.manifest import BATCH, NORMAL_OUTPUTS, NUM_SAMPLES, PosteriorSpec, Tensor, unnamed
+from keras_vae_serving import draws
+from keras_vae_serving.manifest import BATCH, LOG_PROB, NORMAL_OUTPUTS, NUM_SAMPLES, PosteriorSpec, Tensor, unnamed
 
 # What Keras calls an input without a name, and calls otherwise in a model that it has loaded.
 _AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
@@ -41,6 +42,8 @@ class GraphFunction:
         missing: Name of the input in which NaN stands for a missing value, or None.
         labels: Number of classes of each categorical input other than x and z, by input name.
         gives: Names of the outputs that are the only sensible inputs, of these names, of the graphs after it.
+        exponentials: Names of the outputs that are made of exponentials of another, by the name of that: where it is
+            large, float32 does not determine them.
     """
 
     name: str
@@ -53,6 +56,7 @@ class GraphFunction:
     missing: str | None = None
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
     gives: tuple[str, ...] = ()
+    exponentials: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Pair:
@@ -156,20 +160,25 @@ def _from_vae(vae):
 
     def elbo(x, *others):
         *condition, epsilon = others
-        terms = vae.elbo_terms(x, ops.swapaxes(epsilon, 0, 1), *condition or (None,), constant)
-        return {"reconstruction": terms.reconstruction, "kl": terms.kl}
+        bound = _Bound(vae)
+        terms = vae._terms(bound, Batch(x, *condition or (None,), x), ops.swapaxes(epsilon, 0, 1), prior=constant)
+        return {"reconstruction": terms.reconstruction, "kl": terms.kl, **bound.details}
 
     def drawn(noise, *condition):
         return {"z": (constant or vae.prior_distribution(*condition)).from_noise(noise)}
 
     given = (x, *(condition if takes_condition(vae.encoder) else ()))
     taken = (latents, *(condition if takes_condition(vae.decoder) else ()))
-    scored, terms = (x, *condition, epsilon), _per_example("reconstruction", "kl")
+    scored, terms = (x, *condition, epsilon), (*_per_example("reconstruction", "kl"), *_like(x_mean, LOG_PROB))
+    weighted = {"x_mean": "log_weight"} if missing else {}
+    if missing:
+        of_each = (BATCH, NUM_SAMPLES)
+        terms += (x_mean, Tensor("z", "float32", (*of_each, *z_shape)), Tensor("log_weight", "float32", of_each))
     encoded = () if is_normal else tuple(tensor.name for tensor in outputs)
     graphs = [
         GraphFunction("encoder", encoder, given, outputs, vae, ranges, missing=missing, gives=encoded),
         GraphFunction("decoder", decoder, taken, _decoder_signature(vae.likelihood, x_mean), vae, labels, latents="z"),
-        GraphFunction("elbo", elbo, scored, terms, vae, ranges, missing=missing, labels=counts),
+        GraphFunction("elbo", elbo, scored, terms, vae, ranges, None, missing, counts, exponentials=weighted),
     ]
     if not is_normal:
         codes = _codes(family, latents)
@@ -182,6 +191,32 @@ def _from_vae(vae):
     noise = Tensor("noise", "float32", (BATCH, *_prior_noise_shape(vae, prior, condition, latents)))
     given = condition if vae.has_conditional_prior else ()
     return (*graphs, GraphFunction("prior", drawn, (noise, *given), (latents,), vae, labels, labels=counts))
+
+
+class _Bound:
+    """The plain ELBO, as an objective that keeps what a run of the networks knows besides.
+
+    E_q log p(x_d|z) of each dimension and, where values may be missing, what `VAE.impute` is made of.
+    """
+
+    log_names: tuple[str, ...] = ()
+
+    def __init__(self, vae: VAE) -> None:
+        self.details: dict[str, Any] = {}
+        self._vae = vae
+
+    def __call__(self, batch: objectives.LatentBatch) -> objectives.Terms:
+        parameters, likelihood = batch.decode(batch.z), batch.likelihood
+        log_prob = likelihood.log_prob_terms(batch.target, parameters, self._vae._observed(batch.target))
+        log_likelihood = ops.sum(log_prob, axis=tuple(range(2, len(log_prob.shape))))
+        self.details[LOG_PROB] = ops.mean(log_prob, axis=0)
+        if self._vae.allow_missing:
+            log_weight = log_likelihood + batch.prior.log_prob(batch.z) - batch.log_q()
+            self.details["x_mean"] = likelihood.mixture_mean(parameters, ops.softmax(log_weight, axis=0))
+            self.details["z"] = ops.swapaxes(batch.z, 0, 1)
+            self.details["log_weight"] = ops.transpose(log_weight)
+        reconstruction, kl = -ops.mean(log_likelihood, axis=0), batch.kl()
+        return objectives.Terms(reconstruction + kl, reconstruction, kl)
 
 
 def _is_normal(vae):
@@ -317,17 +352,30 @@ def _data_ranges(likelihood, x_mean):
 
 
 def _decoder_outputs(likelihood, parameters):
-    """The mean of p(x|z), and its standard deviation if the likelihood has one."""
+    """The mean of p(x|z), its standard deviation if the likelihood has one, and what else x is drawn of."""
     if likelihood is None:
         return {"x_mean": parameters}
     outputs = {"x_mean": likelihood.mean(parameters)}
     if likelihood.has_stddev:
         outputs["x_scale"] = likelihood.stddev(parameters)
+    if _needs_parameters(likelihood):
+        outputs["x_parameters"] = likelihood.draw_parameters(parameters)
     return outputs
 
 
 def _decoder_signature(likelihood, x_mean):
-    return _like(x_mean, *(("x_mean", "x_scale") if likelihood is not None and likelihood.has_stddev else ("x_mean",)))
+    if likelihood is None:
+        return (x_mean,)
+    found = _like(x_mean, *(("x_mean", "x_scale") if likelihood.has_stddev else ("x_mean",)))
+    if not _needs_parameters(likelihood):
+        return found
+    shape = draws.parameter_shape(likelihood.drawn_as(), x_mean.shape)
+    return (*found, Tensor("x_parameters", "float32", shape))
+
+
+def _needs_parameters(likelihood):
+    spec = likelihood.drawn_as()
+    return spec is not None and draws.needs_parameters(spec)
 
 
 def _inputs_of(network, main, like):
@@ -346,7 +394,7 @@ def _inputs_of(network, main, like):
             )
         role = [main if main not in names and shape == like.shape else "condition" for shape in shapes]
         names = [new if _AUTOMATIC.fullmatch(name) else name for name, new in zip(names, role, strict=True)]
-    reserved = {*NORMAL_OUTPUTS, "x_mean", "x_scale"} & set(names)
+    reserved = {*NORMAL_OUTPUTS, "x_mean", "x_scale", "x_parameters"} & set(names)
     if reserved or len(set(names)) < len(names):
         raise ExportError(
             f"The inputs are called {names}: give each a name of its own that is not the name of an output, "

@@ -61,7 +61,7 @@ def measure(
         session = Session(directory, graph, providers=providers)
     except BundleError as error:
         raise StructureError(f"{graph.name}: {error}") from None
-    absolute = {tensor.name: 0.0 for tensor in graph.outputs}
+    absolute = {tensor.name: 0.0 for tensor in graph.outputs if any(tensor.name in probe.outputs for probe in probes)}
     scaled, uncertain = dict(absolute), {}
     batches = {min(batch, len(probe)) for batch in BATCHES for probe in probes}
     for probe in probes:

@@ -147,6 +147,23 @@ class Likelihood(Configured, Layer):
         """
         raise NotImplementedError
 
+    def drawn_as(self) -> dict[str, Any] | None:
+        """How an exported bundle draws what `sample` draws, without this class; None if it cannot.
+
+        `{"name": "gaussian"}` names a function of `keras_vae_serving.draws`, which is given `draw_parameters`, and what
+        else it must know. A likelihood of one's own is not drawn, unless it says here as which it is.
+        """
+        is_ours = type(self).__module__.startswith("keras_vae.")
+        return self._drawn_as() if is_ours else None
+
+    def _drawn_as(self):
+        return None
+
+    def draw_parameters(self, parameters: Any) -> Any:
+        """The tensor that x is drawn of as `drawn_as` says: the mean and, in a block of channels after it, `stddev`."""
+        mean = self.mean(parameters)
+        return ops.concatenate([mean, self.stddev(parameters)], axis=-1) if self.has_stddev else mean
+
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         """Parameters (NumPy) whose mean is `mean`: the initial output bias of a decoder."""
         raise NotImplementedError

@@ -91,6 +91,13 @@ class Categorical(Likelihood):
         winner = np.argmax(logits + np.random.default_rng(seed).gumbel(size=logits.shape), axis=-1)
         return winner.astype("float32") if self.num_classes else np.eye(logits.shape[-1], dtype="float32")[winner]
 
+    def _drawn_as(self):
+        return {"name": "categorical", "num_classes": self.num_classes}
+
+    def draw_parameters(self, parameters: Any) -> Any:
+        """The probabilities; of codes too, on an axis more than they have."""
+        return ops.softmax(parameters, axis=-1)
+
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         """Of codes: equal probabilities, as their average says nothing of how frequent each is."""
         if self.num_classes is not None:
@@ -191,6 +198,9 @@ class Poisson(_Counts):
         rate = np.exp(validation.to_numpy(parameters).astype("float64"))
         return np.random.default_rng(seed).poisson(np.minimum(rate, 1e15)).astype("float32")
 
+    def _drawn_as(self):
+        return {"name": "poisson"}
+
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(mean, 0.01))
 
@@ -243,6 +253,9 @@ class Multinomial(_Counts):
         p = np.exp(logits - logits.max(axis=-1, keepdims=True))
         p /= p.sum(axis=-1, keepdims=True)
         return np.random.default_rng(seed).multinomial(self.total, p).astype("float32")
+
+    def _drawn_as(self):
+        return None if self.total is None else {"name": "multinomial", "total": self.total}
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         share = mean / np.maximum(np.sum(mean, axis=-1, keepdims=True), 1e-12)
@@ -309,6 +322,13 @@ class NegativeBinomial(_Counts):
         log_mean, log_r = (validation.to_numpy(part).astype("float64") for part in self._split(parameters))
         rng, r = np.random.default_rng(seed), np.exp(log_r)
         return rng.poisson(np.minimum(rng.gamma(r, np.exp(log_mean) / r), 1e15)).astype("float32")
+
+    def _drawn_as(self):
+        return {"name": "negative_binomial"}
+
+    def draw_parameters(self, parameters: Any) -> Any:
+        """The mean and the inverse dispersion."""
+        return ops.concatenate([ops.exp(part) for part in self._split(parameters)], axis=-1)
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         log_mean = np.log(np.maximum(mean, 0.01))

@@ -347,6 +347,9 @@ class Gaussian(LocationScale):
     def standard_sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.standard_normal(shape, dtype="float32")
 
+    def _drawn_as(self):
+        return {"name": "gaussian"}
+
 
 @keras.saving.register_keras_serializable(package="keras_vae")
 class Laplace(LocationScale):
@@ -376,6 +379,9 @@ class Laplace(LocationScale):
 
     def standard_sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.laplace(size=shape)
+
+    def _drawn_as(self):
+        return {"name": "laplace"}
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
@@ -444,6 +450,14 @@ class DiscretizedLogistic(LocationScale):
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         x = np.clip(super().sample(parameters, seed), 0.0, 1.0)
         return (np.round(x * (self.levels - 1)) / (self.levels - 1)).astype("float32")
+
+    def _drawn_as(self):
+        return {"name": "discretized_logistic", "levels": self.levels}
+
+    def draw_parameters(self, parameters: Any) -> Any:
+        """The location and the scale."""
+        location, log_scale = self._location_and_log_scale(parameters)
+        return ops.concatenate([location, ops.exp(log_scale) + ops.zeros_like(location)], axis=-1)
 
     def error(self, difference: Any) -> Any:
         return ops.abs(difference) / (2.0 * math.log(2.0))  # the mean absolute value of a logistic is 2 log 2 scales

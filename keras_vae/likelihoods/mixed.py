@@ -101,6 +101,25 @@ class Mixed(Likelihood):
         pieces = zip(self.parts, self._of_parameters(validation.to_numpy(parameters)), strict=True)
         return self._together([part.sample(piece, rng) for part, piece in pieces])
 
+    def _drawn_as(self):
+        found = [part.drawn_as() for part in self.parts]
+        return (
+            None
+            if None in found
+            else {"name": "mixed", "groups": list(map(list, zip(found, self.columns, strict=True)))}
+        )
+
+    def draw_parameters(self, parameters: Any) -> Any:
+        """Those of the groups, side by side."""
+        pieces = zip(self.parts, self._of_parameters(parameters), strict=True)
+        found = [part.draw_parameters(piece) for part, piece in pieces]
+        shapes = [part.parameter_shape((count,)) for part, count in zip(self.parts, self.columns, strict=True)]
+        flat = [
+            each if len(shape) == 1 else ops.reshape(each, (*ops.shape(each)[: -len(shape)], math.prod(shape)))
+            for each, shape in zip(found, shapes, strict=True)
+        ]
+        return ops.concatenate(flat, axis=-1)
+
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         pieces = zip(self.parts, self._of_data(np.asarray(mean)), strict=True)
         found = [(piece, part.parameters_at_mean(piece)) for part, piece in pieces]

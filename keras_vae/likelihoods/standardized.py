@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_vae import _containers, validation
 from keras_vae.likelihoods.base import Likelihood, check_finite
+from keras_vae.likelihoods.location_scale import LocationScale
 from keras_vae.likelihoods.mixed import Mixed
 from keras_vae.likelihoods.registry import get
 
@@ -128,6 +129,21 @@ class Standardized(Likelihood):
 
     def sample(self, parameters: Any, seed: int | np.random.Generator | None = None) -> np.ndarray:
         return self.likelihood.sample(parameters, seed) * self._stddev + self._mean
+
+    def _drawn_as(self):
+        found = self.likelihood.drawn_as()
+        if found is None or self._is_drawn_in_own_units:
+            return found
+        return {"name": "standardized", "of": found, "mean": self._mean.tolist(), "stddev": self._stddev.tolist()}
+
+    def draw_parameters(self, parameters: Any) -> Any:
+        """Mean and standard deviation in the units of the data; of a `Mixed` what its groups have, standardised."""
+        of = super() if self._is_drawn_in_own_units else self.likelihood
+        return of.draw_parameters(parameters)
+
+    @property
+    def _is_drawn_in_own_units(self):
+        return isinstance(self.likelihood, LocationScale)
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         return self.likelihood.parameters_at_mean((mean - self._mean) / self._stddev)

@@ -61,6 +61,9 @@ class Bernoulli(Likelihood):
         p = validation.to_numpy(self.mean(parameters))
         return (np.random.default_rng(seed).random(p.shape, dtype="float32") < p).astype("float32")
 
+    def _drawn_as(self):
+        return {"name": "bernoulli"}
+
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         # Clipped as in Burda et al. 2016: a pixel that is never on would start at minus infinity.
         p = np.clip(mean, 0.001, 0.999)
@@ -150,6 +153,13 @@ class ContinuousBernoulli(Likelihood):
         size = np.maximum(np.abs(logits), 1e-9)
         x = 1.0 + np.log1p(u * np.expm1(-size)) / size
         return np.where(logits < 0.0, 1.0 - x, x).astype("float32")
+
+    def _drawn_as(self):
+        return {"name": "continuous_bernoulli"}
+
+    def draw_parameters(self, parameters: Any) -> Any:
+        """The logits."""
+        return parameters
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         mean = np.clip(mean, 0.02, 0.98)

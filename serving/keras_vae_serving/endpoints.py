@@ -1,8 +1,8 @@
 """What the server answers for one bundle: its graphs as they are, and the verbs over them.
 
 A graph (`encoder`, `posterior`, `decoder`, `elbo`, `prior`) has the inputs and outputs that it has on Triton, so that a
-client moves there without change. A verb (`encode`, `decode`, `reconstruct`, `sample`, `score`) is that of `Pipeline`,
-but awaited: each run of a graph is shared with other requests.
+client moves there without change. A verb (`encode`, `decode`, `reconstruct`, `sample`, `score`, `impute`) is that of
+`Pipeline`, but awaited: each run of a graph is shared with other requests.
 """
 
 import difflib
@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from keras_vae_serving.batching import Batcher
+from keras_vae_serving.drift import Drift
 from keras_vae_serving.errors import RequestError, abbreviate
 from keras_vae_serving.inputs import all_finite
-from keras_vae_serving.manifest import MAX_SEED, NUM_SAMPLES, Tensor
+from keras_vae_serving.manifest import BATCH, MAX_SEED, NUM_SAMPLES, Tensor
 from keras_vae_serving.pipeline import Pipeline
 from keras_vae_serving.providers import Providers
 from keras_vae_serving.session import batch_size_of
@@ -45,7 +46,8 @@ class Endpoint:
     Args:
         name: Name as in the URL.
         description: One sentence.
-        inputs, outputs: Tensors, whose first size is "batch"; a verb converts inputs of any numeric dtype.
+        inputs, outputs: Tensors, whose first size is "batch"; a verb converts inputs of any numeric dtype, and gives
+            some outputs only where a parameter asks for them.
         run: Called with inputs and parameters by `Endpoints.run`, after its checks.
         parameters: Meaning of each parameter of a request, by name.
         platform: "onnxruntime_onnx", as Triton calls it, for a graph; "keras_vae" for a verb.
@@ -80,6 +82,7 @@ class Endpoints:
     Attributes:
         by_name: The endpoints by name.
         batchers: The `Batcher` of each graph, by name.
+        drift: How far requests lie from the data given at export; None where the bundle does not know these.
 
     Raises:
         BundleError, ProviderError: If the bundle cannot be run.
@@ -98,6 +101,8 @@ class Endpoints:
     ) -> None:
         self.pipeline: Pipeline = Pipeline.load(directory, providers, precision, threads, batch_size=max_batch)
         self.max_rows: int = max_rows
+        reference = self.pipeline.manifest.reference
+        self.drift: Drift | None = None if reference is None else Drift(reference)
         self._growth = self._measured_growth()
         self.by_name: dict[str, Endpoint] = {
             endpoint.name: endpoint for endpoint in (*map(self._graph, self.pipeline.sessions), *self._verbs())
@@ -203,7 +208,11 @@ class Endpoints:
 
     def _verbs(self):
         verbs = self.pipeline.verbs
-        decoder = self.pipeline.sessions["decoder"].graph.outputs
+        decoder = tuple(t for t in self.pipeline.sessions["decoder"].graph.outputs if t.name in verbs.moments)
+        x, is_drawn = decoder[0].shape, {"draw": "Only false: the bundle does not say how x is drawn from p(x|z)."}
+        if self.pipeline.manifest.draws is not None:
+            is_drawn = {"draw": "Whether x_drawn, a draw from p(x|z), is given in place of its moments (false)."}
+            decoder += (Tensor("x_drawn", "float32", x),)
         what = "q(z|x): its mean and log-variance."
         if not verbs.is_normal:
             what = "q(z|x): what the encoder returns, and z, the draw of which all noise is 0."
@@ -211,13 +220,15 @@ class Endpoints:
         known = self.pipeline.manifest.latents is not None
         scaled = {"standardized": _STANDARDIZED if known else "Only false: the bundle has no statistics of its codes."}
         yield self._verb("encode", what, verbs.posterior_outputs, verbs.encode, scaled)
-        yield self._verb("decode", "The mean of p(x|z).", decoder, verbs.decode, scaled)
+        parameters = {**scaled, **is_drawn, "seed": _DRAW_SEED}
+        yield self._verb("decode", "The mean of p(x|z).", decoder, verbs.decode, parameters)
         parameters = {"sample": "Whether z is drawn from q(z|x) instead of its mean (false).", "seed": _DRAW_SEED}
         parameters["sample"] = parameters["sample"] if verbs.is_normal else "Whether z is drawn from q(z|x) (false)."
+        parameters |= is_drawn
         what = "The mean of p(x|z), with z from q(z|x)."
         yield self._verb("reconstruct", what, decoder, verbs.reconstruct, parameters)
         if verbs.can_sample:
-            parameters = {"n": "Number of samples (1).", "seed": _DRAW_SEED}
+            parameters = {"n": "Number of samples (1).", "seed": _DRAW_SEED, **is_drawn}
             shape = self.pipeline.manifest.latent_shape
             example = ", ".join(str(size or 8) for size in shape)
             parameters["latent_shape"] = f'Sizes of each z: only "{example}".'
@@ -227,30 +238,73 @@ class Endpoints:
                 "sample", "The mean of p(x|z), with z drawn from the prior.", decoder, self._sample, parameters
             )
         if "elbo" in self.pipeline.sessions:
-            outputs = tuple(Tensor(name, "float32", ("batch",)) for name in ("negative_elbo", "reconstruction", "kl"))
+            outputs = tuple(Tensor(name, "float32", (BATCH,)) for name in ("negative_elbo", "reconstruction", "kl"))
             what = "The negative ELBO of each example and its two terms, in nats: the anomaly score."
             threshold = verbs.threshold
             if threshold is not None:
-                outputs += (Tensor("is_anomaly", "bool", ("batch",)),)
+                outputs += (Tensor("is_anomaly", "bool", (BATCH,)),)
                 what += (
                     f" is_anomaly: whether it is above {threshold.nats:g} nats, as a share of "
                     f"{1 - threshold.quantile:g} of normal data is (fitted on {threshold.examples} examples)."
                 )
+                if threshold.low is not None:
+                    what += f" It is one, too, below {threshold.low:g} nats, as hardly any normal data are."
             num_samples, seed = verbs.score_settings
             parameters = {
                 "num_samples": f"Number of samples of z that each score is averaged over ({num_samples}).",
                 "seed": f"Seed for the samples ({seed}).",
             }
+            parameters["per_dimension"] = (
+                "Only false: the bundle was exported before it could say where a score comes from."
+            )
+            parameters["top_columns"] = "Refused: the columns of the data have no names here."
+            if verbs.can_tell_where:
+                parameters["per_dimension"] = "Whether the surprise of each dimension of x is given, in nats (false)."
+                outputs += (Tensor("surprise", "float32", x),)
+            if verbs.can_tell_where and self.pipeline.manifest.table is not None:
+                parameters["top_columns"] = "Number of columns to name, the most surprising first (none)."
+                top = (BATCH, "columns")
+                outputs += (Tensor("top_columns", "str_", top), Tensor("top_surprise", "float32", top))
             yield self._verb("score", what, outputs, verbs.score, parameters)
+        if verbs.can_impute:
+            what = (
+                "x with its missing values (NaN, in JSON null) filled in, and the others as they came, of their type."
+            )
+            outputs = (Tensor("x_filled", "float32", x), Tensor("x_draws", "float32", (x[0], "draws", *x[1:])))
+            parameters = {
+                "draws": "Number of copies in which they are drawn, given as x_draws in place of x_filled, their mean.",
+                "num_samples": "Number of samples of z that are weighted by what is observed (100).",
+                "seed": _DRAW_SEED,
+            }
+            yield self._verb("impute", what, outputs, self._impute, parameters)
 
     def _verb(self, name, description, outputs, verb: Callable[..., Steps], parameters=None):
         async def run(inputs, parameters):
             arguments = {key: self._argument(key, value) for key, value in parameters.items()}
-            return await self._finish(verb(inputs, **arguments))
+            outputs = await self._finish(verb(inputs, **arguments))
+            if self.drift is not None:
+                self._note(name, parameters, outputs)
+            return outputs
 
         return Endpoint(name, description, self.pipeline.inputs.of_verb(name), outputs, run, parameters or {})
 
-    def _sample(self, inputs, n=None, seed=None, latent_shape=None):
+    def _note(self, name, parameters, outputs):
+        """Compares what was asked for as it was at export."""
+        if name == "score" and not parameters.keys() & {"num_samples", "seed"}:
+            self.drift.scored(outputs["negative_elbo"])
+        if name == "encode" and not parameters.get("standardized"):
+            self.drift.encoded(outputs["z" if "z" in outputs else "z_mean"])
+
+    def _impute(self, inputs, draws=None, **arguments):
+        """`Verbs.impute`, of no more copies than a request may decode."""
+        rows = max((len(array) for array in inputs.values() if array.ndim), default=0)
+        if draws is not None and rows * draws > self.max_rows:
+            raise RequestError(
+                f"{rows} examples with {draws} draws each are more than {self.max_rows} at a time: send fewer.", 413
+            )
+        return self.pipeline.verbs.impute(inputs, draws, **arguments)
+
+    def _sample(self, inputs, n=None, seed=None, latent_shape=None, draw=False):
         """`Verbs.sample`, in which the condition says how many are wanted if nothing else does."""
         for name, array in inputs.items():
             if array.ndim == 0:
@@ -262,7 +316,7 @@ class Endpoints:
         n = max(map(len, inputs.values()), default=1) if n is None else n
         if latent_shape is not None:
             self._check_decoded((n, *latent_shape))
-        return self.pipeline.verbs.sample(n, seed, inputs.get("condition"), latent_shape)
+        return self.pipeline.verbs.sample(n, seed, inputs.get("condition"), latent_shape, draw)
 
     async def _finish(self, steps):
         """The result of a verb, whose graphs are run together with those of other requests."""
@@ -281,11 +335,15 @@ class Endpoints:
                 )
             if run.graph == "decoder":
                 self._check_decoded(run.inputs[self.pipeline.inputs.z].shape)
-            outputs = await self.batchers[run.graph].run(run.with_noise(run.inputs))
+            wanted, every = run.outputs, len(self.batchers[run.graph].session.graph.outputs)
+            if wanted is None and run.graph == "decoder":
+                wanted = self.pipeline.verbs.moments
+            wanted = None if wanted is None or len(wanted) == every else wanted  # as a client of the graph asks
+            outputs = await self.batchers[run.graph].run(run.with_noise(run.inputs), wanted)
 
     def _argument(self, name, value):
         """The value of a parameter, as `Verbs` takes it."""
-        if name in ("sample", "standardized"):
+        if name in ("sample", "standardized", "draw", "per_dimension"):
             if not isinstance(value, bool):
                 raise RequestError(f'the parameter "{name}" must be true or false; got {abbreviate(value)}.')
         elif name == "latent_shape":

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from keras_vae_serving import draws
 from keras_vae_serving.errors import RequestError
 
 SCHEMA_VERSION: int = 2
 FILE_NAME: str = "manifest.json"
 BATCH: str = "batch"  # the name of every first dimension
 NUM_SAMPLES: str = "num_samples"  # that of the second dimension of the noise of "elbo"
+LOG_PROB: str = "log_prob_per_dimension"  # output of "elbo": E_q log p(x_d|z) of each dimension d of x
 NORMAL_OUTPUTS: tuple[str, str] = ("z_mean", "z_log_var")  # of the encoder where q(z|x) is a diagonal normal
 MAX_SEED: int = 2**63  # the whole numbers of the protocol's parameters are int64
 
@@ -126,6 +128,9 @@ class AnomalyThreshold:
         num_samples: Number of samples of z that each score was averaged over; other scores must use the same number.
         seed: Seed for those samples; other scores must use the same seed.
         examples: Number of examples that it was fitted on.
+        low: Negative ELBO below which an example is anomalous too, or None.
+        usual: -E_q log p(x_d|z) of each dimension d, averaged over normal data, nested lists of the data's shape, or
+            None: what is more is a surprise.
     """
 
     nats: float
@@ -133,6 +138,8 @@ class AnomalyThreshold:
     num_samples: int
     seed: int
     examples: int
+    low: float | None = None
+    usual: Any = None
 
     def __post_init__(self) -> None:
         for name, kind, low, high, words in (
@@ -145,10 +152,13 @@ class AnomalyThreshold:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kind) or not low < value < high:
                 raise ValueError(f"the {name} of an anomaly threshold must be {words}; got {value!r}")
+        if self.low is not None and not (isinstance(self.low, int | float) and -math.inf < self.low < self.nats):
+            raise ValueError(f"the low of an anomaly threshold must be a number below its nats; got {self.low!r}")
 
     def is_anomaly(self, scores: np.ndarray) -> np.ndarray:
-        """Whether negative ELBOs, an array in nats, lie above the threshold; a score that is NaN does, too."""
-        return ~(scores <= self.nats)
+        """Whether negative ELBOs, an array in nats, lie above the threshold, or below `low`; one of NaN does, too."""
+        least = -math.inf if self.low is None else self.low
+        return ~((scores >= least) & (scores <= self.nats))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -172,6 +182,11 @@ class Manifest:
         missing: Whether a NaN in x stands for a missing number, which the graphs leave out.
         labels: Number of labels, which count from 0, of each input that holds labels, by name.
         latents: `{"mean": [...], "std": [...]}` of the codes of all data, which broadcast with z, or None.
+        draws: How x is drawn from p(x|z), see `draws.py`; None where that is not known.
+        reference: `{"scores": [...], "codes": {"mean": [...], "std": [...]}, "examples": n}` of data given at export:
+            evenly spaced quantiles of their scores, from the least to the greatest, and moments of each channel of z.
+            None where no data were given.
+        table: Columns of the DataFrame that x is made of, as `keras_vae.tables.Table.get_config` gives them, or None.
     """
 
     graphs: dict[str, GraphSpec]
@@ -187,6 +202,9 @@ class Manifest:
     missing: bool = False
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
     latents: dict[str, Any] | None = None
+    draws: dict[str, Any] | None = None
+    reference: dict[str, Any] | None = None
+    table: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_shape", tuple(self.data_shape))
@@ -268,8 +286,14 @@ class Manifest:
             _ = entry["sha256"] + "", entry["bytes"] + 0
         if self.data_range is not None:
             _ = [float(end) for end in self.data_range]
-        if self.anomaly is not None and "elbo" not in self.graphs:
-            raise ValueError("it has an anomaly threshold, but no elbo graph to score with")
+        if self.anomaly is not None:
+            self._check_anomaly(self.anomaly)
+        if self.draws is not None:
+            draws.check(self.draws)
+        if self.reference is not None:
+            self._check_reference(**self.reference)
+        if self.table is not None and sum(columns(self.table).values()) != self.data_shape[-1]:
+            raise ValueError(f"its table has another number of columns than the data, {self.data_shape[-1]}")
         if not isinstance(self.missing, bool):
             raise ValueError(f"missing must be true or false; got {self.missing!r}")
         if not all(type(count) is int and count > 0 for count in self.labels.values()):
@@ -288,6 +312,22 @@ class Manifest:
                 if np.ndim(config[part]) != len(self.latent_shape):
                     raise ValueError(f"the {part} of the prior is not of one z of shape {self.latent_shape}")
                 self._check_array(part, config[part])
+
+    def _check_anomaly(self, anomaly):
+        if "elbo" not in self.graphs:
+            raise ValueError("it has an anomaly threshold, but no elbo graph to score with")
+        if anomaly.usual is not None:
+            usual = np.asarray(anomaly.usual, "float64")
+            if not shape_matches(usual.shape, self.data_shape) or not np.isfinite(usual).all():
+                raise ValueError(f"the usual of its anomaly threshold is not a number for each of {self.data_shape}")
+
+    def _check_reference(self, scores, codes, examples):
+        scores = np.asarray(scores, "float64")
+        if scores.ndim != 1 or len(scores) < 2 or not np.isfinite(scores).all() or (np.diff(scores) < 0.0).any():
+            raise ValueError("the scores of its reference are no quantiles: they must be finite numbers that rise")
+        for name in ("mean", "std"):
+            self._check_array(name, codes[name], positive=name == "std")
+        _ = examples + 0
 
     def _check_latents(self):
         """Raises a ValueError where what is said of q(z|x) contradicts the graphs."""
@@ -334,6 +374,13 @@ class Manifest:
             # It follows links, which glob does not: a link inside a graph's folder is refused whatever it leads to.
             if (path.is_file() or path.is_symlink()) and not known and not path.name.startswith("."):
                 raise BundleError(f"{path} is not part of the bundle: remove it, or export the model again.")
+
+
+def columns(table: list[dict[str, Any]]) -> dict[str, int]:
+    """How many numbers each column of a table has in x, by name, in the order of x: numbers first, then categories."""
+    widths = {column["name"] + "": len(column["categories"]) if column["kind"] == "category" else 1 for column in table}
+    order = sorted(table, key=lambda column: column["kind"] == "category")  # and else as they are
+    return {column["name"]: widths[column["name"]] for column in order}
 
 
 def noise_input(graph: Any) -> Tensor | None:

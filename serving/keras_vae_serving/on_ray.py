@@ -31,11 +31,13 @@ except ImportError as _error:
 # Arguments of each verb other than its data and seed, and the outputs that become columns.
 _ARGUMENTS = {
     "encode": ["standardized"],
-    "decode": ["standardized"],
-    "reconstruct": ["sample"],
-    "score": ["num_samples"],
+    "decode": ["standardized", "draw"],
+    "reconstruct": ["sample", "draw"],
+    "score": ["num_samples", "per_dimension", "top_columns"],
+    "impute": ["num_samples"],
 }
-_COLUMNS = ("x_mean", "negative_elbo", "is_anomaly")  # of "encode" all
+# Of "encode" all.
+_COLUMNS = ("x_mean", "x_drawn", "x_filled", "negative_elbo", "is_anomaly", "surprise", "top_columns", "top_surprise")
 
 
 def deploy(
@@ -140,18 +142,19 @@ def map_batches(
     may come back in another order (unless `DataContext.execution_options.preserve_order` is set): keep a column that
     names them. Drop the column of an input that is not needed later to save space.
 
-    Noise (`score`, and `reconstruct` with `sample=True`) does not follow the order of the rows, as it does in
-    `Pipeline`: that of an example comes from `seed` and the example, see `example_seed`. The same example gets the same
-    result in any batch, on any worker, as often as it is tried; equal examples get equal noise. int8 alone rounds by
-    the batch, and differs between batches by as much as it does from float32.
+    Noise (of `score`, `impute`, and of what is drawn with `sample=True` or `draw=True`) does not follow the order of
+    the rows, as it does in `Pipeline`: that of an example comes from `seed` and the example, see `example_seed`. The
+    same example gets the same result in any batch, on any worker, as often as it is tried; equal examples get equal
+    noise. int8 alone rounds by the batch, and differs between batches by as much as it does from float32.
 
     Args:
         dataset: `ray.data.Dataset`, whose examples are tensors of the bundle's shape without the batch axis, or lists.
         bundle: Folder of the bundle, with the same path on this machine and on all machines where workers run.
         verb: Verb to run. "encode" adds `z_mean` and `z_log_var`, each `(*latent_shape,)`, or of another posterior what
-            the encoder returns, `z` and `codes`; "decode" and "reconstruct" add `x_mean`, like an example of x; "score"
-            adds `negative_elbo`, a number, in nats, and where the bundle has a threshold `is_anomaly`, whether it is
-            above that.
+            the encoder returns, `z` and `codes`; "decode" and "reconstruct" add `x_mean`, or `x_drawn` with `draw`,
+            like an example of x; "impute" adds `x_filled`, x with its missing values filled in by their mean; "score"
+            adds `negative_elbo`, a number, in nats, where the bundle has a threshold `is_anomaly`, whether it is beyond
+            that, and what `per_dimension` and `top_columns` ask for, as over HTTP.
         columns: Column that holds the input, or a dict of columns by input, such as `{"x": "image", "label":
             "digit"}`. By default a column has the name of its input: x, or z for "decode".
         workers: Largest number of processes; Ray starts as many as there is room for next to the tasks that read data.
@@ -162,7 +165,8 @@ def map_batches(
         providers: "auto" (CUDA with `num_gpus`, else the CPU) or a value for `Pipeline.load`.
         precision: Precision as for `Pipeline.load`.
         seed: Seed for the noise, a whole number; None takes a new seed in each call.
-        **arguments: `sample` for "reconstruct", `num_samples` for "score", `standardized` for "encode" and "decode".
+        **arguments: `sample` and `draw` for "reconstruct"; `num_samples`, `per_dimension` and `top_columns` for
+            "score"; `num_samples` for "impute"; `standardized` for "encode" and "decode", which takes `draw` too.
 
     Returns:
         A `ray.data.Dataset` with the columns of `dataset` and the results, float32 (`is_anomaly`: bool).
@@ -232,13 +236,18 @@ class _Worker:
         self._verb, self._columns, self._seed, self._arguments = verb, columns, seed, arguments
         if verb == "score" and "elbo" not in self._pipeline.sessions:
             self._pipeline.score({})  # raises: says what is missing
+        verbs = self._pipeline.verbs
         if arguments.get("standardized"):
-            self._pipeline.verbs.require_statistics()
+            verbs.require_statistics()
+        if arguments.get("draw"):
+            verbs.require_draws()
+        if verb == "impute":
+            verbs.require_imputation()
         self._inputs = [tensor.name for tensor in self._pipeline.inputs.of_verb(verb)]
 
     def __call__(self, batch):
         x, arguments = self._read(batch), self._arguments
-        if self._verb == "score" or arguments.get("sample"):
+        if self._verb in ("score", "impute") or arguments.get("sample") or arguments.get("draw"):
             arguments = {**arguments, "seed": _Noise(self._seeds(x))}
         outputs = self._pipeline.run(getattr(self._pipeline.verbs, self._verb)(x, **arguments))
         results = {name: array for name, array in outputs.items() if self._verb == "encode" or name in _COLUMNS}
@@ -263,11 +272,16 @@ class _Worker:
 
     def _seeds(self, x):
         inputs = self._pipeline.inputs
-        if self._verb == "score":
+        if self._verb in ("score", "impute"):
             examples = inputs.check("elbo", x)
+        elif self._verb == "decode":
+            examples = inputs.check("decoder", x)
         else:
             examples = inputs.check("encoder", inputs.split_by_network(x)[0])
-        return [example_seed(self._seed, *example) for example in zip(*examples.values(), strict=True)]
+        rows = list(zip(*examples.values(), strict=True))
+        if self._verb == "impute":  # which draws for rows that lack a value, and no others
+            rows = [row for row, x in zip(rows, examples["x"], strict=True) if np.isnan(x).any()]
+        return [example_seed(self._seed, *row) for row in rows]
 
 
 class _Noise(np.random.Generator):
@@ -275,7 +289,11 @@ class _Noise(np.random.Generator):
 
     def __init__(self, seeds):
         super().__init__(np.random.PCG64(0))
-        self._seeds = iter(seeds)
+        self._all, self._seeds = seeds, iter(seeds)
+
+    def spawn(self, n_children):
+        """For each child a list of generators, one for each row, as `draws.draw` takes them."""
+        return list(zip(*(np.random.default_rng(seed).spawn(n_children) for seed in self._all), strict=True))
 
     def standard_normal(self, size, dtype):  # pyright: ignore[reportIncompatibleMethodOverride]
         seeds = itertools.islice(self._seeds, size[0])

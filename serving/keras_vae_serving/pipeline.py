@@ -145,27 +145,53 @@ class Pipeline:
             self.verbs.require_statistics()
         return GraphPosterior(self, self.run(self.verbs.outputs(x)), standardized)
 
-    def decode(self, z: Any, standardized: bool = False) -> np.ndarray:
+    def decode(self, z: Any, standardized: bool = False, draw: bool = False, seed: Seed = None) -> np.ndarray:
         """The mean of p(x|z): `(n, *latent_shape)`, or a dict of arrays by input name, to `(n, ...)`.
 
-        With `standardized`, z is as `encode(x, standardized=True)` gives it.
-        """
-        return self.run(self.verbs.decode(z, standardized))["x_mean"]
+        With `standardized`, z is as `encode(x, standardized=True)` gives it. With `draw`, here and below, x is drawn
+        from p(x|z) instead: a count is then a whole number, and a category is one.
 
-    def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None) -> np.ndarray:
+        Raises:
+            RequestError: If x shall be drawn, and the bundle does not say how, as of a likelihood of one's own.
+        """
+        return self._x(self.verbs.decode(z, standardized, draw, seed))
+
+    def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None, draw: bool = False) -> np.ndarray:
         """The mean of p(x|z) at the posterior's location or, if `sample`, at a z drawn from q(z|x).
 
         Other inputs of the decoder, such as a label, are taken from the dict `x`.
         """
-        return self.run(self.verbs.reconstruct(x, sample, seed))["x_mean"]
+        return self._x(self.verbs.reconstruct(x, sample, seed, draw))
 
-    def sample(self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None) -> np.ndarray:
+    def sample(
+        self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None, draw: bool = False
+    ) -> np.ndarray:
         """The mean of p(x|z) for `n` draws of z from the prior, `(n, ...)`.
 
         A conditional model takes a `condition`, `(n, ...)` or one for all; z is drawn from p(z|condition) where the
         prior is one for each condition. A model whose z has free sizes takes the `latent_shape` of each z.
         """
-        return self.run(self.verbs.sample(n, seed, condition, latent_shape))["x_mean"]
+        return self._x(self.verbs.sample(n, seed, condition, latent_shape, draw))
+
+    def impute(self, x: Any, draws: int | None = None, num_samples: int = 100, seed: Seed = None) -> np.ndarray:
+        """x with its missing values, NaN, filled in, as `VAE.impute`; what is observed stays bit for bit.
+
+        Args:
+            x: `(n, ...)` data.
+            draws: Number of completed copies of x, each with missing values drawn from p(x_missing|x_observed). None:
+                one, with their mean; the most likely code where the data are codes, and the probabilities of one-hot
+                categories.
+            num_samples: Number of z per example that are weighted; they count towards `batch_size`.
+            seed: Seed for the samples.
+
+        Returns:
+            `(n, ...)`, or `(draws, n, ...)`.
+
+        Raises:
+            BundleError: If the model knows no missing values.
+        """
+        found = self.run(self.verbs.impute(x, draws, num_samples, seed))
+        return found["x_filled"] if draws is None else np.moveaxis(found["x_draws"], 1, 0)
 
     def interpolate(self, a: Any, b: Any, steps: int = 10, condition: Any = None) -> np.ndarray:
         """The decoded straight line between the locations of two q(z|x), both ends included: `(steps, ...)`.
@@ -179,7 +205,7 @@ class Pipeline:
         """Threshold of the score, or None."""
         return self.verbs.threshold
 
-    def score(self, x: Any, num_samples: int | None = None, seed: Seed = None) -> np.ndarray:
+    def score(self, x: Any, num_samples: int | None = None, seed: Seed = None, per_dimension: bool = False) -> Any:
         """The negative ELBO of each example, `(n,)`, in nats: the anomaly score, an upper bound of -log p(x).
 
         Args:
@@ -188,11 +214,27 @@ class Pipeline:
                 is the number that the bundle's threshold was fitted with, or 1 without a threshold.
             seed: Seed for the samples; the same seed scores the same data the same. None is the seed that the
                 threshold was fitted with, or 0 without a threshold.
+            per_dimension: Whether the result is a pair, of the scores and of the surprise of each dimension d, like x:
+                its -E_q log p(x_d|z), which add up to the score less its KL term. Where the bundle's threshold knows
+                what is usual, this is subtracted: 0 is as of normal data. Of a missing value it is 0.
         """
-        return self.run(self.verbs.score(x, num_samples, seed))["negative_elbo"]
+        found = self.run(self.verbs.score(x, num_samples, seed, per_dimension))
+        return (found["negative_elbo"], found["surprise"]) if per_dimension else found["negative_elbo"]
+
+    def top_columns(
+        self, x: Any, n: int = 3, num_samples: int | None = None, seed: Seed = None
+    ) -> list[list[tuple[str, float]]]:
+        """Of a table, the `n` most surprising columns of each row, by name, each with its nats; see `score`.
+
+        Raises:
+            RequestError: If the model is not one of a `keras_vae.tables.Table`.
+        """
+        found = self.run(self.verbs.score(x, num_samples, seed, top_columns=n))
+        rows = zip(found["top_columns"].tolist(), found["top_surprise"].tolist(), strict=True)
+        return [list(zip(names, nats, strict=True)) for names, nats in rows]
 
     def is_anomaly(self, x: Any) -> np.ndarray:
-        """Whether the score of each example is above the bundle's threshold, `(n,)` bool, scored as that was fitted.
+        """Whether the score of each example is beyond the bundle's threshold, `(n,)` bool, scored as that was fitted.
 
         Raises:
             BundleError: If the bundle has no threshold.
@@ -232,8 +274,12 @@ class Pipeline:
                 name: {"precision": session.graph.precision, "providers": session.providers, "threads": session.threads}
                 for name, session in self.sessions.items()
             },
-            **({} if self.threshold is None else {"anomaly": dataclasses.asdict(self.threshold)}),
+            **({} if self.threshold is None else {"anomaly": _described(self.threshold)}),
         }
+
+    def _x(self, steps):
+        outputs = self.run(steps)
+        return outputs["x_drawn"] if "x_drawn" in outputs else outputs["x_mean"]
 
     def run(self, steps: Steps) -> Any:
         """The result of a verb of `verbs`, whose graphs are run over `batch_size` examples at a time."""
@@ -244,6 +290,15 @@ class Pipeline:
             except StopIteration as done:
                 return done.value
             session = self.sessions[run.graph]
-            wanted = ["x_mean"] if run.graph == "decoder" else None  # no verb of a Pipeline returns more of it
+            wanted = run.outputs
+            if wanted is None and run.graph == "decoder":
+                wanted = ["x_mean"]  # no verb of a Pipeline returns more of it
             parts = split(run.inputs, max(1, self.batch_size // run.num_samples))
             outputs = concatenate([session.run(run.with_noise(part), wanted) for part in parts])
+
+
+def _described(threshold):
+    """Its numbers, and in place of what is usual, which may be as large as the data, whether it is known."""
+    fields = dataclasses.asdict(threshold)
+    fields["knows_usual"] = fields.pop("usual") is not None or None
+    return {name: value for name, value in fields.items() if value is not None}

@@ -6,15 +6,25 @@ arguments and their numbers are those of `keras_vae.VAE`: all noise comes from N
 order, so that a seed gives the same result here and there.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from keras_vae_serving import draws
 from keras_vae_serving.errors import RequestError
 from keras_vae_serving.inputs import Inputs
-from keras_vae_serving.manifest import AnomalyThreshold, BundleError, Tensor, free_sizes, noise_input, sized
+from keras_vae_serving.manifest import (
+    LOG_PROB,
+    AnomalyThreshold,
+    BundleError,
+    Tensor,
+    columns,
+    free_sizes,
+    noise_input,
+    sized,
+)
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 Seed: TypeAlias = int | np.random.Generator | None
@@ -28,12 +38,14 @@ class GraphRun(NamedTuple):
         inputs: Checked arrays by input name.
         num_samples: Number of samples of z for each example, which count as examples.
         noise: Draws the noise of the next `n` examples, in their order, as an array by its name; None if there is none.
+        outputs: Names of the outputs wanted; None is what whoever runs it gives to the caller.
     """
 
     graph: str
     inputs: Arrays
     num_samples: int = 1
     noise: Callable[[int], Arrays] | None = None
+    outputs: Sequence[str] | None = None
 
     def with_noise(self, inputs: Arrays) -> Arrays:
         """The inputs, all or the next part of them, together with their noise."""
@@ -100,15 +112,30 @@ class Verbs:
         drawn = _standard_normal(shape, seed) if sample else np.zeros(shape, "float32")
         return (yield GraphRun("posterior", {**outputs, noise.name: drawn}))
 
-    def decode(self, z: Any, standardized: bool = False) -> Steps:
-        """Outputs of the decoder: `x_mean` and, where the likelihood has one, `x_scale`."""
+    def decode(self, z: Any, standardized: bool = False, draw: bool = False, seed: Seed = None) -> Steps:
+        """`x_mean` and, where the likelihood has one, `x_scale`; if `draw`, instead of both `x_drawn` from p(x|z)."""
         if standardized:
             self.require_statistics()
+        if draw:
+            self.require_draws()
         inputs = self.inputs.check("decoder", z)
         if standardized:
             mean, std = self._statistics()
             inputs[self.inputs.z] = inputs[self.inputs.z] * std + mean
-        return (yield GraphRun("decoder", inputs))
+        if not draw:
+            return (yield GraphRun("decoder", inputs))
+        parameters = yield from self._draw_parameters(inputs)
+        # Another noise than that of z, which may have been drawn from the same seed.
+        (rng,) = np.random.default_rng(seed).spawn(1)
+        return {"x_drawn": draws.draw(self.require_draws(), parameters, rng)}
+
+    def _draw_parameters(self, inputs):
+        """What x is drawn of, from the inputs of the decoder."""
+        names = self.moments
+        if draws.needs_parameters(self.require_draws()):
+            names = ("x_parameters",)
+        outputs = yield GraphRun("decoder", inputs, outputs=names)
+        return np.concatenate([outputs[name] for name in names], axis=-1)
 
     def standardize(self, arrays: Arrays) -> Arrays:
         """The arrays, with z, or the mean and log variance of a normal, in standard deviations from the mean."""
@@ -120,19 +147,22 @@ class Verbs:
             found["z_log_var"] = found["z_log_var"] - 2.0 * np.log(std)
         return found
 
-    def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None) -> Steps:
-        """Outputs of the decoder at the posterior's location or, if `sample`, at a draw from the posterior."""
+    def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None, draw: bool = False) -> Steps:
+        """What `decode` gives at the posterior's location or, if `sample`, at a draw from the posterior."""
+        seed = np.random.default_rng(seed)
         x, conditioning = self.inputs.split_by_network(x)
         outputs = yield from self.outputs(x)
         drawn = yield from self.draw_posterior(outputs, sample, seed)
-        return (yield from self.decode({self.inputs.z: drawn["z"], **conditioning}))
+        return (yield from self.decode({self.inputs.z: drawn["z"], **conditioning}, draw=draw, seed=seed))
 
-    def sample(self, n: int = 1, seed: Seed = None, condition: Any = None, latent_shape: Any = None) -> Steps:
-        """Outputs of the decoder at `n` draws from the prior."""
-        n = whole_number("n", n)
+    def sample(
+        self, n: int = 1, seed: Seed = None, condition: Any = None, latent_shape: Any = None, draw: bool = False
+    ) -> Steps:
+        """What `decode` gives at `n` draws from the prior."""
+        n, seed = whole_number("n", n), np.random.default_rng(seed)
         conditioning = self.inputs.repeat_condition("decoder", condition, n)
         z = yield from self.draw(n, seed, condition, latent_shape)
-        return (yield from self.decode({self.inputs.z: z, **conditioning}))
+        return (yield from self.decode({self.inputs.z: z, **conditioning}, draw=draw, seed=seed))
 
     def interpolate(self, a: Any, b: Any, steps: int = 10, condition: Any = None) -> Steps:
         """Outputs of the decoder on the straight line between the posterior's locations of two examples."""
@@ -147,13 +177,44 @@ class Verbs:
         z = (1.0 - t) * start + t * end
         return (yield from self.decode({self.inputs.z: z, **repeat("decoder", condition, steps)}))
 
-    def score(self, x: Any, num_samples: int | None = None, seed: Seed = None) -> Steps:
-        """`negative_elbo`, its terms `reconstruction` and `kl` and, where there is a threshold, `is_anomaly`."""
+    def score(
+        self,
+        x: Any,
+        num_samples: int | None = None,
+        seed: Seed = None,
+        per_dimension: bool = False,
+        top_columns: int | None = None,
+    ) -> Steps:
+        """`negative_elbo`, its terms `reconstruction` and `kl` and, where there is a threshold, `is_anomaly`.
+
+        If `per_dimension` also the `surprise` of each dimension of x: its -E_q log p(x_d|z), less what is usual where
+        the threshold says that; 0 where a value is missing. With a number of `top_columns` these columns of the table,
+        the most surprising first, and their `top_surprise`, in which all numbers of a category are one.
+        """
         usual_samples, usual_seed = self.score_settings
         num_samples = whole_number("num_samples", usual_samples if num_samples is None else num_samples)
         if "elbo" not in self.inputs.graphs:
             raise BundleError("This bundle has no elbo graph: it was exported from a pair of networks, not from a VAE.")
-        rng, inputs = np.random.default_rng(usual_seed if seed is None else seed), self.inputs.check("elbo", x)
+        if top_columns:
+            top_columns = min(whole_number("top_columns", top_columns), len(self.columns))
+        if (per_dimension or top_columns) and not self.can_tell_where:
+            raise RequestError("This bundle does not say where a score comes from: export the model again.")
+        wanted = ("reconstruction", "kl", *((LOG_PROB,) if per_dimension or top_columns else ()))
+        inputs = self.inputs.check("elbo", x)
+        rng = np.random.default_rng(usual_seed if seed is None else seed)
+        terms = yield from self._run_elbo(inputs, num_samples, rng, wanted)
+        log_prob = terms.pop(LOG_PROB, None)
+        outputs = {"negative_elbo": terms["reconstruction"] + terms["kl"], **terms}
+        if self.threshold is not None:
+            outputs["is_anomaly"] = self.threshold.is_anomaly(outputs["negative_elbo"])
+        if log_prob is not None:
+            surprise = self._surprise(inputs["x"], log_prob)
+            outputs |= {"surprise": surprise} if per_dimension else {}
+            outputs |= self._top_columns(surprise, top_columns) if top_columns else {}
+        return outputs
+
+    def _run_elbo(self, inputs, num_samples, rng, outputs):
+        """Outputs of the graph "elbo" for noise from a generator, which is drawn as it is needed."""
         epsilon: Any = noise_input(self.inputs.graphs["elbo"])
         shape: Any = epsilon.shape[2:]
         if not all(isinstance(size, int) for size in shape):  # the sizes of z follow from those of x
@@ -163,11 +224,62 @@ class Verbs:
         def noise(n):
             return {epsilon.name: rng.standard_normal((n, num_samples, *shape), dtype="float32")}
 
-        terms = yield GraphRun("elbo", inputs, num_samples, noise)
-        outputs = {"negative_elbo": terms["reconstruction"] + terms["kl"], **terms}
-        if self.threshold is not None:
-            outputs["is_anomaly"] = self.threshold.is_anomaly(outputs["negative_elbo"])
-        return outputs
+        return (yield GraphRun("elbo", inputs, num_samples, noise, outputs))
+
+    def _surprise(self, x, log_prob):
+        usual = 0.0 if self.threshold is None or self.threshold.usual is None else self.threshold.usual
+        surprise = -log_prob - np.asarray(usual, "float32")
+        return np.where(np.isnan(x), np.float32(0.0), surprise) if x.dtype.kind == "f" else surprise
+
+    def _top_columns(self, surprise, n):
+        starts = np.cumsum([0, *self.columns.values()][:-1])
+        of_columns = np.add.reduceat(surprise, starts, axis=-1)
+        order = np.argsort(-of_columns, axis=-1, kind="stable")[:, :n]
+        names = np.array(list(self.columns))
+        return {"top_columns": names[order], "top_surprise": np.take_along_axis(of_columns, order, axis=-1)}
+
+    def impute(self, x: Any, draws: int | None = None, num_samples: int = 100, seed: Seed = None) -> Steps:
+        """`x_filled`: x with the mean of its missing values given the observed ones, which stay bit for bit.
+
+        With a number of `draws`, `x_draws`, `(n, draws, ...)`, in which they are drawn. The numbers are those of
+        `VAE.impute`: importance sampling, Mattei & Frellsen 2019, arXiv:1812.02633, section 3.3.
+        """
+        num_samples = whole_number("num_samples", num_samples)
+        self.require_imputation()
+        if draws is not None:
+            draws = whole_number("draws", draws)
+            self.require_draws()
+        rng, inputs = np.random.default_rng(seed), self.inputs.check("elbo", x)
+        drawer, chooser = rng.spawn(2)
+        given = np.asarray(x["x"] if isinstance(x, dict) else x)
+        given = given if given.dtype.kind == "f" else inputs["x"]  # as precise as it came
+        holes = np.flatnonzero(np.isnan(given).reshape(len(given), -1).any(axis=1))
+        name, filled = "x_filled", given.copy()
+        if draws is not None:
+            name, filled = "x_draws", np.repeat(given[:, None], draws, axis=1)
+        if len(holes):
+            few = {name: array[holes] for name, array in inputs.items()}
+            if draws is None:
+                found = yield from self._run_elbo(few, num_samples, rng, ("x_mean",))
+                values, observed = found["x_mean"], given[holes]
+            else:
+                values = yield from self._drawn_values(few, draws, num_samples, rng, chooser, drawer)
+                observed = given[holes, None]
+            filled[holes] = np.where(np.isnan(observed), values, observed)
+        return {name: filled}
+
+    def _drawn_values(self, inputs, count, num_samples, rng, chooser, drawer):
+        """Draws from p(x|what is observed), `(n, count, ...)`."""
+        found = yield from self._run_elbo(inputs, num_samples, rng, ("z", "log_weight"))
+        z, log_weight, n = found["z"], found["log_weight"], len(found["z"])
+        # The largest of log weights and Gumbel noise is a draw of z by its weight.
+        chosen = np.argmax(log_weight[:, None] + chooser.gumbel(size=(n, count, num_samples)), axis=-1)
+        beside = {
+            tensor.name: np.repeat(inputs[tensor.name], count, axis=0) for tensor in self.inputs.conditioning_inputs()
+        }
+        z = z[np.arange(n)[:, None], chosen].reshape(-1, *z.shape[2:])
+        parameters = yield from self._draw_parameters({self.inputs.z: z, **beside})
+        return draws.draw(self.require_draws(), parameters.reshape(n, count, *parameters.shape[1:]), drawer)
 
     def draw(self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None) -> Steps:
         """z, `(n, *latent_shape)`, from the prior."""
@@ -227,6 +339,54 @@ class Verbs:
                 "keras_vae.evaluation.latent_statistics(vae, x), with x of training, and export the model again."
             )
         return statistics
+
+    def require_draws(self) -> dict[str, Any]:
+        """How x is drawn from p(x|z); raises a RequestError if the bundle does not say."""
+        spec, likelihood = self.inputs.manifest.draws, self.inputs.manifest.likelihood
+        if spec is None:
+            raise RequestError(
+                f"This bundle gives the mean of p(x|z), and cannot draw from it: the likelihood, "
+                f"{likelihood and likelihood['name']}, did not say how (its drawn_as()) when it was exported."
+            )
+        return spec
+
+    def require_imputation(self) -> None:
+        """Raises a BundleError if the bundle cannot fill in missing values."""
+        if not self.inputs.manifest.missing:
+            raise BundleError(
+                "This bundle knows no missing values: its model was not made with VAE(..., allow_missing=True)."
+            )
+        if not self.can_impute:
+            raise BundleError("This bundle has no weights to fill in missing values with: export the model again.")
+
+    @property
+    def can_tell_where(self) -> bool:
+        """Whether a score can be told apart by the dimensions of x."""
+        return self._elbo_gives(LOG_PROB)
+
+    @property
+    def can_impute(self) -> bool:
+        """Whether missing values can be filled in."""
+        return self.inputs.manifest.missing and self._elbo_gives("log_weight")
+
+    def _elbo_gives(self, output):
+        graphs = self.inputs.graphs
+        return "elbo" in graphs and output in {tensor.name for tensor in graphs["elbo"].outputs}
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """Names of the decoder's outputs that are moments of p(x|z): `x_mean` and, where there is one, `x_scale`."""
+        return tuple(t.name for t in self.inputs.graphs["decoder"].outputs if t.name != "x_parameters")
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """How many numbers each column of the table has in x, by name; raises a RequestError if it is no table."""
+        if self.inputs.manifest.table is None:
+            raise RequestError(
+                "The columns of this bundle's data have no names, as those of a keras_vae.tables.Table have: "
+                "per_dimension gives the surprise of each number."
+            )
+        return columns(self.inputs.manifest.table)
 
     @property
     def can_sample(self) -> bool:

@@ -79,7 +79,7 @@ def test_the_graphs_are_as_promised(exported):
     signatures = {
         "encoder": (["x"], ["z_mean", "z_log_var"]),
         "decoder": (["z"], ["x_mean"]),
-        "elbo": (["x", "epsilon"], ["reconstruction", "kl"]),
+        "elbo": (["x", "epsilon"], ["reconstruction", "kl", "log_prob_per_dimension"]),
     }
     for name, (inputs, outputs) in signatures.items():
         model = onnx.load(folder / name / "1" / "model.onnx")
@@ -110,8 +110,10 @@ def test_a_model_of_a_dataframe_stands_in_the_manifest(tmp_path):
     likelihood = table.likelihood()
     network = keras_vae.networks.mlp(table.width, 2, hidden=(3,), likelihood=likelihood)
     keras_vae_export.export(keras_vae.VAE(*network, likelihood, seed=0, allow_missing=True), tmp_path / "bundle")
-    config = Manifest.load(tmp_path / "bundle").likelihood["config"]
-    assert Table.from_config(config["table"]).columns == table.columns
+    manifest = Manifest.load(tmp_path / "bundle")
+    for config in (manifest.likelihood["config"]["table"], manifest.table):
+        assert Table.from_config(config).columns == table.columns
+    assert manifest.draws == likelihood.drawn_as()
 
 
 def test_a_threshold_stands_in_the_manifest(exported, vae, tmp_path, tampered):
@@ -125,6 +127,8 @@ def test_a_threshold_stands_in_the_manifest(exported, vae, tmp_path, tampered):
         "num_samples": 2,
         "seed": 3,
         "examples": 20,
+        "low": getattr(threshold, "low", None),
+        "usual": fields["anomaly"]["usual"],
     }
     assert fields["missing"] is False
     assert Manifest.load(tmp_path / "bundle").anomaly.nats == threshold.nats

@@ -1,10 +1,7 @@
 """Latents of any shape, posteriors and priors of one's own: what the model computes, its bundle computes everywhere."""
 
-import asyncio
-import contextlib
 import json
 
-import httpx
 import keras
 import numpy as np
 import pytest
@@ -13,11 +10,10 @@ from keras import layers
 import families
 import keras_vae
 import keras_vae_export
-import oip
 import own_posteriors
 from keras_vae_export import ExportError, graphs
 from keras_vae_serving import Pipeline, endpoints
-from keras_vae_serving.http import create_app
+from served import serving
 
 pytestmark = pytest.mark.once
 
@@ -122,36 +118,6 @@ def test_the_manifest_says_what_z_is(case):
     assert list(manifest.graphs) == names
     assert "held-out" in manifest.graphs["elbo"].parity["inputs"]
     assert set(keras_vae_export.check(folder)) == set(names)
-
-
-class Client:
-    """The server of a bundle without a socket: its application, in an event loop of its own."""
-
-    def __init__(self, folder):
-        self.app, self.loop = create_app(folder, token="", providers="cpu"), asyncio.new_event_loop()
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://localhost")
-
-    def infer(self, verb, parameters=None, **arrays):
-        """The outputs of a verb by name, or the sentence with which it is refused."""
-        body, headers = oip.request(arrays, parameters=parameters or {})
-        post = self.http.post(f"/v2/models/{verb}/infer", content=body, headers=headers)
-        answer = self.loop.run_until_complete(post)
-        return oip.outputs(answer.content, answer.headers) if answer.is_success else answer.json()["error"]
-
-    def described(self):
-        """What the page is told of the bundle."""
-        (found,) = self.loop.run_until_complete(self.http.get("/bundles")).json()
-        return found
-
-
-@contextlib.contextmanager
-def serving(folder):
-    client = Client(folder)
-    try:
-        yield client
-    finally:
-        client.app.state.server.repository.close()
-        client.loop.close()
 
 
 def test_the_server_gives_the_numbers_of_the_pipeline(case):

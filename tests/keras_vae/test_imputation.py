@@ -73,8 +73,8 @@ def test_what_is_observed_stays_bit_for_bit_and_a_seed_repeats(linear, holes, dr
     seen = ~np.isnan(holes)
     np.testing.assert_array_equal(found[..., seen], np.broadcast_to(holes[seen], (*found.shape[:-2], seen.sum())))
     np.testing.assert_array_equal(found, linear.impute(holes, draws, num_samples=20, seed=3))
-    # Rows are filled in whatever the batches are.
-    np.testing.assert_allclose(found[..., 0], linear.impute(holes, draws, 20, 3, batch_size=500)[..., 0], rtol=1e-4)
+    for batch_size in (7, 60, 500):  # a row at a time, three, all
+        np.testing.assert_allclose(found, linear.impute(holes, draws, 20, 3, batch_size), rtol=1e-4, atol=1e-5)
     assert np.abs(found - linear.impute(holes, draws, num_samples=20, seed=4)).max() > 1e-3
 
 

@@ -44,7 +44,8 @@ def valid(random):
         inputs["epsilon"] = rng.normal(size=(rows, 2, 3)).astype("float32")
     fields = {}
     if model in ("sample", "score"):
-        fields["parameters"] = {"seed": random.randrange(9)}
+        asked = "draw" if model == "sample" else "per_dimension"
+        fields["parameters"] = {"seed": random.randrange(9), asked: random.random() < 0.5}
     if random.random() < 0.3:
         fields["id"] = "a"
     binary = random.random() < 0.5

@@ -121,6 +121,18 @@ def examples(digits, tmp_path):
     return digits[:2], [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
 
 
+OPACITY = """
+    const canvas = document.querySelector("[data-ref=where] canvas"), { width, height } = canvas;
+    return Array.from(canvas.getContext("2d").getImageData(0, 0, width, height).data.filter((_, i) => i % 4 === 3));
+"""
+
+
+def excess(pipeline, x):
+    """How many nats each dimension costs more than in 32 draws of the model."""
+    own = pipeline.score(pipeline.sample(32, seed=0, draw=True), num_samples=1, seed=0, per_dimension=True)[1]
+    return pipeline.score(x, num_samples=16, seed=0, per_dimension=True)[1] - own.mean(axis=0)
+
+
 def drawn(x_mean):
     """The grey values that a decoded example in [0, 1] is drawn in."""
     return np.round(255 * x_mean[..., 0])
@@ -220,6 +232,13 @@ def test_an_image_is_scored_as_the_pipeline_scores_it(page, pipeline, examples):
     std = np.exp(0.5 * posterior.log_var[0, np.argmax(pipeline.latent_activity())])
     assert float(shown.split("±")[1]) == pytest.approx(std, rel=0.05)
     np.testing.assert_array_equal(page.pixels('[data-ref="given"]'), drawn(x[:1]))
+    # Over it what surprises more than in draws of the model, which this bundle has in place of what is usual.
+    opacity = np.round(220 * np.clip(excess(pipeline, x[:1])[0, ..., 0] / 6.0, 0.0, 1.0))
+    assert len(np.unique(opacity)) > 5
+    np.testing.assert_allclose(np.reshape(page.script(OPACITY), (8, 8)), opacity, atol=1)
+    assert page.ref("where").is_displayed()
+    page.ref("mark").click()
+    assert not page.ref("where").is_displayed()
     for part in ("reconstruction", "decoded"):
         np.testing.assert_allclose(page.pixels(f'[data-ref="{part}"]'), drawn(pipeline.reconstruct(x[:1])), atol=1)
 
@@ -619,6 +638,21 @@ def test_tables_and_series_are_drawn_as_such_with_the_score_in_view(chromium, bu
         )
         rows = [row.text.split() for row in page.driver.find_elements(By.CSS_SELECTOR, "[data-ref=reconstruction] tr")]
         assert rows[2][:2] == ["b", "missing"]
+        # Filled in with the mean, and the spread of draws.
+        press(page, "fill")
+        page.wait(lambda: not page.ref("fill").is_displayed(), "what was missing")
+        filled = page.settled().find("[data-ref=reconstruction] td.filled").text.split(" ± ")
+        mean, draws = table.impute(x[1:], seed=0)[0, 1], table.impute(x[1:], 50, seed=0)[:, 0, 1]
+        assert [float(text.replace("−", "-")) for text in filled] == pytest.approx([mean, draws.std()], rel=0.06)
+        # In a category all numbers are one.
+        nats = excess(table, x[1:])[0]
+        costs = [cell.text for cell in page.driver.find_elements(By.CSS_SELECTOR, "[data-ref=reconstruction] td.cost")]
+        columns = [nats[0], 0.0, nats[2:5].sum(), *nats[5:]]
+        assert [float(text.replace("−", "-") or 0) for text in costs] == pytest.approx(columns, rel=0.06, abs=0.01)
+        marked = [
+            cell.text for cell in page.driver.find_elements(By.CSS_SELECTOR, "[data-ref=reconstruction] td.marked")
+        ]
+        assert marked == [text for text, nats in zip(costs, columns, strict=True) if nats >= 3.0]
         kinds = [cell.text for cell in page.driver.find_elements(By.CSS_SELECTOR, "[data-ref=reconstruction] td.kind")]
         assert kinds[:3] == ["Laplace", "Categorical, 1 of 3", "Poisson"]
         assert kinds[5:] == ["Categorical, 0 to 2", "Multinomial"]
@@ -636,6 +670,11 @@ def test_tables_and_series_are_drawn_as_such_with_the_score_in_view(chromium, bu
             for p in page.driver.find_elements(By.CSS_SELECTOR, "[data-ref=reconstruction] .panel")
         ]
         assert drawn == [2, 2]
+        nats = excess(Pipeline.load(bundles / "series", providers="cpu"), series[:1])[0]
+        dots = "return Array.from(document.querySelectorAll('.axes .marks'), (path) => path.getAttribute('d'))"
+        steps = [[int(dot.split()[0]) for dot in path.split("M")[1:]] for path in page.script(dots)]
+        assert steps == [np.flatnonzero(nats[:, c] >= 3.0).tolist() for c in range(2)]
+        assert any(steps)
         for which in ("table", "series"):
             page.open(f"{address}/#{which}:1", 390, 844).settled()
             assert page.script("return document.documentElement.scrollWidth") <= 390

@@ -88,7 +88,8 @@ def test_verbs_take_what_the_pipeline_takes_and_graphs_what_triton_takes(server,
     epsilon = np.random.default_rng(0).standard_normal((len(x), 1, 3), "float32")
     terms = server.infer("elbo", {"x": x, "epsilon": epsilon})
     # Triton knows no tensors of shape (batch,): there, too, these are (batch, 1).
-    assert {name: term.shape for name, term in terms.items()} == {"reconstruction": (40, 1), "kl": (40, 1)}
+    shapes = {"reconstruction": (40, 1), "kl": (40, 1), "log_prob_per_dimension": (40, 8, 8, 1)}
+    assert {name: term.shape for name, term in terms.items()} == shapes
     np.testing.assert_allclose((terms["reconstruction"] + terms["kl"])[:, 0], pipeline.score(x), rtol=1e-5)
 
 
@@ -144,7 +145,7 @@ def test_a_score_comes_with_the_verdict_of_the_threshold(judging, pipeline, x, b
 def test_a_threshold_is_described(judging, server):
     judging, anomaly = judging
     model = judging.client.get("/v2/models/score").json()
-    assert model["outputs"][-1] == {"name": "is_anomaly", "datatype": "BOOL", "shape": [-1]}
+    assert model["outputs"][-2] == {"name": "is_anomaly", "datatype": "BOOL", "shape": [-1]}
     words = (
         f"is_anomaly: whether it is above {anomaly['nats']:g} nats, as a share of 0.25 of normal data is (fitted on 40"
     )
@@ -209,7 +210,7 @@ def test_metadata_health_index_and_description(server, pipeline):
             assert get(f"{path}/ready").status_code == 200
     score = get("/v2/models/score").json()
     assert score["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 8, 8, 1]}]
-    assert [output["name"] for output in score["outputs"]] == ["negative_elbo", "reconstruction", "kl"]
+    assert [output["name"] for output in score["outputs"]] == ["negative_elbo", "reconstruction", "kl", "surprise"]
     (described,) = get("/bundles").json()
     assert described["latent_activity"] == pytest.approx(pipeline.latent_activity(), rel=1e-4)
     assert described["data_range"] == [0.0, 1.0]

@@ -116,6 +116,12 @@ class Infer:
         finally:
             bundle.users -= 1
         if request.outputs is not None:
+            absent = next((output for output in request.outputs if output not in outputs), None)
+            if absent is not None:
+                raise RequestError(
+                    f"{name} gives {absent!r} only where a parameter asks for it: it takes "
+                    f"{', '.join(endpoint.parameters)}; this request gives {', '.join(outputs)}."
+                )
             outputs = {output: outputs[output] for output in request.outputs}
         lease.reserve(sum(array.nbytes for array in outputs.values()))
         content, json_length = protocol.respond(request, name, bundle.version, outputs)

@@ -36,6 +36,18 @@ class Metrics:
         self._queue = Gauge(
             "keras_vae_queue_rows", "Examples that wait or run.", ("bundle", "version", "graph"), registry=self.registry
         )
+        self._drift = Gauge(
+            "keras_vae_drift",
+            "Distance of the last scores (Kolmogorov-Smirnov) and codes (standard deviations) from those at export.",
+            ("bundle", "version", "of"),
+            registry=self.registry,
+        )
+        self._compared = Gauge(
+            "keras_vae_drift_examples",
+            "Examples that are compared.",
+            ("bundle", "version", "of"),
+            registry=self.registry,
+        )
         self._bound = {}
 
     def answered(self, model: str, status: int, seconds: float) -> None:
@@ -62,4 +74,8 @@ class Metrics:
         for bundle in bundles:
             for graph, batcher in bundle.endpoints.batchers.items():
                 self._queue.labels(bundle.name, bundle.version, graph).set(batcher.waiting)
+            found = {} if bundle.endpoints.drift is None else bundle.endpoints.drift.measured()
+            for what, (distance, examples) in found.items():
+                self._drift.labels(bundle.name, bundle.version, what).set(distance)
+                self._compared.labels(bundle.name, bundle.version, what).set(examples)
         return generate_latest(self.registry)

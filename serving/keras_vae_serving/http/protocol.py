@@ -129,9 +129,9 @@ def respond(request: Request, model: str, version: str, outputs: dict[str, np.nd
     """
     tensors, raw = [], []
     for name, array in outputs.items():
-        tensor = {"name": name, "datatype": _NAMES[array.dtype], "shape": array.shape}
+        tensor = {"name": name, "datatype": datatype(array.dtype), "shape": array.shape}
         if request.outputs[name] if request.outputs is not None else request.binary:
-            data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+            data = _text(array) if array.dtype.kind == "U" else _numbers(array)
             tensor["parameters"] = {"binary_data_size": len(data)}
             raw.append(data)
         else:
@@ -140,7 +140,8 @@ def respond(request: Request, model: str, version: str, outputs: dict[str, np.nd
                     f"the output {name!r} holds NaN or infinite values, which JSON cannot: ask for it with "
                     '"parameters": {"binary_data": true}.'
                 )
-            tensor["data"] = np.ascontiguousarray(array).reshape(-1)
+            flat = np.ascontiguousarray(array).reshape(-1)
+            tensor["data"] = flat.tolist() if array.dtype.kind == "U" else flat
         tensors.append(tensor)
     fields = {"model_name": model, "model_version": version, "outputs": tensors}
     if request.id is not None:
@@ -159,9 +160,19 @@ def version_2(model: str, tensors: Iterable[Tensor]) -> str:
     return f'this server speaks version 2: POST {{"inputs": [{", ".join(inputs)}]}} to /v2/models/{model}/infer.'
 
 
-def datatype(dtype: str) -> str:
-    """Name of a NumPy dtype in the protocol."""
-    return _NAMES[np.dtype(dtype)]
+def datatype(dtype: Any) -> str:
+    """Name of a NumPy dtype in the protocol, in which text is bytes."""
+    return "BYTES" if np.dtype(dtype).kind == "U" else _NAMES[np.dtype(dtype)]
+
+
+def _numbers(array):
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _text(array):
+    """Each text after the number of its bytes, as Triton has them."""
+    encoded = [text.encode() for text in array.reshape(-1).tolist()]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
 
 
 class _Raw:

@@ -194,6 +194,8 @@ class HttpServer:
                     "prior": pipeline.manifest.prior,
                     "labels": pipeline.manifest.labels,
                     "missing": pipeline.manifest.missing,
+                    "draws": pipeline.manifest.draws is not None,
+                    "table": pipeline.manifest.table,
                     "latent_activity": await asyncio.to_thread(getattr, endpoints, "latent_activity"),
                     "max_rows": endpoints.max_rows,
                 }

@@ -1,0 +1,210 @@
+"""Tables with holes: a bundle fills them in, draws and says where a score comes from, with the numbers of the model."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import families
+from keras_vae_serving import BundleError, Manifest, Pipeline
+from served import serving
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return families.make("table_with_missing_values")
+
+
+@pytest.fixture(scope="module")
+def x(vae):
+    """Draws of the model, in some of which values are missing."""
+    x, rng = vae.sample(30, seed=1, draw=True), np.random.default_rng(2)
+    starts = np.cumsum([0, 1, 1, 3, 1, 1, 1, 1, 1, 2])  # what is missing together
+    for row in x[:20]:
+        for start, end in itertools.pairwise(starts):
+            if rng.random() < 0.3:
+                row[start:end] = np.nan
+    return x
+
+
+@pytest.fixture(scope="module")
+def folder(exported, vae, x, tmp_path_factory):
+    """The bundle with names for its columns, and a threshold that knows what is usual: both stand in the manifest."""
+    folder = shutil.copytree(exported("table_with_missing_values"), tmp_path_factory.mktemp("table") / "bundle")
+    fields = json.loads((folder / "manifest.json").read_text())
+    fields["table"] = [
+        {"name": "kind", "kind": "category", "categories": ["a", "b", "c"]},
+        *({"name": f"c{i}", "kind": "integer" if i else "real"} for i in range(9)),
+    ]
+    scores = np.sort(-vae.elbo(x, 5, seed=6))
+    settings = {"quantile": 0.9, "num_samples": 5, "seed": 6, "examples": 30}
+    usual = np.linspace(-1.0, 1.0, 12).tolist()
+    fields["anomaly"] = settings | {"nats": float(scores[-3]), "low": float(scores[1:3].mean()), "usual": usual}
+    (folder / "manifest.json").write_text(json.dumps(fields))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return Pipeline.load(folder, providers="cpu", batch_size=64)
+
+
+@pytest.mark.parametrize("draws", [None, 4])
+def test_holes_are_filled_with_the_numbers_of_the_model(vae, pipeline, folder, x, draws):
+    expected = vae.impute(x, draws, num_samples=20, seed=3, batch_size=256)
+    found = pipeline.impute(x, draws, num_samples=20, seed=3)
+    assert found.dtype == "float32"
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    observed = ~np.isnan(x)
+    np.testing.assert_array_equal(
+        found[..., observed], np.broadcast_to(x[observed], (*found.shape[:-2], observed.sum()))
+    )
+    whole = Pipeline.load(folder, providers="cpu", batch_size=10_000).impute(x, draws, num_samples=20, seed=3)
+    np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
+    assert np.abs(found - pipeline.impute(x, draws, num_samples=20, seed=4)).max() > 1e-3
+    precise = x.astype("float64") + np.where(np.arange(12) < 2, 1e-12, 0.0)
+    np.testing.assert_array_equal(pipeline.impute(precise, draws, 5)[..., observed][..., 0], precise[observed][0])
+    full = x[20:]
+    np.testing.assert_array_equal(pipeline.impute(full, draws), full if draws is None else np.stack([full] * draws))
+
+
+def test_x_is_drawn_as_the_model_draws_it(vae, pipeline, x):
+    np.testing.assert_allclose(pipeline.sample(40, 5, draw=True), vae.sample(40, 5, draw=True), rtol=1e-5, atol=1e-5)
+    full = x[20:]
+    drawn = pipeline.reconstruct(full, sample=True, seed=4, draw=True)
+    # As if the model itself had drawn z from this seed, and x beside it.
+    z = vae.encode(full).sample(seed=np.random.default_rng(4))
+    rng = np.random.default_rng(np.random.SeedSequence(4).spawn(1)[0])
+    expected = vae.likelihood.sample(vae._batched(vae._decode_parameters, z, batch_size=99), rng)
+    np.testing.assert_allclose(drawn, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(drawn, pipeline.decode(z, draw=True, seed=4))
+    assert set(np.unique(drawn[:, 2:5])) == {0.0, 1.0}
+    assert np.abs(drawn - pipeline.reconstruct(full, draw=True, seed=5)).max() > 0.1
+    # What is asked for without draws is what it was.
+    np.testing.assert_allclose(pipeline.decode(z), vae.decode(z), rtol=1e-5, atol=1e-5)
+
+
+def test_a_score_says_where_it_comes_from(vae, pipeline, x):
+    nats, surprise = pipeline.score(x, per_dimension=True)
+    np.testing.assert_array_equal(nats, pipeline.score(x))
+    expected = -vae.elbo(x, 5, seed=6, per_dimension=True) - np.linspace(-1.0, 1.0, 12)
+    np.testing.assert_allclose(surprise, np.where(np.isnan(x), 0.0, expected), rtol=1e-4, atol=1e-4)
+    terms = pipeline.run(pipeline.verbs.score(x, per_dimension=True))
+    usual = np.where(np.isnan(x), 0.0, np.linspace(-1.0, 1.0, 12)).sum(axis=1)
+    np.testing.assert_allclose(surprise.sum(axis=1) + usual, terms["reconstruction"], rtol=1e-4)
+    of_columns = np.concatenate([surprise[:, :9], surprise[:, 9:].sum(axis=1, keepdims=True)], axis=1)
+    names = [*(f"c{i}" for i in range(9)), "kind"]
+    for row, top in zip(of_columns, pipeline.top_columns(x, 4), strict=True):
+        order = np.argsort(-row, kind="stable")[:4]
+        assert [name for name, _ in top] == [names[i] for i in order]
+        np.testing.assert_allclose([nats for _, nats in top], row[order], rtol=1e-5, atol=1e-5)
+    assert len(pipeline.top_columns(x[:1], 99)[0]) == 10
+
+
+def test_a_score_below_the_threshold_is_an_anomaly_too(pipeline, x):
+    nats, threshold = pipeline.score(x), pipeline.threshold
+    np.testing.assert_array_equal(pipeline.is_anomaly(x), (nats > threshold.nats) | (nats < threshold.low))
+    assert (nats < threshold.low).sum() == 2
+    assert threshold.is_anomaly(np.array([np.nan])).all()
+    assert "usual" not in pipeline.describe()["anomaly"]
+
+
+def test_the_server_gives_the_numbers_of_the_pipeline(pipeline, folder, x):
+    near, full = {"rtol": 1e-5, "atol": 1e-5}, x[20:]
+    z = pipeline.encode(full).location
+    with serving(folder) as client:
+        filled = client.infer("impute", {"num_samples": 20, "seed": 3}, x=x)
+        np.testing.assert_allclose(filled["x_filled"], pipeline.impute(x, num_samples=20, seed=3), **near)
+        filled = client.infer("impute", {"num_samples": 20, "seed": 3, "draws": 2}, x=x)
+        assert list(filled) == ["x_draws"]
+        expected = np.moveaxis(pipeline.impute(x, 2, 20, 3), 0, 1)
+        np.testing.assert_allclose(filled["x_draws"], expected, **near)
+        precise = x.astype("float64") + 1e-12
+        found = client.infer("impute", {"num_samples": 2}, x=precise)["x_filled"]
+        np.testing.assert_array_equal(found[~np.isnan(x)], precise[~np.isnan(x)])
+        drawn = client.infer("sample", {"n": 6, "seed": 5, "draw": True})
+        assert list(drawn) == ["x_drawn"]
+        np.testing.assert_allclose(drawn["x_drawn"], pipeline.sample(6, 5, draw=True), **near)
+        drawn = client.infer("decode", {"seed": 5, "draw": True}, z=z)["x_drawn"]
+        np.testing.assert_allclose(drawn, pipeline.decode(z, draw=True, seed=5), **near)
+        drawn = client.infer("reconstruct", {"seed": 5, "draw": True, "sample": True}, x=full)["x_drawn"]
+        np.testing.assert_allclose(drawn, pipeline.reconstruct(full, True, 5, draw=True), **near)
+        # As ever, and x_parameters to clients of the graph alone.
+        assert list(client.infer("decode", z=z)) == ["x_mean"]
+        assert list(client.infer("decoder", z=z)) == ["x_mean", "x_parameters"]
+        nats, surprise = pipeline.score(full, per_dimension=True)
+        for binary in (False, True):
+            scored = client.infer("score", {"per_dimension": True, "top_columns": 2}, binary, x=full)
+            assert list(scored)[-4:] == ["is_anomaly", "surprise", "top_columns", "top_surprise"]
+            np.testing.assert_allclose(scored["negative_elbo"], nats, **near)
+            np.testing.assert_allclose(scored["surprise"], surprise, **near)
+            top = [[name for name, _ in row] for row in pipeline.top_columns(full, 2)]
+            assert scored["top_columns"].tolist() == top
+        assert list(client.infer("score", x=x)) == ["negative_elbo", "reconstruction", "kl", "is_anomaly"]
+
+
+def test_what_a_request_may_ask_for_is_bounded_and_refused_in_words(folder, x):
+    with serving(folder) as client:
+        for parameters, words in (
+            ({"draws": 1024}, "30 examples with 1024 draws each are more than 1024 at a time"),
+            ({"num_samples": 1024}, "19 examples with 1024 samples each are more than 1024 at a time"),
+            ({"draws": 0}, 'the parameter "draws" must be a whole number of at least 1'),
+            ({"seed": -1}, 'the parameter "seed" must be a whole number from 0'),
+        ):
+            assert words in client.infer("impute", parameters, x=x)
+        assert "must be true or false; got 1" in client.infer("score", {"per_dimension": 1}, x=x)
+        assert "must be true or false; got 1" in client.infer("sample", {"draw": 1})
+        assert "of at least 1; got True" in client.infer("score", {"top_columns": True}, x=x)
+        outputs = [{"name": "surprise"}]
+        assert "score gives 'surprise' only where a parameter asks for it" in client.infer(
+            "score", outputs=outputs, x=x
+        )
+        assert list(client.infer("score", {"per_dimension": True}, outputs=outputs, x=x)) == ["surprise"]
+
+
+@pytest.fixture(scope="module")
+def plain(bundle):
+    return Pipeline.load(bundle, providers="cpu")
+
+
+def test_a_bundle_that_cannot_says_so(bundle, plain, tmp_path):
+    x = np.zeros((2, 8, 8, 1), "float32")
+    with pytest.raises(
+        BundleError, match=r"knows no missing values: its model was not made with VAE\(\.\.\., allow_mis"
+    ):
+        plain.impute(x)
+    with pytest.raises(ValueError, match="The columns of this bundle's data have no names"):
+        plain.top_columns(x)
+    np.testing.assert_allclose(plain.score(x, per_dimension=True)[1].shape, x.shape)
+    # As a bundle was that knew less.
+    older = shutil.copytree(bundle, tmp_path / "older")
+    fields = json.loads((older / "manifest.json").read_text())
+    (older / "manifest.json").write_text(json.dumps({**fields, "draws": None, "missing": True}))
+    with pytest.raises(BundleError, match="no weights to fill in missing values with: export the model again"):
+        Pipeline.load(older, providers="cpu").impute(x)
+    with serving(older) as client:
+        assert "there is no model 'impute'" in client.infer("impute", x=x)
+        for verb, arrays in (("sample", {}), ("reconstruct", {"x": x}), ("decode", {"z": np.zeros((1, 3), "float32")})):
+            assert "and cannot draw from it: the likelihood, Bernoulli" in client.infer(verb, {"draw": True}, **arrays)
+            assert list(client.infer(verb, {"draw": False}, **arrays)) == ["x_mean"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"draws": {"name": "cauchy"}}, "it draws from 'cauchy'"),
+        ({"table": [{"name": "a", "kind": "real"}]}, "its table has another number of columns than the data, 12"),
+        ({"anomaly": {"low": 1e9}}, "the low of an anomaly threshold must be a number below its nats"),
+        ({"anomaly": {"usual": [1.0, 2.0]}}, r"the usual of its anomaly threshold is not a number for each of \(12,\)"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(folder, change, words):
+    fields = json.loads((folder / "manifest.json").read_text())
+    if "anomaly" in change:
+        change = {"anomaly": {**fields["anomaly"], **change["anomaly"]}}
+    with pytest.raises(BundleError, match=words):
+        Manifest.from_json(json.dumps({**fields, **change}))
