@@ -98,6 +98,24 @@ def elbo_terms(vae: VAE, x: Any, num_samples: int, seed: int | None, batch_size:
     return vae._elbo_terms(x, num_samples, seed, batch_size)
 
 
+def scored_pieces(
+    vae: VAE, x: Any, num_samples: int, seed: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Data in pieces, each read once: x `(n, ...)`, its negative ELBOs `(n,)` as `elbo` has them, and its terms.
+
+    The terms are those of `elbo(per_dimension=True)`, shaped like x.
+    """
+    rows = max(
+        1, validation.whole_number("batch_size", batch_size) // validation.whole_number("num_samples", num_samples)
+    )
+    of_bound, of_terms = np.random.default_rng(seed), np.random.default_rng(seed)  # the same noise
+    for piece in vae._pieces(x, rows):
+        x = data.with_condition(*piece)
+        reconstruction, kl, _ = vae._elbo_terms(x, num_samples, of_bound, batch_size)
+        (terms,) = vae._over_noise(vae._log_prob_terms, x, num_samples, of_terms, batch_size)[:1]
+        yield piece[0], reconstruction + kl, terms
+
+
 def log_weights(vae: VAE, data: list[np.ndarray], epsilon: np.ndarray) -> Any:
     """log of the importance weights of draws from q(z|x): noise `(n, k, *noise_shape)` to `(n, k)`."""
     x, *condition = data
