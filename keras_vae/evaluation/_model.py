@@ -116,6 +116,21 @@ def scored_pieces(
         yield piece[0], reconstruction + kl, terms
 
 
+def negative_elbo_at(vae: VAE, x: np.ndarray, noise: np.ndarray, batch_size: int) -> np.ndarray:
+    """Negative ELBOs `(n,)` of a built model, where each example meets the same noise `(num_samples, *noise_shape)`."""
+    reconstruction, kl = vae._batched(vae._bound_terms, x, _for_each(x, noise), batch_size=batch_size)
+    return reconstruction + kl
+
+
+def log_prob_terms_at(vae: VAE, x: np.ndarray, noise: np.ndarray, batch_size: int) -> np.ndarray:
+    """E_q log p(x_d|z), shaped like x, as `elbo(per_dimension=True)`, for the noise of `negative_elbo_at`."""
+    return vae._batched(vae._log_prob_terms, x, _for_each(x, noise), batch_size=batch_size)[0]
+
+
+def _for_each(x, noise):
+    return np.broadcast_to(noise, (len(x), *noise.shape))
+
+
 def log_weights(vae: VAE, data: list[np.ndarray], epsilon: np.ndarray) -> Any:
     """log of the importance weights of draws from q(z|x): noise `(n, k, *noise_shape)` to `(n, k)`."""
     x, *condition = data
