@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_vae import _row_batches, likelihoods, networks, validation
 from keras_vae._backend import FusedAdam
+from keras_vae._containers import is_number
 from keras_vae.evaluation import _model, _sklearn
 from keras_vae.likelihoods.standardized import is_real
 from keras_vae.model import VAE
@@ -44,7 +45,7 @@ class _Estimator(base.BaseEstimator):
         likelihood: Any = None,
         standardize: bool = True,
         beta: float = 1.0,
-        epochs: int = 50,
+        epochs: int = 100,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         random_state: Any = None,
@@ -74,8 +75,9 @@ class _Estimator(base.BaseEstimator):
 
     def _fit(self, X):
         """Trains, and returns the array that it trained on."""
-        epochs = validation.whole_number("epochs", self.epochs)
-        batch_size = validation.whole_number("batch_size", self.batch_size)
+        latent_dim, epochs, batch_size = (
+            validation.whole_number(name, getattr(self, name)) for name in ("latent_dim", "epochs", "batch_size")
+        )
         table = Table.fit(X) if _has_categories(X) else None
         x, likelihood = self._array(X, table, reset=True), self._likelihood(table)
         if table is None and self.standardize and is_real(likelihood):
@@ -84,7 +86,7 @@ class _Estimator(base.BaseEstimator):
         data_mean = np.sum(x, axis=0, where=observed) / np.maximum(observed.sum(axis=0), 1)
         seed = checks.check_random_state(self.random_state).randint(2**31 - 1)
         with _global_seed(seed):
-            pair = networks.mlp(x.shape[1], self.latent_dim, self.hidden, likelihood=likelihood, data_mean=data_mean)
+            pair = networks.mlp(x.shape[1], latent_dim, self.hidden, likelihood=likelihood, data_mean=data_mean)
             vae = VAE(*pair, likelihood, ELBO(beta=self.beta), seed=seed, allow_missing=True)
             vae.compile(FusedAdam(self.learning_rate))
             batches = _row_batches.RowBatches((x, None, None), batch_size, shuffle=True)
@@ -101,20 +103,21 @@ class _Estimator(base.BaseEstimator):
         return given or likelihoods.Gaussian("learned", per_column=True)
 
     def _array(self, X, table, reset=False):
-        """X as float64 numbers, checked as scikit-learn does."""
+        """X as float64 numbers that are none too large for float32, checked as scikit-learn does."""
         if table is None:
-            return checks.validate_data(self, X, reset=reset, dtype="float64", ensure_all_finite="allow-nan")
-        return table.to_array(checks.validate_data(self, X, reset=reset, skip_check_array=True))
+            x = checks.validate_data(self, X, reset=reset, dtype="float64", ensure_all_finite="allow-nan")
+        else:
+            x = table.to_array(checks.validate_data(self, X, reset=reset, skip_check_array=True))
+        with np.errstate(over="ignore"):
+            checks.assert_all_finite(x.astype("float32"), allow_nan=True, input_name="X")
+        return x
 
-    def _blocks(self, X):
-        """X as the model takes it, filled up to whole blocks, and the number of its examples."""
-        checks.check_is_fitted(self)
-        x = self._array(X, self.table_)
-        return np.pad(x, ((0, -len(x) % _ROWS), (0, 0)), "edge").astype("float32"), len(x)
+    def _checked(self, X):
+        checks.check_is_fitted(self, "vae_")
+        return self._array(X, self.table_)
 
-    def _elbo(self, X):
-        x, n = self._blocks(X)
-        return -_model.negative_elbo_at(self.vae_, x, self._noise(), _ROWS)[:n].astype("float64")
+    def _elbo(self, x):
+        return -_in_blocks(lambda x: _model.negative_elbo_at(self.vae_, x, self._noise(), _ROWS), x).astype("float64")
 
     def _noise(self):
         """Noise at which to take the expectation over z, `(2 * latent_dim, latent_dim)`, the same for every example.
@@ -168,25 +171,24 @@ class VAETransformer(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin
 
     def transform(self, X: Any) -> np.ndarray:
         """The mean of q(z|x): `(n_samples, latent_dim)` float32."""
-        x, n = self._blocks(X)
-        return self.vae_.encode(x, _ROWS).location[:n]
+        return _in_blocks(lambda x: self.vae_.encode(x, _ROWS).location, self._checked(X))
 
     def inverse_transform(self, X: Any) -> Any:
         """The mean of p(x|z) for z `(n_samples, latent_dim)`: `(n_samples, n_features)` float32.
 
         A DataFrame, with the most likely categories, if `fit` was given one with categories.
         """
-        checks.check_is_fitted(self)
+        checks.check_is_fitted(self, "vae_")
         x = self.vae_.decode(checks.check_array(X, dtype="float32", input_name="X"))
         return x if self.table_ is None else self.table_.to_frame(x)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """The ELBO of each example: `(n_samples,)` float64, nats."""
-        return self._elbo(X)
+        return self._elbo(self._checked(X))
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean ELBO, nats per example: higher is better."""
-        return float(np.mean(self._elbo(X)))
+        return float(np.mean(self.score_samples(X)))
 
     @property
     def _n_features_out(self):
@@ -244,7 +246,7 @@ class VAEDetector(base.OutlierMixin, _Estimator):
         likelihood: Any = None,
         standardize: bool = True,
         beta: float = 1.0,
-        epochs: int = 50,
+        epochs: int = 100,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         random_state: Any = None,
@@ -262,16 +264,15 @@ class VAEDetector(base.OutlierMixin, _Estimator):
         if isinstance(share, bool) or not isinstance(share, Real) or not 0.0 < share <= 0.5:
             raise ValueError(f"contamination must be a number above 0 and up to 0.5; got {share!r}.")
         x = self._fit(X)
-        elbo = self._elbo(X)
+        elbo = self._elbo(x)
         self.mean_elbo_ = float(np.mean(elbo))
-        observed = np.maximum(np.sum(~np.isnan(x), axis=0), 1)
-        self.usual_ = np.sum(self._costs(X), axis=0, dtype="float64") / observed
+        self.usual_ = np.sum(self._costs(x), axis=0) / np.maximum(np.sum(~np.isnan(x), axis=0), 1)
         self.offset_ = float(np.percentile(self._scores(elbo), 100.0 * share))
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
         """The ELBO of each example, `(n_samples,)` float64, nats; if `two_sided`, minus its distance from the mean."""
-        return self._scores(self._elbo(X))
+        return self._scores(self._elbo(self._checked(X)))
 
     def _scores(self, elbo):
         return -np.abs(elbo - self.mean_elbo_) if self.two_sided else elbo
@@ -281,22 +282,21 @@ class VAEDetector(base.OutlierMixin, _Estimator):
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
-        """-1 for an outlier, else 1: `(n_samples,)`."""
-        return np.where(self.decision_function(X) < 0.0, -1, 1)
+        """-1 for an outlier, else 1: `(n_samples,)`. What is too far off for float32 to score is an outlier."""
+        return np.where(self.decision_function(X) >= 0.0, 1, -1)
 
     def surprise(self, X: Any) -> np.ndarray:
         """Where each example is strange: `(n_samples, n_features)`, nats above what the feature costs in training data.
 
         0 where a value is missing; see `evaluation.surprise`.
         """
-        costs = self._costs(X)
-        nats = np.where(np.isnan(self._array(X, self.table_)), 0.0, costs - self.usual_)
+        x = self._checked(X)
+        nats = np.where(np.isnan(x), 0.0, self._costs(x) - self.usual_)
         return nats if self.table_ is None else np.stack(list(self.table_.by_column(nats).values()), axis=1)
 
-    def _costs(self, X):
+    def _costs(self, x):
         """-E_q log p(x_d|z) of each of the model's inputs, 0 where one is missing."""
-        x, n = self._blocks(X)
-        return -_model.log_prob_terms_at(self.vae_, x, self._noise(), _ROWS)[:n]
+        return -_in_blocks(lambda x: _model.log_prob_terms_at(self.vae_, x, self._noise(), _ROWS), x).astype("float64")
 
 
 @contextlib.contextmanager
@@ -315,9 +315,11 @@ def _global_seed(seed: int) -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
 
 
+def _in_blocks(function, x):
+    """What a function gives for each row, which it is given in whole blocks."""
+    return function(np.pad(x, ((0, -len(x) % _ROWS), (0, 0)), "edge").astype("float32"))[: len(x)]
+
+
 def _has_categories(X):
     """Whether X is a DataFrame, of pandas or polars, with a column that does not hold numbers."""
-    if not hasattr(X, "columns") or not hasattr(X, "dtypes"):
-        return False
-    kinds = [str(getattr(dtype, "kind", "f" if getattr(dtype, "is_numeric", bool)() else "O")) for dtype in X.dtypes]
-    return any(kind not in "biuf" for kind in kinds)
+    return hasattr(X, "columns") and not all(map(is_number, X.dtypes))
