@@ -82,8 +82,9 @@ class _Estimator(base.BaseEstimator):
         x, likelihood = self._array(X, table, reset=True), self._likelihood(table)
         if table is None and self.standardize and is_real(likelihood):
             likelihood = likelihoods.Standardized.fit(likelihood, x)
-        observed = ~np.isnan(x)
-        data_mean = np.sum(x, axis=0, where=observed) / np.maximum(observed.sum(axis=0), 1)
+        data_mean = None
+        if not isinstance(likelihood, likelihoods.Standardized):  # of which the mean is 0
+            data_mean = np.sum(x, axis=0, where=~np.isnan(x)) / np.maximum(np.sum(~np.isnan(x), axis=0), 1)
         seed = checks.check_random_state(self.random_state).randint(2**31 - 1)
         with _global_seed(seed):
             pair = networks.mlp(x.shape[1], latent_dim, self.hidden, likelihood=likelihood, data_mean=data_mean)
