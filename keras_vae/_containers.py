@@ -131,14 +131,18 @@ def _as_array(part, name):
     return part if is_native else part.astype(part.dtype.newbyteorder("="))
 
 
+def is_number(dtype: Any) -> bool:
+    """Whether the values of a column of a DataFrame are numbers, or booleans, as its type says."""
+    # polars has no kind, but says of a type whether it is a number.
+    return dtype.kind in "biuf" if hasattr(dtype, "kind") else dtype.is_numeric() or str(dtype) == "Boolean"
+
+
 def _from_table(table, name):
     """A DataFrame or a Series, of pandas or polars, as an array."""
     names = [str(column) for column in getattr(table, "columns", (name,))]
     dtypes = table.dtypes if hasattr(table, "columns") else (table.dtype,)
     for column, dtype in zip(names, dtypes, strict=True):
-        # polars has no kind, but says of a type whether it is a number.
-        is_number = dtype.kind in "biuf" if hasattr(dtype, "kind") else dtype.is_numeric() or str(dtype) == "Boolean"
-        if not is_number:
+        if not is_number(dtype):
             raise ValueError(
                 f"Column {column!r} of {name} holds {dtype}, and a VAE takes numbers: keras_vae.tables.Table.fit(x) "
                 "makes an array and its likelihood of numbers and categories; or drop the column."

@@ -222,6 +222,21 @@ class Table:
     def __repr__(self) -> str:
         return f"Table({', '.join(f'{column.name}: {column.kind}' for column in self.columns)})"
 
+    def by_column(self, values: Any) -> dict[str, np.ndarray]:
+        """Sums over the columns of the array that one column of the DataFrame became, by its name.
+
+        Args:
+            values: `(..., width)`, such as nats of each dimension.
+
+        Returns:
+            An array `(...)` for each column, in the order of the DataFrame.
+        """
+        values, ordered = np.asarray(values), (*self._numbers, *self._categories)
+        starts = np.cumsum([0, *(column.width for column in ordered)])[:-1]
+        sums = np.add.reduceat(values, starts, axis=-1)
+        found = {column.name: sums[..., i] for i, column in enumerate(ordered)}
+        return {column.name: found[column.name] for column in self.columns}
+
 
 @keras.saving.register_keras_serializable(package="keras_vae")
 class TableLikelihood(Mixed):

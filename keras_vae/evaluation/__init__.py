@@ -6,7 +6,7 @@
     are samples worse than data? fit_aggregate_posterior, fit_prior: priors that the codes match
     how large are the codes?     latent_statistics, by which encode and decode standardize them
     is a latent one factor?      mig, dci, sap
-    is this an outlier?          fit_threshold, anomalies
+    is this an outlier?          fit_threshold, anomalies; surprise says where
 
 All noise comes from NumPy: the same seed gives the same numbers on every backend, however the work is split.
 """
@@ -16,6 +16,7 @@ from keras_vae.evaluation.annealed import annealed_log_likelihood as annealed_lo
 from keras_vae.evaluation.anomaly import Threshold as Threshold
 from keras_vae.evaluation.anomaly import anomalies as anomalies
 from keras_vae.evaluation.anomaly import fit_threshold as fit_threshold
+from keras_vae.evaluation.anomaly import surprise as surprise
 from keras_vae.evaluation.bound import LogLikelihood as LogLikelihood
 from keras_vae.evaluation.bound import bits_per_dim as bits_per_dim
 from keras_vae.evaluation.bound import held_out as held_out

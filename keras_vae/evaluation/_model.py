@@ -98,6 +98,39 @@ def elbo_terms(vae: VAE, x: Any, num_samples: int, seed: int | None, batch_size:
     return vae._elbo_terms(x, num_samples, seed, batch_size)
 
 
+def scored_pieces(
+    vae: VAE, x: Any, num_samples: int, seed: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Data in pieces, each read once: x `(n, ...)`, its negative ELBOs `(n,)` as `elbo` has them, and its terms.
+
+    The terms are those of `elbo(per_dimension=True)`, shaped like x.
+    """
+    rows = max(
+        1, validation.whole_number("batch_size", batch_size) // validation.whole_number("num_samples", num_samples)
+    )
+    of_bound, of_terms = np.random.default_rng(seed), np.random.default_rng(seed)  # the same noise
+    for piece in vae._pieces(x, rows):
+        x = data.with_condition(*piece)
+        reconstruction, kl, _ = vae._elbo_terms(x, num_samples, of_bound, batch_size)
+        (terms,) = vae._over_noise(vae._log_prob_terms, x, num_samples, of_terms, batch_size)[:1]
+        yield piece[0], reconstruction + kl, terms
+
+
+def negative_elbo_at(vae: VAE, x: np.ndarray, noise: np.ndarray, batch_size: int) -> np.ndarray:
+    """Negative ELBOs `(n,)` of a built model, where each example meets the same noise `(num_samples, *noise_shape)`."""
+    reconstruction, kl = vae._batched(vae._bound_terms, x, _for_each(x, noise), batch_size=batch_size)
+    return reconstruction + kl
+
+
+def log_prob_terms_at(vae: VAE, x: np.ndarray, noise: np.ndarray, batch_size: int) -> np.ndarray:
+    """E_q log p(x_d|z), shaped like x, as `elbo(per_dimension=True)`, for the noise of `negative_elbo_at`."""
+    return vae._batched(vae._log_prob_terms, x, _for_each(x, noise), batch_size=batch_size)[0]
+
+
+def _for_each(x, noise):
+    return np.broadcast_to(noise, (len(x), *noise.shape))
+
+
 def log_weights(vae: VAE, data: list[np.ndarray], epsilon: np.ndarray) -> Any:
     """log of the importance weights of draws from q(z|x): noise `(n, k, *noise_shape)` to `(n, k)`."""
     x, *condition = data

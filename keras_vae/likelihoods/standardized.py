@@ -46,7 +46,7 @@ class Standardized(Likelihood):
     def __init__(self, likelihood: str | Likelihood | dict[str, Any], mean: Any = 0.0, stddev: Any = 1.0) -> None:
         super().__init__()
         self.likelihood: Likelihood = get(likelihood)
-        if not _is_real(self.likelihood):
+        if not is_real(self.likelihood):
             raise ValueError(
                 "Standardized needs a likelihood of real numbers, such as Gaussian or Laplace, but "
                 f"{self.likelihood!r} is one of other data. In a table standardise the real columns alone: "
@@ -181,10 +181,10 @@ class Standardized(Likelihood):
         return ops.divide(ops.subtract(ops.cast(x, "float32"), self._mean), self._stddev)
 
 
-def _is_real(likelihood):
+def is_real(likelihood):
     """Whether every channel may be any real number."""
     if isinstance(likelihood, Mixed):
-        return all(_is_real(part) for part in likelihood.parts)
+        return all(is_real(part) for part in likelihood.parts)
     return not likelihood.is_discrete and likelihood.data_range is None
 
 
