@@ -163,9 +163,10 @@ def _train(parser):
     add("--standardize", action=argparse.BooleanOptionalAction, help=words)
     add("--levels", type=count, help="for discretized_logistic (default 256; the digits have 17)")
     add("--network", choices=("mlp", "conv"), default="mlp")
-    add("--hidden", type=counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas")
+    words = "units (mlp, default 500, for a table 128,128) or filters (conv, default 32,64), by commas"
+    add("--hidden", type=counts, help=words)
     add("--latent-dim", type=count, default=8)
-    add("--epochs", type=count, default=20)
+    add("--epochs", type=count, help="(default 20, for a table up to 200, until 3,000 steps)")
     add("--batch-size", type=count, default=100)
     add("--learning-rate", type=positive, default=1e-3, help="of Adam (default 0.001)")
     add("--objective", choices=("elbo", "iwae"), default="elbo", help="(default elbo)")

@@ -15,6 +15,8 @@ from keras_vae import _files, datasets, evaluation, likelihoods, networks, plott
 from keras_vae_cli import options, progress, runs
 from keras_vae_cli.quiet import without_native_log
 
+TABLE_STEPS = 3000  # after which the bound of tables of some thousand rows hardly moved
+
 
 def run(given: argparse.Namespace) -> None:
     """Trains on any data."""
@@ -24,7 +26,6 @@ def run(given: argparse.Namespace) -> None:
 def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
     """Trains, writes the folder of the run, and returns the model and the held-out data."""
     started = time.monotonic()
-    given.hidden = given.hidden or ((32, 64) if given.network == "conv" else (500,))
     # With one sample the importance-weighted bound is the ELBO.
     given.num_samples = given.num_samples or (5 if given.objective == "iwae" else 1)
     if given.data not in ("digits", *datasets.KERAS_SETS) and pathlib.Path(given.data).exists():
@@ -34,6 +35,7 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
             keras.utils.set_random_seed(given.seed)  # which imports TensorFlow on every backend
         data, table = _load(given)
         train, test = data.train, data.test
+        _choose_sizes(given, train, table)
         if given.network == "conv" and train.ndim == 3:
             train, test = train[..., None], test[..., None]
         vae = _model(given, train, _likelihood(given, data) if table is None else table.likelihood())
@@ -76,6 +78,15 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
 
 def _steps_per_epoch(given, train):
     return math.ceil(len(train) / given.batch_size)
+
+
+def _choose_sizes(given, train, table):
+    """Of the network and of training, where they were not said: a table is small, and its columns tell little each."""
+    if given.hidden is None:
+        given.hidden = (32, 64) if given.network == "conv" else (500,) if table is None else (128, 128)
+    if given.epochs is None:
+        enough = 0 if table is None else math.ceil(TABLE_STEPS / _steps_per_epoch(given, train))
+        given.epochs = min(max(20, enough), 200)
 
 
 def _load(given):
