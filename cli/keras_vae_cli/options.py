@@ -72,7 +72,7 @@ sizes: Reader = _value(
 
 def kinds(text: str) -> dict[str, str | None]:
     """Kinds of columns by their names, in which there may be commas; None of a column that is left out."""
-    found = re.findall(r"(.*?)=(real|integer|category|none)(?:,|$)", text)
+    found = re.findall(r"([^=]*)=(real|integer|category|none)(?:,|$)", text)
     if not found or ",".join(f"{name}={kind}" for name, kind in found) != text:
         words = "NAME=KIND, with commas between several, and each KIND real, integer, category or none"
         raise argparse.ArgumentTypeError(f"must be {words}; got {text!r}")

@@ -28,23 +28,27 @@ def run(given: argparse.Namespace) -> None:
         held_out = runs.load_held_out(given, vae)
         draws = {"num_samples": given.num_samples, "seed": given.seed}
         threshold = evaluation.fit_threshold(vae, held_out, given.threshold, **draws)
-        scores = -vae.elbo(x, **draws)
+        scores = -vae.elbo(x, **draws).astype("float64")
         names, nats = _nats_of_columns(vae, x, table, draws)
         surprise = nats - np.nanmean(_nats_of_columns(vae, held_out, table, draws)[1], axis=0)
-        guilty = np.argsort(np.nan_to_num(-surprise, nan=np.inf), axis=1, kind="stable")[:, :GUILTY]
-        surprise = np.take_along_axis(surprise, guilty, axis=1)
+        order = np.argsort(np.nan_to_num(-surprise, nan=np.inf), axis=1, kind="stable")[:, :GUILTY]
+        guilty = [
+            [(names[i], row[i]) for i in places if not np.isnan(row[i])]
+            for places, row in zip(order, surprise, strict=True)
+        ]
         columns = {"score": np.round(scores, 3), "anomaly": threshold.is_anomaly(scores)}
-        for i in range(guilty.shape[1]):
-            columns[f"column_{i + 1}"] = [names[index] for index in guilty[:, i]]
-            columns[f"nats_{i + 1}"] = np.round(surprise[:, i], 3)
+        for i in range(order.shape[1]):
+            named = [row[i] if i < len(row) else (None, None) for row in guilty]
+            columns[f"column_{i + 1}"] = [name for name, _ in named]
+            columns[f"nats_{i + 1}"] = [None if nats is None else round(float(nats), 3) for _, nats in named]
         _tables.write(_tables.with_columns(cells, columns), temporary, like=sheet)
     print(
         f"Wrote {output}: {columns['anomaly'].sum():,} of {len(x):,} rows score above {threshold.nats:.3f} nats, as "
         f"{1 - threshold.quantile:.2%} of the {threshold.examples:,} held-out rows do."
     )
     for row in np.argsort(-scores, kind="stable")[:SHOWN]:
-        words = (f"{names[index]} {nats:+.1f}" for index, nats in zip(guilty[row], surprise[row], strict=True))
-        print(f"row {row + 1:<8,} {scores[row]:.3f} nats: {', '.join(words)}")
+        words = ", ".join(f"{name} {nats:+.1f}" for name, nats in guilty[row])
+        print(f"row {row + 1:<8,} {scores[row]:.3f} nats: {words}")
 
 
 def _nats_of_columns(vae: VAE, x: np.ndarray, table: tables.Table | None, draws):
