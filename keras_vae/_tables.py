@@ -11,6 +11,7 @@ import importlib
 import itertools
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -31,12 +32,14 @@ class Sheet:
         cells: DataFrame of polars: of CSV the text of each cell, None where it is empty.
         lines: Line of each row in a CSV file; None of Parquet.
         form: Arguments of polars' `write_csv` that write the file as it was.
+        has_comma: Whether 3,14 is a number, as in spreadsheets that part cells by semicolons.
     """
 
     path: pathlib.Path
     cells: Any
     lines: list[int] | None = None
     form: dict[str, Any] = dataclasses.field(default_factory=dict)
+    has_comma: bool = False
 
     def values(self, table: Table | None = None) -> Any:
         """DataFrame of what the cells say, None where one is missing.
@@ -69,7 +72,7 @@ class Sheet:
         if cells is not self.cells or self.lines is None:
             return complete
         names = [column.name for column in table.columns]
-        text = as_shortest(complete.select(names)).cast(_polars().String)
+        text = self.as_text(as_shortest(complete.select(names))).cast(_polars().String)
         return cells.with_columns(cells[name].zip_with(values[name].is_not_null(), text[name]) for name in names)
 
     def _values(self, name, column):
@@ -86,13 +89,20 @@ class Sheet:
                 lower = text.str.to_lowercase()
                 self._check(column, text, lower.is_in(["true", "false"]), "must hold true or false")
                 return lower == "true"
+        digits = text.str.replace(",", ".", literal=True) if self.has_comma else text
         for dtype in (polars.Int64, polars.Float64):
-            numbers = text.cast(dtype, strict=False)
+            numbers = digits.cast(dtype, strict=False)
             if numbers.null_count() == text.null_count():
                 return numbers
         if column is None:
             return text
         return self._check(column, text, numbers.is_not_null(), "must hold numbers")
+
+    def as_text(self, frame: Any) -> Any:
+        """A DataFrame with numbers as this file writes them."""
+        floats = _polars().selectors.float()
+        comma = floats.cast(_polars().String).str.replace(".", ",", literal=True)
+        return frame.with_columns(comma) if self.has_comma else frame
 
     def _check(self, column: Column, text, is_right, words):
         """Raises an error of the first cell that is not missing and not right."""
@@ -130,14 +140,16 @@ def write(frame: Any, path: pathlib.Path, like: Sheet | None = None) -> None:
         ValueError: If the suffix is another, or CSV has no place for what a column holds.
     """
     suffix = path.suffix.lower()
-    form = dict(like.form) if like is not None and like.path.suffix.lower() == suffix else {}
-    if like is not None and frame.columns != like.cells.columns:
-        form.pop("include_header", None)  # columns that were added want names
+    form = {"separator": "\t" if suffix == ".tsv" else ","}
+    if like is not None and like.path.suffix.lower() == suffix:
+        frame, form = like.as_text(frame), form | like.form
+        if frame.columns != like.cells.columns:
+            form.pop("include_header", None)  # columns that were added want names
     try:
         if suffix == ".parquet":
             frame.write_parquet(path)
         else:
-            frame.write_csv(path, **{"separator": "\t" if suffix == ".tsv" else ",", **form})
+            frame.write_csv(path, **form)
     except _polars().exceptions.PolarsError as error:
         raise ValueError(f"The table cannot be written as {suffix} ({error}).") from None
 
@@ -205,7 +217,13 @@ def _read_csv(path):
         "line_terminator": "\r\n" if first.endswith("\r\n") else "\n",
         "include_header": has_names,
     }
-    return Sheet(path, frame, [line for line, _ in rows[has_names:]], form)
+    has_comma = delimiter != "," and _any_match(columns, "[+-]?[0-9]+,[0-9]+")
+    has_comma = has_comma and not _any_match(columns, r"[+-]?[0-9]+\.[0-9]+")
+    return Sheet(path, frame, [line for line, _ in rows[has_names:]], form, has_comma)
+
+
+def _any_match(columns, pattern):
+    return any(re.fullmatch(pattern, cell.strip()) for column in columns for cell in column)
 
 
 def _is_number(cell):

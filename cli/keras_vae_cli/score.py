@@ -27,10 +27,15 @@ def run(given: argparse.Namespace) -> None:
             sheet, cells, x = None, None, runs.load_rows(given, vae)
         held_out = runs.load_held_out(given, vae)
         draws = {"num_samples": given.num_samples, "seed": given.seed}
-        threshold = evaluation.fit_threshold(vae, held_out, given.threshold, **draws)
+        try:
+            threshold = evaluation.fit_threshold(vae, held_out, given.threshold, **draws)
+        except ValueError as error:
+            raise ValueError(f"No --threshold by the rows held out in training: {error}") from None
         scores = -vae.elbo(x, **draws).astype("float64")
         names, nats = _nats_of_columns(vae, x, table, draws)
-        surprise = nats - np.nanmean(_nats_of_columns(vae, held_out, table, draws)[1], axis=0)
+        usual = _nats_of_columns(vae, held_out, table, draws)[1]
+        seen = ~np.isnan(usual)
+        surprise = nats - np.sum(usual, axis=0, where=seen) / np.maximum(seen.sum(axis=0), 1)
         order = np.argsort(np.nan_to_num(-surprise, nan=np.inf), axis=1, kind="stable")[:, :GUILTY]
         guilty = [
             [(names[i], row[i]) for i in places if not np.isnan(row[i])]
@@ -44,7 +49,7 @@ def run(given: argparse.Namespace) -> None:
         _tables.write(_tables.with_columns(cells, columns), temporary, like=sheet)
     print(
         f"Wrote {output}: {columns['anomaly'].sum():,} of {len(x):,} rows score above {threshold.nats:.3f} nats, as "
-        f"{1 - threshold.quantile:.2%} of the {threshold.examples:,} held-out rows do."
+        f"at most {1 - threshold.quantile:.2%} of the {threshold.examples:,} held-out rows do."
     )
     for row in np.argsort(-scores, kind="stable")[:SHOWN]:
         words = ", ".join(f"{name} {nats:+.1f}" for name, nats in guilty[row])
