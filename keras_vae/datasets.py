@@ -12,12 +12,14 @@ import pathlib
 import struct
 import warnings
 import zipfile
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_vae import _tables
+from keras_vae.tables import Table
 
 KERAS_SETS: tuple[str, ...] = ("mnist", "fashion_mnist", "cifar10")
 IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -25,13 +27,18 @@ _SPLIT_SEED = 0  # the held-out part is a property of the data, not of a run
 
 
 class Data(NamedTuple):
-    """Arrays to train on and to hold out, with labels and the names of columns where the source has them."""
+    """Arrays to train on and to hold out, with labels where the source has them, and the `Table` of a table."""
 
     train: np.ndarray
     test: np.ndarray
     train_labels: np.ndarray | None = None
     test_labels: np.ndarray | None = None
-    columns: tuple[str, ...] | None = None
+    table: Table | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the columns of a table's arrays."""
+        return self.table and self.table.names
 
 
 def load(
@@ -39,6 +46,7 @@ def load(
     binarize: str | None = None,
     test_fraction: float = 1 / 6,
     resize: int | tuple[int, int] | None = None,
+    kinds: Mapping[str, str | None] | str | Table | None = None,
 ) -> Data:
     """Loads a data set.
 
@@ -47,13 +55,17 @@ def load(
             "cifar10" (downloaded by Keras); or a `.npy` or `.npz` file, an idx file or a folder of them, gzipped or
             not, a table (`.csv`, `.tsv`, `.parquet`), or a folder of images. An `.npz` holds `x` or one array, or
             `train` and `test`, or `x_train` and `x_test`; labels are `y` or `labels`, or `y_train` and `y_test`. A
-            table has numeric columns, and its empty cells become NaN. Images are turned as their EXIF data say, and
-            transparent pixels are blended with white; hidden files are left out.
+            table becomes the array of a `Table`, NaN where a cell is empty or says NA, null, None or a question mark.
+            Images are turned as their EXIF data say, and transparent pixels are blended with white; hidden files are
+            left out.
         binarize: Method of binarisation: None; "threshold" at 0.5; or "sample", each pixel drawn once with its grey
             value as the probability, which is how binarised MNIST was made.
-        test_fraction: Share held out at random, always the same examples, if the source has no test set of its own.
+        test_fraction: Share held out at random, always the same examples, if the source has no test set of its own;
+            0: all are in `train`, in their order.
         resize: Height and width, or one number for both, that the images of a folder are resized to; None: they must
             have one size.
+        kinds: Kinds of a table's columns, where they are others than `Table.fit` finds; one for all of them, such as
+            "real"; or a `Table`, whose columns are read.
 
     Returns:
         A `Data` of float32 arrays of shape `(n, ...)`.
@@ -64,13 +76,15 @@ def load(
     name = str(source)
     if resize is not None and not pathlib.Path(name).expanduser().is_dir():
         raise _no_images_to_resize(name)
+    if kinds is not None and pathlib.Path(name).suffix.lower() not in _tables.SUFFIXES:
+        raise ValueError(f"kinds (--kinds) is for a table ({', '.join(_tables.SUFFIXES)}), and {name} is none.")
     if name == "digits":
         data = _digits(test_fraction)
     elif name in KERAS_SETS:
         data = _from_keras(name)
     else:
-        data = _from_path(pathlib.Path(name).expanduser(), test_fraction, resize)
-    if len(data.train) == 0 or len(data.test) == 0:
+        data = _from_path(pathlib.Path(name).expanduser(), test_fraction, resize, kinds)
+    if len(data.train) == 0 or (test_fraction and len(data.test) == 0):
         raise ValueError(
             f"{name} gives {len(data.train)} examples to train on and {len(data.test)} to hold out; each needs one."
         )
@@ -122,7 +136,7 @@ def _from_keras(name):
     return Data(_with_channels(train), _with_channels(test), np.ravel(train_labels), np.ravel(test_labels))
 
 
-def _from_path(path, test_fraction, resize):
+def _from_path(path, test_fraction, resize, kinds):
     if not path.exists():
         sets = ", ".join(("digits", *KERAS_SETS))
         raise ValueError(f"There is no file or folder {path}, and no data set of that name; the named sets are {sets}.")
@@ -135,13 +149,24 @@ def _from_path(path, test_fraction, resize):
     if path.suffix in (".npy", ".npz"):
         return _from_numpy(path, test_fraction)
     if path.suffix.lower() in _tables.SUFFIXES:
-        columns, x = _tables.read(path)
-        return _split(x, test_fraction)._replace(columns=columns)
+        return _from_table(_tables.read(path), test_fraction, kinds)
     if "idx" in path.name:
         return _split(_with_channels(read_idx(path)), test_fraction)
     raise ValueError(
-        f"Cannot tell what {path} holds: give a .npy, .npz, .csv, .parquet or idx file, or a folder of images."
+        f"Cannot tell what {path} holds: give a .npy, .npz, .csv, .tsv, .parquet or idx file, or a folder of images; "
+        "save a spreadsheet as CSV."
     )
+
+
+def _from_table(sheet, test_fraction, kinds):
+    values = sheet.values(kinds if isinstance(kinds, Table) else None)
+    try:
+        if isinstance(kinds, str):
+            kinds = dict.fromkeys(values.columns, kinds)
+        table = kinds if isinstance(kinds, Table) else Table.fit(values, kinds)
+        return _split(table.to_array(values), test_fraction)._replace(table=table)
+    except ValueError as error:
+        raise ValueError(f"{sheet.path}: {error}") from None
 
 
 def _no_images_to_resize(source):
@@ -242,8 +267,8 @@ def _with_channels(images):
 def _split(x, test_fraction, labels=None):
     if x.ndim < 2:
         raise ValueError(f"Data need an axis of examples and at least one more; got shape {x.shape}.")
-    order = np.random.default_rng(_SPLIT_SEED).permutation(len(x))
-    held_out = max(1, round(test_fraction * len(x)))
+    held_out = max(1, round(test_fraction * len(x))) if test_fraction else 0
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(x)) if test_fraction else np.arange(len(x))
     test, train = order[:held_out], order[held_out:]
     if labels is None:
         return Data(x[train], x[test])
@@ -256,13 +281,13 @@ def _as_floats(data):
         if x.dtype.kind not in "buif":
             raise ValueError(f"Data must be numbers; got an array of dtype {x.dtype}.")
     are_bytes = data.train.dtype == data.test.dtype == np.uint8
-    scale = 255.0 if are_bytes and max(data.train.max(), data.test.max()) > 16 else 1.0
+    scale = 255.0 if are_bytes and max(data.train.max(), data.test.max(initial=0)) > 16 else 1.0
     return data._replace(train=data.train.astype("float32") / scale, test=data.test.astype("float32") / scale)
 
 
 def _binarize(data, how):
     for x in (data.train, data.test):
-        if x.min() < 0.0 or x.max() > 1.0:
+        if x.min(initial=0.0) < 0.0 or x.max(initial=1.0) > 1.0:
             raise ValueError(f"Only data in [0, 1] can be binarised; these range from {x.min():g} to {x.max():g}.")
     if how == "threshold":
         return data._replace(train=(data.train >= 0.5).astype("float32"), test=(data.test >= 0.5).astype("float32"))

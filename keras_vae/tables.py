@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import importlib.util
 import math
+import shlex
 from collections.abc import Hashable, Mapping
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from keras_vae.likelihoods import Categorical, Gaussian, Likelihood, Mixed, Stan
 KINDS: tuple[str, ...] = ("real", "integer", "category")
 _MAX_CATEGORIES = 200
 _MAX_WHOLE = 2**24  # float32 tells whole numbers apart up to here
+_FEW_ROWS = 20  # so few may differ by chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +95,9 @@ class Table:
                 the column out.
 
         Raises:
-            ValueError: If a column has no value, is of a type that is neither, or holds whole numbers beyond 2**24,
-                which float32 rounds, and `kinds` does not say that it is a number; says which and what to do.
+            ValueError: If a column has no value, is of a type that is neither, or, where `kinds` does not say what it
+                is, names the rows (text that seldom occurs twice, whole numbers that count) or holds whole numbers
+                beyond 2**24, which float32 rounds; says which and what to do.
         """
         frame = _narwhals(frame)
         if not isinstance(kinds, Mapping | None):
@@ -110,6 +113,12 @@ class Table:
         unknown = sorted(set(kinds) - set(frame.columns))
         if unknown:
             raise ValueError(f"kinds names {unknown[0]!r}, which is no column of the table: {_listed(frame.columns)}.")
+        naming = [name for name in frame.columns if name not in kinds and _names_rows(frame[name])]
+        if naming:
+            raise ValueError(
+                f"The values of {_listed(naming)} do not repeat, as names of the rows, from which a model learns "
+                f"nothing: {_left_out(*naming)}, or say which kind they are."
+            )
         columns = []
         for name in frame.columns:
             kind = kinds.get(name, "")
@@ -132,6 +141,15 @@ class Table:
         """The names of the array's columns: "age", and "country=France" of a category."""
         of_categories = [f"{column.name}={value}" for column in self._categories for value in column.categories]
         return (*(column.name for column in self._numbers), *of_categories)
+
+    @property
+    def places(self) -> dict[str, slice]:
+        """Where each column is in the array, by its name and in the array's order."""
+        found, start = {}, 0
+        for column in (*self._numbers, *self._categories):
+            found[column.name] = slice(start, start + column.width)
+            start += column.width
+        return found
 
     def likelihood(self, of_numbers: Likelihood | str | None = None) -> "TableLikelihood":
         """p(x|z) of the array: a standardised Gaussian with a learned scale for each number, and the categories.
@@ -187,10 +205,8 @@ class Table:
         library = library or ("pandas" if importlib.util.find_spec("pandas") else "polars")
         if library not in ("pandas", "polars"):
             raise ValueError(f'library must be "pandas" or "polars"; got {library!r}.')
-        found, start = {}, 0
-        for column in (*self._numbers, *self._categories):
-            found[column.name] = _values(column, x[:, start : start + column.width])
-            start += column.width
+        places = self.places
+        found = {column.name: _values(column, x[:, places[column.name]]) for column in self.columns}
         native: Any = importlib.import_module(library)
         of_library = _pandas_series if library == "pandas" else _polars_series
         if like is None:
@@ -271,7 +287,7 @@ def _column(name, series, given):
     cells = _cells(series)
     kind = given or _kind(name, series.dtype, cells)
     if all(value is None for value in cells):
-        raise ValueError(f"Column {name!r} has no value: leave it out, kinds={{{name!r}: None}}.")
+        raise ValueError(f"Column {name!r} has no value: {_left_out(name)}.")
     dtype = str(series.dtype).partition("(")[0]
     if kind == "category":
         return Column(name, kind, *_categories_of(name, series.dtype, cells), dtype=dtype)
@@ -281,10 +297,20 @@ def _column(name, series, given):
     if kind == "integer" and not given and max(-low, high) > _MAX_WHOLE:
         raise ValueError(
             f"Column {name!r} has whole numbers from {low:.0f} to {high:.0f}, and float32 tells them apart up to 2**24 "
-            f'only. If they name the rows leave them out, kinds={{{name!r}: None}}; if they name groups, "category"; '
-            'if they are numbers that may be rounded, "integer".'
+            f'only. If they name the rows, {_left_out(name)}; if they name groups, "category"; if they are numbers '
+            'that may be rounded, "integer".'
         )
     return Column(name, kind, (), (), low, high, mean, stddev if stddev > 1e-12 * abs(mean) else 1.0, dtype)
+
+
+def _names_rows(series):
+    """Whether text seldom occurs twice, or whole numbers count."""
+    cells = [value for value in _cells(series) if value is not None]
+    if len(cells) <= _FEW_ROWS:
+        return False
+    if series.dtype.is_integer():
+        return len(set(cells)) == len(cells) == len(series) == max(cells) - min(cells) + 1
+    return all(isinstance(value, str) for value in cells) and 2 * len(set(cells)) > len(cells)
 
 
 def _kind(name, dtype, cells):
@@ -298,7 +324,7 @@ def _kind(name, dtype, cells):
         return "category"
     raise ValueError(
         f"Column {name!r} holds {dtype}, which is neither a number nor a category: make it one, such as the day of the "
-        f"year of a date, or leave it out, kinds={{{name!r}: None}}."
+        f"year of a date, or {_left_out(name)}."
     )
 
 
@@ -309,7 +335,8 @@ def _numbers(name, dtype, cells):
     except (TypeError, ValueError):
         raise ValueError(f"Column {name!r} must hold numbers; its type is {dtype}.") from None
     if np.isinf(x).any():
-        raise ValueError(f"Column {name!r} holds an infinite value, first in row {int(np.argmax(np.isinf(x)))}.")
+        row = int(np.argmax(np.isinf(x)))
+        raise ValueError(f"Column {name!r} holds an infinite value, first in row {row}, counted from 0.")
     return x
 
 
@@ -345,14 +372,14 @@ def _categories_of(name, dtype, cells):
         raise ValueError(
             f"Column {name!r} holds values of type {' and '.join(sorted(each.__name__ for each in types))}, and "
             f"categories are text, booleans or finite numbers, all of one type: make them text, df[{name!r}].astype"
-            f"(str), or leave the column out, kinds={{{name!r}: None}}."
+            f"(str), or {_left_out(name)}."
         )
     occur = set(values[: len(values) - len(levels)])
     found = [value for value in levels if value in occur] or sorted(occur)
     if len(found) > _MAX_CATEGORIES:
         raise ValueError(
             f"Column {name!r} has {len(found)} categories, and {_MAX_CATEGORIES} are the most: join the rare ones, or "
-            f"leave it out, kinds={{{name!r}: None}}, if it names the rows."
+            f"{_left_out(name)}."
         )
     return tuple(found), levels
 
@@ -368,8 +395,9 @@ def _one_hot(column, cells):
             x[row, place[value]] = 1.0
         else:
             raise ValueError(
-                f"Column {column.name!r} holds {value!r} in row {row}, which is none of the categories that the table "
-                f"was fitted to: {_listed(column.categories)}. Fit again with it, or make it a missing value."
+                f"Column {column.name!r} holds {value!r} in row {row}, counted from 0, which is none of the categories "
+                f"that the table was fitted to: {_listed(column.categories)}. Fit again with it, or make it a missing "
+                "value."
             )
     return x
 
@@ -441,6 +469,11 @@ def _import_narwhals() -> Any:
         raise ModuleNotFoundError(
             'Tables of several types need narwhals: pip install "keras-vae[tables]".', name="narwhals"
         ) from None
+
+
+def _left_out(*names):
+    kinds, option = ", ".join(f"{name!r}: None" for name in names), ",".join(f"{name}=none" for name in names)
+    return f"leave {'it' if len(names) == 1 else 'them'} out, kinds={{{kinds}}} (--kinds {shlex.quote(option)})"
 
 
 def _listed(names, most=8):

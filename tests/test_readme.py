@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import keras_vae
+import people
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -45,11 +46,12 @@ def folder(tmp_path, monkeypatch):
     ("document", "written"),
     [
         ("README.md", ("quickstart/manifold.png", "quickstart/bundle/manifest.json")),
-        pytest.param("docs/guide.md", ("samples.png", "digits-onnx/manifest.json"), marks=pytest.mark.slow),
+        pytest.param("docs/guide.md", ("samples.png", "people-onnx/manifest.json"), marks=pytest.mark.slow),
     ],
 )
 def test_the_commands_run_in_order(document, written, folder):
     assert len(commands(document)) >= 3
+    people.write("people.csv")  # where a reader has a table
     run_commands(commands(document))
     assert [name for name in written if not (folder / name).exists()] == []
 

@@ -7,6 +7,7 @@ command line is refused at once. What it repeats of them, such as the names of l
 import argparse
 import importlib.metadata
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,15 @@ sizes: Reader = _value(
     lambda values: len(values) == 2 and min(values) >= 1,
     "a number of pixels, or height,width",
 )
+
+
+def kinds(text: str) -> dict[str, str | None]:
+    """Kinds of columns by their names, in which there may be commas; None of a column that is left out."""
+    found = re.findall(r"([^=]*)=(real|integer|category|none)(?:,|$)", text)
+    if not found or ",".join(f"{name}={kind}" for name, kind in found) != text:
+        words = "NAME=KIND, with commas between several, and each KIND real, integer, category or none"
+        raise argparse.ArgumentTypeError(f"must be {words}; got {text!r}")
+    return {name: None if kind == "none" else kind for name, kind in found}
 
 
 def scale(text: str) -> str | float:
@@ -136,22 +146,27 @@ def _quickstart(parser):
 
 def _train(parser):
     add = parser.add_argument
-    words = "digits, mnist, fashion_mnist, cifar10, a file (.npy, .npz, idx, .csv, .parquet), or a folder of images"
+    words = (
+        "digits, mnist, fashion_mnist, cifar10, a file (.npy, .npz, idx, .csv, .tsv, .parquet), or a folder of images"
+    )
     add("--data", default="digits", help=words)
+    words = "what columns of a table are, if it is not found: real, integer, category, or none to leave one out"
+    add("--kinds", type=kinds, metavar="NAME=KIND,...", help=words)
     _add_shared(parser, "--binarize")
     add("--resize", type=sizes, metavar="H,W", help="resize the images of a folder to this height and width")
-    names = f"{', '.join(LIKELIHOODS)} (default bce; for a table gaussian, its scale learned)"
+    names = f"{', '.join(LIKELIHOODS)} (default bce; for a table that of each column's kind)"
     add("--likelihood", choices=LIKELIHOODS, metavar="NAME", help=names)
     add("--scale", type=scale, help="for gaussian and its like: a number, learned, optimal or predicted")
     words = (
-        "reckon with each column or channel at mean 0 and deviation 1; all output is in its own units (default: tables)"
+        "reckon with each column or channel at mean 0 and deviation 1; all output is in its own units (always: tables)"
     )
     add("--standardize", action=argparse.BooleanOptionalAction, help=words)
-    add("--levels", type=count, default=LEVELS, help="for discretized_logistic (default 256; the digits have 17)")
+    add("--levels", type=count, help="for discretized_logistic (default 256; the digits have 17)")
     add("--network", choices=("mlp", "conv"), default="mlp")
-    add("--hidden", type=counts, help="units (mlp, default 500) or filters (conv, default 32,64), by commas")
+    words = "units (mlp, default 500, for a table 128,128) or filters (conv, default 32,64), by commas"
+    add("--hidden", type=counts, help=words)
     add("--latent-dim", type=count, default=8)
-    add("--epochs", type=count, default=20)
+    add("--epochs", type=count, help="(default 20, for a table up to 200, until 3,000 steps)")
     add("--batch-size", type=count, default=100)
     add("--learning-rate", type=positive, default=1e-3, help="of Adam (default 0.001)")
     add("--objective", choices=("elbo", "iwae"), default="elbo", help="(default elbo)")
@@ -162,7 +177,8 @@ def _train(parser):
     add("--free-bits", type=non_negative, default=0.0, help="nats of each latent without a penalty (default 0)")
     add("--prior", choices=("normal", "mixture", "vamp"), default="normal", help="p(z): N(0, I), or a learned one")
     add("--components", type=count, help="components of the prior (default: mixture 10, vamp 500)")
-    add("--allow-missing", action="store_true", help="NaN in the data is a missing value")
+    words = "NaN in the data is a missing value (default: for a table in which some are missing)"
+    add("--allow-missing", action="store_true", help=words)
     add("--output", default="runs/vae", help="folder to write (default runs/vae)")
     _add_shared(parser, "--overwrite")
 
@@ -181,8 +197,32 @@ def _evaluate(parser):
 def _sample(parser):
     _add_shared(parser, "model", "--import")
     parser.add_argument("--num", type=count, default=100, help="number of samples (default 100)")
-    words = "a .png picture or a .npy array of means of p(x|z), or a .csv table of draws (default samples.png)"
-    parser.add_argument("--output", default="samples.png", help=words)
+    words = (
+        "a .png picture or a .npy array of means of p(x|z) (default samples.png), or a table of draws: .csv, .tsv or "
+    )
+    words += ".parquet (default for a table: samples.csv)"
+    parser.add_argument("--output", help=words)
+
+
+def _impute(parser):
+    _add_shared(parser, "model", "--import")
+    add = parser.add_argument
+    add("--data", required=True, help="a table (.csv, .tsv, .parquet) or an array (.npy) with missing values")
+    add("--output", required=True, help="the same, filled in; what is there stays as it is")
+    words = "complete the data N times by draws instead of once by their mean, for the spread: a table has them below "
+    words += "each other, with columns row and draw, an array along a new first axis"
+    add("--draws", type=count, metavar="N", help=words)
+    add("--num-samples", type=count, default=100, help="samples of z per example (default 100)")
+
+
+def _score(parser):
+    _add_shared(parser, "model", "--import", "--binarize")
+    add = parser.add_argument
+    add("--data", required=True, help="as for train")
+    add("--output", required=True, help="table (.csv, .tsv, .parquet) to write: the data and their scores")
+    words = "call anomalous what scores above this quantile of the rows held out in training (default 0.99)"
+    add("--threshold", type=share, metavar="QUANTILE", default=0.99, help=words)
+    add("--num-samples", type=count, default=16, help="samples of z per example (default 16)")
 
 
 def _export(parser):
@@ -209,5 +249,7 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "train": (_train, "Trains on any data."),
     "evaluate": (_evaluate, "Prints the held-out terms of a trained model."),
     "sample": (_sample, "Writes samples of a trained model as a picture, an array or a table."),
+    "impute": (_impute, "Writes a table or an array with its missing values filled in."),
+    "score": (_score, "Writes how unlike the training data each row is, and which of its columns say so."),
     "export": (_export, "Writes a trained model as a bundle of ONNX files that were compared with it, or checks one."),
 }

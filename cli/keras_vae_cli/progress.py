@@ -11,6 +11,8 @@ import numpy as np
 
 from keras_vae import VAE, callbacks
 
+LINES = 60  # about as many, however many epochs
+
 
 def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: int) -> list[dict[str, float]]:
     """Trains and returns the logs of each epoch; the first Ctrl-C ends training after the current program."""
@@ -27,7 +29,7 @@ def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: 
 
 
 class _Progress(keras.callbacks.Callback):
-    """Prints a line for each epoch, with a bar in it on a terminal: the four numbers that matter, in nats."""
+    """Prints a line for each epoch, or for some of very many: the four numbers that matter; on a terminal a bar too."""
 
     needs_each_batch = False
 
@@ -58,6 +60,8 @@ class _Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.history.append({"epoch": epoch + 1, **logs})
+        if (epoch + 1) % math.ceil(self.epochs / LINES) and epoch + 1 < self.epochs and not self.model.stop_training:
+            return
         start = "\r\033[K" if self.on_terminal else ""
         print(
             f"{start}epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"

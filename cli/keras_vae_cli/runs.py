@@ -1,7 +1,6 @@
 """What a run leaves in its folder: the model, and the settings and data it was trained with."""
 
 import argparse
-import csv
 import importlib.util
 import json
 import os
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_vae import VAE, callbacks, datasets
+from keras_vae import VAE, _tables, callbacks, datasets, tables
 from keras_vae_cli.commands import sentence
 
 
@@ -67,49 +66,65 @@ def load_data(given: argparse.Namespace, vae: VAE) -> datasets.Data | None:
     Raises:
         ValueError: If the data cannot be read or lack a column that the model was trained on, or the summary is broken.
     """
-    file = _model_file(given.model).parent / "summary.json"
+    return _load(vae, given.model, given.data, given.binarize)
+
+
+def load_held_out(given: argparse.Namespace, vae: VAE) -> np.ndarray:
+    """The held-out part of the data that the model was trained on, whatever data are named."""
+    words = "What is usual is read off the held-out part of the data that the model was trained on"
     try:
-        summary = dict(json.loads(file.read_text())) if file.is_file() else None
-        settings = {} if summary is None else dict(summary["settings"])
+        data = _load(vae, given.model, None, None)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{words}. {sentence(error)}") from None
+    if data is None:
+        raise ValueError(f"{words}, and no summary.json beside {given.model} names it: name the folder of a run.")
+    return data.test
+
+
+def load_rows(given: argparse.Namespace, vae: VAE) -> np.ndarray:
+    """All examples of the data that were named, in their order."""
+    data = _load(vae, given.model, given.data, given.binarize, test_fraction=0)
+    assert data is not None  # as they were named
+    return data.train
+
+
+def load_table(path: str, vae: VAE) -> tables.Table | None:
+    """What the columns of a model's data are: its own table; of a model of numbers alone, names in its summary."""
+    table = getattr(vae.likelihood, "table", None)
+    try:
+        names = json.loads((_model_file(path).parent / "summary.json").read_text())["columns"]
+    except (OSError, ValueError, KeyError, TypeError):
+        names = None
+    return table or (names and tables.Table(tuple(tables.Column(name, "real") for name in names)))
+
+
+def write_draws(vae: VAE, table: tables.Table, n: int, seed: int, path: pathlib.Path) -> None:
+    """Writes rows that the model draws, of the original types, as a table."""
+    frame = table.to_frame(vae.sample(n, seed=seed, draw=True), "polars")
+    _tables.write(frame if path.suffix.lower() == ".parquet" else _tables.as_shortest(frame), path)
+
+
+def is_table(path: str | pathlib.Path) -> bool:
+    """Whether a file is a table, by its suffix."""
+    return pathlib.Path(path).suffix.lower() in _tables.SUFFIXES
+
+
+def _load(vae, model, source, binarize, **settings_of_load):
+    file = _model_file(model).parent / "summary.json"
+    try:
+        settings = dict(json.loads(file.read_text())["settings"]) if file.is_file() else {}
     except (ValueError, KeyError, TypeError):
-        if given.data is None:
+        if source is None:
             raise ValueError(f"{file} does not hold the settings of a run: name the data with --data.") from None
-        summary, settings = None, {}
-    source = given.data or settings.get("data")
+        settings = {}
+    if source is None:
+        source, binarize = settings.get("data"), binarize or settings.get("binarize")
     if source is None:
         return None
-    binarize = given.binarize or (settings.get("binarize") if given.data is None else None)
     resize = settings.get("resize") if pathlib.Path(source).expanduser().is_dir() else None
-    data = datasets.load(source, binarize, resize=resize and tuple(resize))
-    if data.columns is not None and summary is not None and summary.get("columns"):
-        data = _in_order(data, summary["columns"], source)
-    return data._replace(train=_fit_shape(data.train, vae), test=_fit_shape(data.test, vae))
-
-
-def _in_order(data, columns, source):
-    """A table with the columns of the one that the model was trained on, found by their names."""
-    missing = [name for name in columns if name not in data.columns]
-    if missing:
-        raise ValueError(f"{source} lacks the column {missing[0]!r}, which the model was trained on.")
-    order = [data.columns.index(name) for name in columns]
-    return data._replace(train=data.train[:, order], test=data.test[:, order], columns=tuple(columns))
-
-
-def load_columns(path: str) -> tuple[str, ...] | None:
-    """The columns of the table that a model was trained on; None if it was no table or there is no summary."""
-    try:
-        columns = json.loads((_model_file(path).parent / "summary.json").read_text())["columns"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return columns and tuple(columns)
-
-
-def write_table(path: pathlib.Path, columns: tuple[str, ...], x: np.ndarray) -> None:
-    """Writes a CSV file with the names of the columns in its first line."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([[f"{value:.7g}" for value in row] for row in x])
+    kinds = load_table(model, vae) if is_table(source) else None
+    data = datasets.load(source, binarize, resize=resize and tuple(resize), kinds=kinds, **settings_of_load)
+    return data._replace(train=fit_shape(data.train, vae), test=fit_shape(data.test, vae))
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -120,7 +135,7 @@ def is_run(folder: pathlib.Path) -> bool:
         return False
 
 
-def _fit_shape(x, vae):
+def fit_shape(x, vae):
     """Gives images the channel axis that training gave them for a convolutional network."""
     return x[..., None] if (*x.shape[1:], 1) == tuple(vae.data_shape) else x
 

@@ -11,9 +11,11 @@ import keras
 import numpy as np
 
 import keras_vae
-from keras_vae import _files, datasets, evaluation, likelihoods, networks, plotting, priors, schedules
+from keras_vae import _files, datasets, evaluation, likelihoods, networks, plotting, priors, schedules, tables
 from keras_vae_cli import options, progress, runs
 from keras_vae_cli.quiet import without_native_log
+
+TABLE_STEPS = 3000  # after which the bound of tables of some thousand rows hardly moved
 
 
 def run(given: argparse.Namespace) -> None:
@@ -24,7 +26,6 @@ def run(given: argparse.Namespace) -> None:
 def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
     """Trains, writes the folder of the run, and returns the model and the held-out data."""
     started = time.monotonic()
-    given.hidden = given.hidden or ((32, 64) if given.network == "conv" else (500,))
     # With one sample the importance-weighted bound is the ELBO.
     given.num_samples = given.num_samples or (5 if given.objective == "iwae" else 1)
     if given.data not in ("digits", *datasets.KERAS_SETS) and pathlib.Path(given.data).exists():
@@ -32,19 +33,21 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
     with _files.atomic_folder(given.output, given.overwrite, runs.is_run) as folder:
         with without_native_log():
             keras.utils.set_random_seed(given.seed)  # which imports TensorFlow on every backend
-        data = datasets.load(given.data, given.binarize, resize=given.resize)
+        data, table = _load(given)
         train, test = data.train, data.test
-        _choose_likelihood(given, data)
+        _choose_sizes(given, train, table)
         if given.network == "conv" and train.ndim == 3:
             train, test = train[..., None], test[..., None]
-        vae = _model(given, train, data.columns is not None)
-        shape = "x".join(str(size) for size in train.shape[1:])
+        vae = _model(given, train, _likelihood(given, data) if table is None else table.likelihood())
+        size = "rows" if table is not None else f"examples of {'x'.join(str(size) for size in train.shape[1:])}"
         how = f", binarised by {given.binarize}" if given.binarize else ""
         print(
-            f"keras-vae {keras_vae.__version__} on {keras.backend.backend()}. {given.data}: {len(train):,} examples of "
-            f"{shape} to train on, {len(test):,} held out{how}. {vae.count_params():,} weights."
+            f"keras-vae {keras_vae.__version__} on {keras.backend.backend()}. {given.data}: {len(train):,} {size} to "
+            f"train on, {len(test):,} held out{how}. {vae.count_params():,} weights."
         )
-        if data.columns is not None:
+        if table is not None:
+            print("\n".join(_described(table, np.concatenate([train, test]))))
+        elif data.columns is not None:
             scale = f" with scale {given.scale}" if given.scale else ""
             of = "standardised columns" if given.standardize else "columns as they are"
             print(f"Columns: {', '.join(data.columns)}. Likelihood: {given.likelihood}{scale}, of the {of}.")
@@ -58,8 +61,8 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
         collapse = runs.collapse_report(vae, test, _steps_per_epoch(given, train))
         vae.save(folder / "model.keras")
         _write_figures(folder, given, data, history, terms, collapse)
-        if data.columns is not None:  # of numbers in several units a picture shows nothing
-            runs.write_table(folder / "samples.csv", data.columns, vae.sample(100, seed=given.seed, draw=True))
+        if data.table is not None:  # of columns in several units a picture shows nothing
+            runs.write_draws(vae, data.table, 100, given.seed, folder / "samples.csv")
         else:
             plotting.reconstructions(vae, test, folder / "reconstructions.png")
             plotting.samples(vae, 100, folder / "samples.png")
@@ -77,29 +80,70 @@ def _steps_per_epoch(given, train):
     return math.ceil(len(train) / given.batch_size)
 
 
-def _choose_likelihood(given, data):
-    """Fills in what was not said: a table has real numbers, other data are most often pixels."""
-    is_table = data.columns is not None and given.binarize is None
-    if given.likelihood is None:
-        given.likelihood = "gaussian" if is_table else "bce"
-    if is_table and type(likelihoods.get(given.likelihood)) in (likelihoods.Gaussian, likelihoods.Laplace):
-        given.scale = given.scale or "learned"
-        given.standardize = given.standardize is not False
-    for x in (data.train, data.test):
-        if not given.allow_missing and np.isnan(x).any():
-            where = np.argwhere(np.isnan(x))[0]
-            column = f", first in column {data.columns[where[-1]]!r}" if data.columns else ""
+def _choose_sizes(given, train, table):
+    """Of the network and of training, where they were not said: a table is small, and its columns tell little each."""
+    if given.hidden is None:
+        given.hidden = (32, 64) if given.network == "conv" else (500,) if table is None else (128, 128)
+    if given.epochs is None:
+        enough = 0 if table is None else math.ceil(TABLE_STEPS / _steps_per_epoch(given, train))
+        given.epochs = min(max(20, enough), 200)
+
+
+def _load(given):
+    """The data, and the table that they are modelled as; None of data that are an array of one likelihood."""
+    of_array = {
+        "--likelihood": given.likelihood,
+        "--scale": given.scale,
+        "--standardize": given.standardize,
+        "--binarize": given.binarize,
+        "--levels": given.levels,
+    }
+    option = next((name for name, value in of_array.items() if value is not None), None)
+    kinds = given.kinds
+    if option is not None and runs.is_table(given.data):
+        if kinds is not None:
             raise ValueError(
-                f"{given.data} contains NaN, an empty cell{column}: remove such examples, or pass --allow-missing."
+                f"{option} makes a table an array of numbers, whose columns have no --kinds: leave one out."
             )
+        kinds = "real"
+    data = datasets.load(given.data, given.binarize, resize=given.resize, kinds=kinds)
+    missing = np.isnan(data.train).any() or np.isnan(data.test).any()
+    if data.table is not None and option is None:
+        given.allow_missing = given.allow_missing or bool(missing)
+        return data, data.table
+    if missing and not given.allow_missing:
+        x = data.train if np.isnan(data.train).any() else data.test
+        where = np.argwhere(np.isnan(x))[0]
+        column = f", first in column {data.columns[where[-1]]!r}" if data.columns else ""
+        raise ValueError(
+            f"{given.data} contains NaN, an empty cell{column}: remove such examples, or pass --allow-missing."
+        )
+    return data, None
 
 
-def _model(given, train, is_table):
-    likelihood = _likelihood(given, is_table)
-    if given.standardize:
-        likelihood = likelihoods.Standardized.fit(likelihood, train)
-    elif likelihood.advice(train) is not None:
-        print("Note: these numbers are far from 1, where networks start: train with --standardize.")
+def _described(table, x):
+    """A line for each kind of column, and one for the missing cells."""
+    for kind in tables.KINDS:
+        names = [
+            f"{column.name} ({column.width})" if kind == "category" else column.name
+            for column in table.columns
+            if column.kind == kind
+        ]
+        if names:
+            yield f"{kind:<9} {_shortened(names)}"
+    missing = {name: int(np.isnan(x[:, place.start]).sum()) for name, place in table.places.items()}
+    names = [name for name, count in missing.items() if count]
+    if names:
+        total = sum(missing.values())
+        share = total / (len(x) * len(table.columns))
+        yield f"missing   {total:,} cells ({share:.1%}), of {_shortened(names)}: the loss leaves them out"
+
+
+def _shortened(names, most=12):
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _model(given, train, likelihood):
     likelihood.validate(train, "the data", given.allow_missing)
     build, widths = (networks.conv, "filters") if given.network == "conv" else (networks.mlp, "hidden")
     observed = ~np.isnan(train)
@@ -116,20 +160,31 @@ def _model(given, train, is_table):
     return vae
 
 
-def _likelihood(given, is_table):
+def _likelihood(given, data):
+    """Of an array: that of a table's numbers is Gaussian if nothing is said, other data are most often pixels."""
+    is_table = data.table is not None and given.binarize is None
+    given.likelihood = given.likelihood or ("gaussian" if is_table else "bce")
     kind = type(likelihoods.get(given.likelihood))
+    if is_table and kind in (likelihoods.Gaussian, likelihoods.Laplace):
+        given.scale = given.scale or "learned"
+        given.standardize = given.standardize is not False
     arguments = {}
     if given.scale is not None:
         if not issubclass(kind, likelihoods.LocationScale):
             raise ValueError(f"--scale has no meaning for {given.likelihood}: it is for gaussian and its like.")
         arguments["scale"] = given.scale
-    if is_table and given.scale in options.SCALES:
+    if data.table is not None and given.scale in options.SCALES:
         arguments["per_column"] = True
     if kind is likelihoods.DiscretizedLogistic:
-        arguments["levels"] = given.levels
-    elif given.levels != options.LEVELS:
+        arguments["levels"] = given.levels or options.LEVELS
+    elif given.levels is not None:
         raise ValueError(f"--levels has no meaning for {given.likelihood}: it is for discretized_logistic.")
-    return kind(**arguments)
+    likelihood = kind(**arguments)
+    if given.standardize:
+        return likelihoods.Standardized.fit(likelihood, data.train)
+    if likelihood.advice(data.train) is not None:
+        print("Note: these numbers are far from 1, where networks start: train with --standardize.")
+    return likelihood
 
 
 def _objective(given, train):
@@ -171,7 +226,7 @@ def _write_figures(folder, given, data, history, terms, collapse):
         "backend": keras.backend.backend(),
         "versions": {"keras_vae": keras_vae.__version__, "keras": keras.__version__},
         "settings": {name: value for name, value in vars(given).items() if name not in no_settings},
-        "columns": data.columns,
+        "columns": data.table and [column.name for column in data.table.columns],
         "epochs": len(history),
         "held_out": terms,
         "collapse": collapse,

@@ -74,7 +74,8 @@ class Mixed(Likelihood):
         return self._together(terms)
 
     def for_encoder(self, x: Any) -> Any:
-        pieces = ops.split(x, np.cumsum(self.columns)[:-1].tolist(), axis=-1)
+        ends = np.cumsum(self.columns)[:-1].tolist()
+        pieces = ops.split(x, ends, axis=-1) if ends else [x]  # into one piece PyTorch splits nothing
         seen = [part.for_encoder(piece) for part, piece in zip(self.parts, pieces, strict=True)]
         if all(each is piece for each, piece in zip(seen, pieces, strict=True)):
             return x

@@ -140,7 +140,7 @@ def test_missing_values_are_taken_where_they_are_allowed(tmp_path, capsys):
     assert run("evaluate", tmp_path / "out", "--log-likelihood", 5) == 0
 
 
-def test_a_table(tmp_path, capsys):
+def test_a_table_of_numbers_as_an_array(tmp_path, capsys):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3)) * [1.0, 1e-2, 1e3]
 
@@ -150,6 +150,7 @@ def test_a_table(tmp_path, capsys):
         return tmp_path / name
 
     arguments = ("--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--output", tmp_path / "out")
+    arguments += ("--likelihood", "gaussian")
     x[3, 1] = np.nan
     assert run("train", "--data", write("t.csv", "abc", x), *arguments) == 1
     assert "contains NaN, an empty cell, first in column 'b': remove" in capsys.readouterr().err
@@ -180,12 +181,14 @@ def test_a_table(tmp_path, capsys):
         found.append(json.loads(capsys.readouterr().out)["negative_elbo"])
     assert found == pytest.approx([summary["held_out"]["negative_elbo"]] * 2, rel=1e-6)
     assert run("evaluate", tmp_path / "out", "--data", write("short.csv", "ca", x)) == 1
-    assert "lacks the column 'b', which the model was trained on" in capsys.readouterr().err
+    assert "short.csv: The table has no column 'b'" in capsys.readouterr().err
     again = (*arguments, "--overwrite", "--allow-missing", "--no-standardize")
     assert run("train", "--data", tmp_path / "t.csv", *again) == 0
     out = capsys.readouterr().out
     assert "train with --standardize" in out
     assert "of the columns as they are" in out
+    assert run("train", "--data", tmp_path / "t.csv", *again, "--kinds", "a=none") == 1
+    assert "--likelihood makes a table an array of numbers, whose columns have no --kinds" in capsys.readouterr().err
 
 
 def test_images_are_resized_alike_in_every_verb(tmp_path, capsys):
@@ -204,6 +207,7 @@ def test_images_are_resized_alike_in_every_verb(tmp_path, capsys):
     ("arguments", "words"),
     [
         (("--scale", "learned"), "--scale has no meaning for bce"),
+        (("--kinds", "a=real"), "(--kinds) is for a table (.csv, .tsv, .parquet), and digits is none"),
         (("--standardize",), "Standardized needs a likelihood of real numbers"),
         (
             ("--likelihood", "continuous_bernoulli", "--levels", "17"),
@@ -376,6 +380,9 @@ def test_ctrl_c_stops_after_the_epoch_and_writes_what_there_is(tmp_path, monkeyp
         ["train", "--beta", "-1"],
         ["train", "--hidden", "a"],
         ["train", "--seed", "-1"],
+        ["train", "--kinds", "a"],
+        ["train", "--kinds", "a=text,b=real"],
+        ["impute", "run", "--data", "x.csv"],
         ["train", "--ep", "1"],  # abbreviations would change their meaning with the next option
         [],
     ],
@@ -384,6 +391,10 @@ def test_a_wrong_command_line_exits_with_2(arguments):
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == 2
+
+
+def test_kinds_are_read_by_names_that_may_have_commas():
+    assert options.kinds("a, b=real,c=none,=none") == {"a, b": "real", "c": None, "": None}
 
 
 def test_the_options_know_the_names_of_the_library():

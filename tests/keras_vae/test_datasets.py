@@ -152,8 +152,9 @@ def test_tables(tmp_path):
         x = np.concatenate([data.train, data.test])
         order = np.argsort(np.nan_to_num(x[:, 0], nan=2.0))
         np.testing.assert_array_equal(x[order], [[1, 2.5, 0], [np.nan, -300, 1], [3, np.nan, 0]])
+        np.testing.assert_array_equal(datasets.load(tmp_path / name, test_fraction=0).train, x[order])
     (tmp_path / "numbers.csv").write_text("1,2\n3,4\n5,6\n")
-    with pytest.warns(UserWarning, match="first line of .*numbers.csv holds numbers"):
+    with pytest.warns(UserWarning, match="first line of .*numbers.csv holds values, not names"):
         data = datasets.load(tmp_path / "numbers.csv")
     assert (data.columns, len(data.train) + len(data.test)) == (("0", "1"), 3)
     (tmp_path / "index.csv").write_text(",a\n0,2\n1,4\n2,6\n")
@@ -161,26 +162,62 @@ def test_tables(tmp_path):
         assert datasets.load(tmp_path / "index.csv").columns == ("a",)
 
 
+def test_tables_of_text(tmp_path):
+    lines = [
+        "39, Private, 01234, 1e3, 7",
+        "50, ?, 00017, nan, ?",
+        " 38, Private, 01234, <NA>, None",
+        "1,State, , 2.5, 7",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["age,work,zip,pay,n", *lines]))
+    data = datasets.load(tmp_path / "t.csv", test_fraction=0, kinds={"n": "category"})
+    assert [(column.kind, column.categories) for column in data.table.columns] == [
+        ("integer", ()),
+        ("category", ("Private", "State")),
+        ("category", ("00017", "01234")),  # a code
+        ("real", ()),
+        ("category", (7,)),
+    ]
+    nan = np.nan
+    expected = [[39, 1000, 1, 0, 0, 1, 1], [50, nan, nan, nan, 1, 0, nan], [38, nan, 1, 0, 0, 1, nan]]
+    np.testing.assert_array_equal(data.train, [*expected, [1, 2.5, 0, 1, nan, nan, 1]])
+    assert datasets.load(tmp_path / "t.csv", kinds={"zip": "integer"}).columns[1] == "zip"
+    (tmp_path / "new.csv").write_text("zip,n,pay,work,age,more\n17,7,1,State,2,x\n00017,7,1,State,2,y")
+    words = "Column 'zip' of .*new.csv has values that the model does not know: line 2 has '17'"
+    with pytest.raises(ValueError, match=words):
+        datasets.load(tmp_path / "new.csv", kinds=data.table)
+    (tmp_path / "new.csv").write_text("zip,n,pay,work,age\n00017,7,1,State,2\n\n01234,7,1,?,old")
+    with pytest.raises(ValueError, match="Column 'age' of .*new.csv must hold numbers: line 4 has 'old'"):
+        datasets.load(tmp_path / "new.csv", kinds=data.table)
+    (tmp_path / "adult.data.csv").write_text("\n".join(lines[:3]))
+    with pytest.warns(UserWarning, match="holds values, not names"):
+        assert datasets.load(tmp_path / "adult.data.csv").columns[:3] == ("0", "3", "4")
+
+
 def test_parquet(tmp_path, monkeypatch):
     polars = pytest.importorskip("polars")
-    table = polars.DataFrame({"a": [1, None, 3], "b": [True, False, True], "city": ["x", "y", "z"]})
-    table.write_parquet(tmp_path / "text.parquet")
-    with pytest.raises(ValueError, match="Column 'city' of .*text.parquet is not numeric .its type is String"):
-        datasets.load(tmp_path / "text.parquet")
-    table.drop("city").write_parquet(tmp_path / "t.parquet")
-    data = datasets.load(tmp_path / "t.parquet")
-    assert data.columns == ("a", "b")
-    x = np.concatenate([data.train, data.test])
-    np.testing.assert_array_equal(x[np.argsort(x[:, 0])], [[1, 1], [3, 1], [np.nan, 0]])
+    frame = polars.DataFrame({"a": [1, None, 3], "b": [True, False, True], "city": ["x", "y", "x"]})
+    frame.write_parquet(tmp_path / "t.parquet")
+    data = datasets.load(tmp_path / "t.parquet", test_fraction=0)
+    assert data.columns == ("a", "b=False", "b=True", "city=x", "city=y")
+    np.testing.assert_array_equal(data.train[:, [0, 2, 3]], [[1, 1, 1], [np.nan, 0, 0], [3, 1, 1]])
+    text = frame.with_columns(b=polars.Series([" TRUE", "false", "?"]))
+    text.write_csv(tmp_path / "t.csv")
+    again = datasets.load(tmp_path / "t.csv", test_fraction=0, kinds=data.table).train
+    np.testing.assert_array_equal(again[:, 1:3], [[0, 1], [1, 0], [np.nan, np.nan]])
+    assert datasets.load(tmp_path / "t.parquet", kinds={"b": "real", "city": None}).columns == ("a", "b")
+    with pytest.raises(ValueError, match="t.parquet: Column 'city' must hold numbers"):
+        datasets.load(tmp_path / "t.parquet", kinds="real")
     monkeypatch.setitem(sys.modules, "polars", None)
-    with pytest.raises(ModuleNotFoundError, match=r'needs polars: pip install "keras-vae\[tables\]"'):
-        datasets.load(tmp_path / "t.parquet")
+    for name in ("t.parquet", "t.csv"):
+        with pytest.raises(ModuleNotFoundError, match=r'needs polars: pip install "keras-vae\[tables\]"'):
+            datasets.load(tmp_path / name)
 
 
 def test_what_cannot_be_read_is_named(images, tmp_path):
     cases = {
         "missing": "no file or folder .*missing, and no data set of that name; the named sets are digits, mnist",
-        "words.txt": "Cannot tell what",
+        "words.txt": "Cannot tell what .*save a spreadsheet as CSV",
         "broken.npy": "cannot be read as NumPy data",
         "objects.npy": "cannot be read as NumPy data",
         "many.npz": r"holds the arrays \['a', 'b', 'c'\]; it must hold one array",
@@ -197,7 +234,6 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
         "zip.npz": "cannot be read as NumPy data",
         "labels.npz": "holds 12 examples, but labels of shape .3,",
         "twice.csv": "Two columns of .*twice.csv are called 'a'",
-        "text.csv": "Column 'b' of .*text.csv is not numeric .'red' in line 3.. Leave the column out, or encode it",
         "ragged.csv": "Line 3 of .* has 1 cells, but the first has 2",
         "empty.csv": "is empty",
         "bytes.csv": "cannot be read as a table of text in UTF-8",
@@ -208,7 +244,6 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
     (tmp_path / "zip.npz").write_bytes((tmp_path / "shapes.npz").read_bytes()[:-30])
     np.savez(tmp_path / "labels.npz", x=images, y=np.arange(3))
     for name, text in (
-        ("text", "a,b\n1,2\n3,red\n"),
         ("ragged", "a,b\n1,2\n3\n"),
         ("empty", ""),
         ("twice", "a,a\n1,2\n"),

@@ -176,7 +176,10 @@ def test_a_model_of_a_table_holds_it_and_is_saved_with_it(frame, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"country": ["France", "Mars", None, "Chad"]}, r"'country' holds 'Mars' in row 1.* 'Chad', 'France'"),
+        (
+            {"country": ["France", "Mars", None, "Chad"]},
+            r"'country' holds 'Mars' in row 1, counted from 0.* 'Chad', 'France'",
+        ),
         ({"age": [31, "?", 22, 67]}, "'age' must hold numbers"),
         ({"age": [31, np.inf, 22, 67]}, "'age' holds an infinite value, first in row 1"),
     ],
@@ -220,6 +223,28 @@ def test_large_whole_numbers_are_read_where_they_are_said_to_be_numbers():
     pandas.testing.assert_frame_equal(table.to_frame(table.to_array(frame)), frame)
 
 
+def test_columns_that_name_the_rows_are_refused_unless_a_kind_is_said():
+    n = 30
+    columns = {"id": range(7, 7 + n), "name of": [f"n{i // 2 if i < 20 else i}" for i in range(n)], "x": [0, 1] * 15}
+    frame = pandas.DataFrame(columns)
+    words = r"'id', 'name of' do not .* kinds={'id': None, 'name of': None} \(--kinds 'id=none,name of=none'\)"
+    with pytest.raises(ValueError, match=words):
+        Table.fit(frame)
+    assert Table.fit(frame, {"id": "integer", "name of": "category"}).width == 1 + 20 + 1
+    frame.loc[0, "id"] = 99  # whole numbers that do not count, and text that repeats
+    frame.loc[20:26, "name of"] = "n20"
+    assert Table.fit(frame).width == 1 + 14 + 1
+    assert Table.fit(pandas.DataFrame(columns).head(20)).width == 1 + 10 + 1  # few
+
+
+def test_a_table_of_numbers_alone_is_modelled_too():
+    frame = pandas.DataFrame({"x": [1.5, 2.0, 4.0], "y": [0.5, None, 1.0]})
+    table = Table.fit(frame)
+    likelihood = table.likelihood()
+    vae = VAE(*networks.mlp(2, 2, hidden=(3,), likelihood=likelihood), likelihood, seed=0, allow_missing=True)
+    assert not table.to_frame(vae.impute(table.to_array(frame), seed=0), like=frame).isna().any().any()
+
+
 def test_what_it_refuses():
     frame = pandas.DataFrame(COLUMNS)
     table = Table.fit(frame)
@@ -231,7 +256,7 @@ def test_what_it_refuses():
         ValueError, match=r"got \(2, 4, 7\). Of several draws make each a DataFrame: to_frame\(x\[0\]\)"
     ):
         table.to_frame(np.zeros((2, 4, 7)))
-    with pytest.raises(ValueError, match=r"'country' holds \['Chad'\] in row 0, which is none of the categories"):
+    with pytest.raises(ValueError, match=r"'country' holds \['Chad'\] in row 0, counted from 0, which is none of the"):
         table.to_array(frame.assign(country=[["Chad"], None, None, None]))
     with pytest.raises(ValueError, match="kinds names 'heigth', which is no column"):
         Table.fit(frame, kinds={"heigth": "real"})
@@ -241,7 +266,7 @@ def test_what_it_refuses():
         Table.fit(frame.assign(empty=np.nan))
     with pytest.raises(ValueError, match=r"'day' holds Datetime.* neither a number nor a category"):
         Table.fit(frame.assign(day=pandas.Timestamp("2020-01-01")))
-    with pytest.raises(ValueError, match="'name' has 300 categories"):
-        Table.fit(pandas.DataFrame({"name": [f"n{i}" for i in range(300)]}))
+    with pytest.raises(ValueError, match=r"'name' has 300 categories, .* leave it out, .*\(--kinds name=none\)"):
+        Table.fit(pandas.DataFrame({"name": [f"n{i}" for i in range(300)]}), {"name": "category"})
     with pytest.raises(ValueError, match=r"DataFrame of pandas or polars; got a ndarray"):
         Table.fit(np.zeros((3, 3)))

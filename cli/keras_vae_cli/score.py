@@ -1,0 +1,64 @@
+"""`keras-vae score`: how unlike the training data each row is, and which of its columns say so."""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+from keras_vae import VAE, _files, _tables, evaluation, tables
+from keras_vae_cli import runs
+
+GUILTY = 3  # columns that are named in each row
+SHOWN = 3  # rows that are printed
+
+
+def run(given: argparse.Namespace) -> None:
+    """Writes the score of each row, a verdict, and the columns that surprise most."""
+    output = pathlib.Path(given.output)
+    if not runs.is_table(output):
+        raise ValueError(f"--output must end in .csv, .tsv or .parquet; got {output}.")
+    vae = runs.load_model(given.model, given.modules)
+    table = runs.load_table(given.model, vae)
+    with _files.atomic_file(output) as temporary:
+        if table is not None and runs.is_table(given.data):
+            sheet = _tables.read(given.data)
+            cells, x = sheet.for_file(output, table), table.to_array(sheet.values(table))
+        else:
+            sheet, cells, x = None, None, runs.load_rows(given, vae)
+        held_out = runs.load_held_out(given, vae)
+        draws = {"num_samples": given.num_samples, "seed": given.seed}
+        try:
+            threshold = evaluation.fit_threshold(vae, held_out, given.threshold, **draws)
+        except ValueError as error:
+            raise ValueError(f"No --threshold by the rows held out in training: {error}") from None
+        scores = -vae.elbo(x, **draws).astype("float64")
+        names, nats = _nats_of_columns(vae, x, table, draws)
+        usual = _nats_of_columns(vae, held_out, table, draws)[1]
+        seen = ~np.isnan(usual)
+        surprise = nats - np.sum(usual, axis=0, where=seen) / np.maximum(seen.sum(axis=0), 1)
+        order = np.argsort(np.nan_to_num(-surprise, nan=np.inf), axis=1, kind="stable")[:, :GUILTY]
+        guilty = [
+            [(names[i], row[i]) for i in places if not np.isnan(row[i])]
+            for places, row in zip(order, surprise, strict=True)
+        ]
+        columns = {"score": np.round(scores, 3), "anomaly": threshold.is_anomaly(scores)}
+        for i in range(order.shape[1]):
+            named = [row[i] if i < len(row) else (None, None) for row in guilty]
+            columns[f"column_{i + 1}"] = [name for name, _ in named]
+            columns[f"nats_{i + 1}"] = [None if nats is None else round(float(nats), 3) for _, nats in named]
+        _tables.write(_tables.with_columns(cells, columns), temporary, like=sheet)
+    print(
+        f"Wrote {output}: {columns['anomaly'].sum():,} of {len(x):,} rows score above {threshold.nats:.3f} nats, as "
+        f"at most {1 - threshold.quantile:.2%} of the {threshold.examples:,} held-out rows do."
+    )
+    for row in np.argsort(-scores, kind="stable")[:SHOWN]:
+        words = ", ".join(f"{name} {nats:+.1f}" for name, nats in guilty[row])
+        print(f"row {row + 1:<8,} {scores[row]:.3f} nats: {words}")
+
+
+def _nats_of_columns(vae: VAE, x: np.ndarray, table: tables.Table | None, draws):
+    """Names of the columns, and -E_q log p(x|z) of each: `(n, columns)`, NaN where it is missing."""
+    nats = np.where(np.isnan(x), np.nan, -vae.elbo(x, per_dimension=True, **draws)).reshape(len(x), -1)
+    if table is None:
+        return [",".join(map(str, index)) for index in np.ndindex(x.shape[1:])], nats
+    return list(table.places), np.stack([nats[:, place].sum(axis=1) for place in table.places.values()], axis=1)
