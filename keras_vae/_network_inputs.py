@@ -270,6 +270,12 @@ class Conditional:
         parts, given = self._fields.split(x)
         return self._fields.pack_parts(parts), given
 
+    def _vectors(self, x):
+        """x and, if there is one, the condition of data as a user has them, checked; of named parts the vectors."""
+        x, condition = self._split(x)
+        condition = self._checked_condition(condition, len(x))
+        return (x,) if condition is None else (x, condition)
+
     def _joined_with_condition(self, x, condition=None):
         """The inverse of `_split`, of a condition as an array."""
         if self._fields is None:

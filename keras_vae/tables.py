@@ -247,11 +247,8 @@ class Table:
         Returns:
             An array `(...)` for each column, in the order of the DataFrame.
         """
-        values, ordered = np.asarray(values), (*self._numbers, *self._categories)
-        starts = np.cumsum([0, *(column.width for column in ordered)])[:-1]
-        sums = np.add.reduceat(values, starts, axis=-1)
-        found = {column.name: sums[..., i] for i, column in enumerate(ordered)}
-        return {column.name: found[column.name] for column in self.columns}
+        values, places = np.asarray(values), self.places
+        return {column.name: values[..., places[column.name]].sum(axis=-1) for column in self.columns}
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")

@@ -32,15 +32,11 @@ def run(given: argparse.Namespace) -> None:
         except ValueError as error:
             raise ValueError(f"No --threshold by the rows held out in training: {error}") from None
         scores = -vae.elbo(x, **draws).astype("float64")
-        names, nats = _nats_of_columns(vae, x, table, draws)
-        usual = _nats_of_columns(vae, held_out, table, draws)[1]
-        seen = ~np.isnan(usual)
-        surprise = nats - np.sum(usual, axis=0, where=seen) / np.maximum(seen.sum(axis=0), 1)
-        order = np.argsort(np.nan_to_num(-surprise, nan=np.inf), axis=1, kind="stable")[:, :GUILTY]
-        guilty = [
-            [(names[i], row[i]) for i in places if not np.isnan(row[i])]
-            for places, row in zip(order, surprise, strict=True)
-        ]
+        by_column = _surprise_by_column(vae, x, threshold, table)
+        names, nats = list(by_column), np.stack(list(by_column.values()), axis=1)
+        order = np.argsort(-nats, axis=1, kind="stable")[:, :GUILTY]  # a missing value last
+        rows = zip(order, nats, strict=True)
+        guilty = [[(names[i], row[i]) for i in places if not np.isnan(row[i])] for places, row in rows]
         columns = {"score": np.round(scores, 3), "anomaly": threshold.is_anomaly(scores)}
         for i in range(order.shape[1]):
             named = [row[i] if i < len(row) else (None, None) for row in guilty]
@@ -56,9 +52,10 @@ def run(given: argparse.Namespace) -> None:
         print(f"row {row + 1:<8,} {scores[row]:.3f} nats: {words}")
 
 
-def _nats_of_columns(vae: VAE, x: np.ndarray, table: tables.Table | None, draws):
-    """Names of the columns, and -E_q log p(x|z) of each: `(n, columns)`, NaN where it is missing."""
-    nats = np.where(np.isnan(x), np.nan, -vae.elbo(x, per_dimension=True, **draws)).reshape(len(x), -1)
-    if table is None:
-        return [",".join(map(str, index)) for index in np.ndindex(x.shape[1:])], nats
-    return list(table.places), np.stack([nats[:, place].sum(axis=1) for place in table.places.values()], axis=1)
+def _surprise_by_column(vae: VAE, x: np.ndarray, threshold, table: tables.Table | None):
+    """What each column costs beyond what it costs in the held-out rows: `(n,)` nats by its name, NaN of a hole."""
+    nats = np.where(np.isnan(x), np.nan, evaluation.surprise(vae, x, threshold))
+    if table is not None:
+        return table.by_column(nats)
+    names = [",".join(map(str, index)) for index in np.ndindex(x.shape[1:])]
+    return dict(zip(names, nats.reshape(len(x), -1).T, strict=True))

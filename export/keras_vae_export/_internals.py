@@ -3,7 +3,7 @@
 from keras_vae._backend import compile as compile_function
 from keras_vae._containers import first
 from keras_vae._files import atomic_folder
-from keras_vae._network_inputs import embedded_inputs, input_dtype, takes_condition
+from keras_vae._network_inputs import embedded_inputs
 from keras_vae.data import Batch
 from keras_vae.posteriors import Normal
 from keras_vae.validation import whole_number
@@ -23,7 +23,5 @@ __all__ = (
     "embedded_inputs",
     "encoder_outputs",
     "first",
-    "input_dtype",
-    "takes_condition",
     "whole_number",
 )

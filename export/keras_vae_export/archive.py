@@ -133,9 +133,7 @@ def _save_vae(vae, folder):
     options = {"posterior": vae.posterior_family, "name": vae.name, "dtype": vae.dtype_policy}
     plain = VAE(vae.encoder, decoder, vae.likelihood, vae.objective, vae.prior, vae.seed, vae.allow_missing, **options)
     if not plain.built:
-        shape = (None, *vae.data_shape)
-        given = vae.condition_shape
-        plain.build(shape if given is None else {"x": shape, "condition": (None, *given)})
+        plain.build(vae._built_input_shape())
     plain.training_step.assign(vae.training_step)
     keras.saving.save_model(plain, folder / "vae.keras")
 

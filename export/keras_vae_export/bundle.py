@@ -233,6 +233,8 @@ def _checked_data(data, model, functions):
     expected = [tensor for tensor in graph.inputs if tensor is not manifest.noise_input(graph)]
     names = [tensor.name for tensor in expected]
     data = first(data, MAX_EXAMPLES)
+    if getattr(model, "likelihood", None) is not None and model.likelihood.part_names:
+        data = dict(zip(names, model._vectors(data), strict=True))
     data = data if isinstance(data, dict) else {names[0]: data}
     if set(data) != set(names):
         raise ValueError(f"data must be a dict of arrays by the names {names}; got {sorted(data)}.")
@@ -429,6 +431,15 @@ def _blame_the_model(loaded, functions, tried):
                 ) from None
 
 
+def _parts(model):
+    """Shapes of the named tensors that x and the condition are made of; None where they are one."""
+    fields = getattr(model, "_fields", None)
+    if fields is None:
+        return None
+    named = {"x": fields.parts, "condition": fields.given}
+    return {vector: {name: list(shape) for name, shape in shapes.items()} for vector, shapes in named.items()}
+
+
 def _describe(model, functions, written, anomaly, engine, policies, folder):
     likelihood = model.likelihood
     x_mean = next(graph.outputs[0] for graph in functions if graph.name == "decoder")
@@ -459,6 +470,7 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         latents=None if statistics is None else statistics.get_config(),
         draws=None if likelihood is None else likelihood.drawn_as(),
         table=table if table is None else table.get_config(),
+        parts=_parts(model),
     )
 
 

@@ -6,6 +6,7 @@ and order are stated here and never read off a framework, which sorts, renames a
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_vae import VAE, DiagonalNormal, Mixture, likelihoods, objectives, posteriors
-from keras_vae_export._internals import Batch, embedded_inputs, encoder_outputs, input_dtype, takes_condition
+from keras_vae_export._internals import Batch, embedded_inputs, encoder_outputs
 from keras_vae_export.errors import ExportError
 from keras_vae_serving import draws
 from keras_vae_serving.manifest import BATCH, LOG_PROB, NORMAL_OUTPUTS, NUM_SAMPLES, PosteriorSpec, Tensor, unnamed
@@ -126,7 +127,7 @@ def _from_vae(vae):
     outputs = _like(latents, *NORMAL_OUTPUTS) if is_normal else tuple(named)
     noise_name = "epsilon" if is_normal else "noise"  # the first is what clients of schema 1 send
     epsilon = Tensor(noise_name, "float32", (BATCH, NUM_SAMPLES, *noise_shape))
-    x = Tensor("x", _standard_dtype(input_dtype(vae.encoder, "x")), _shape((None, *vae.data_shape), "x"))
+    x = Tensor("x", _standard_dtype(vae.x_dtype), _shape((None, *vae.data_shape), "x"))
     x_mean = dataclasses.replace(x, name="x_mean", dtype="float32")
     condition, labels, counts = (), {}, {}
     if vae.condition_shape is not None:
@@ -137,7 +138,11 @@ def _from_vae(vae):
             known |= dict(zip(["condition"], embedded_inputs(vae.prior.condition_network).values(), strict=False))
         counts = {name: count for name, count in known.items() if name == "condition"}
         labels = {name: (0, count - 1) for name, count in counts.items()}
-    ranges = _ranges(vae.encoder, (x,)) | _data_ranges(vae.likelihood, x_mean) | labels
+        if vae._fields is not None and vae._fields.given:
+            counts, labels = {}, {"condition": _ranges_of_given(vae._fields.given, known)}
+    ranges = (
+        ({} if vae._fields is not None else _ranges(vae.encoder, (x,))) | _data_ranges(vae.likelihood, x_mean) | labels
+    )
     missing = "x" if vae.allow_missing else None
 
     def encoder(x, *condition):
@@ -167,8 +172,8 @@ def _from_vae(vae):
     def drawn(noise, *condition):
         return {"z": (constant or vae.prior_distribution(*condition)).from_noise(noise)}
 
-    given = (x, *(condition if takes_condition(vae.encoder) else ()))
-    taken = (latents, *(condition if takes_condition(vae.decoder) else ()))
+    given = (x, *(condition if vae._takes_condition(vae.encoder) else ()))
+    taken = (latents, *(condition if vae._takes_condition(vae.decoder) else ()))
     scored, terms = (x, *condition, epsilon), (*_per_example("reconstruction", "kl"), *_like(x_mean, LOG_PROB))
     weighted = {"x_mean": "log_weight"} if missing else {}
     if missing:
@@ -191,6 +196,13 @@ def _from_vae(vae):
     noise = Tensor("noise", "float32", (BATCH, *_prior_noise_shape(vae, prior, condition, latents)))
     given = condition if vae.has_conditional_prior else ()
     return (*graphs, GraphFunction("prior", drawn, (noise, *given), (latents,), vae, labels, labels=counts))
+
+
+def _ranges_of_given(shapes, sizes):
+    """The smallest and the largest value of each number of what is given, by the labels that networks embed."""
+    high = [np.full(math.prod(shape), sizes.get(name, np.inf) - 1.0) for name, shape in shapes.items()]
+    low = [np.where(np.isinf(each), -np.inf, 0.0) for each in high]
+    return np.concatenate(low), np.concatenate(high)
 
 
 class _Bound:

@@ -110,10 +110,15 @@ def scored_pieces(
     )
     of_bound, of_terms = np.random.default_rng(seed), np.random.default_rng(seed)  # the same noise
     for piece in vae._pieces(x, rows):
-        x = data.with_condition(*piece)
+        x = vae._joined_with_condition(*piece)
         reconstruction, kl, _ = vae._elbo_terms(x, num_samples, of_bound, batch_size)
         (terms,) = vae._over_noise(vae._log_prob_terms, x, num_samples, of_terms, batch_size)[:1]
         yield piece[0], reconstruction + kl, terms
+
+
+def by_name(vae: VAE, x: np.ndarray) -> Any:
+    """What is shaped like the data that `pieces` give: of named parts a dict of them."""
+    return vae._by_name(x)
 
 
 def negative_elbo_at(vae: VAE, x: np.ndarray, noise: np.ndarray, batch_size: int) -> np.ndarray:

@@ -150,7 +150,7 @@ def anomalies(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> 
     return threshold.is_anomaly(-vae.elbo(x, threshold.num_samples, threshold.seed, batch_size))
 
 
-def surprise(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> np.ndarray:
+def surprise(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> Any:
     """Where each example of x is strange: what each of its dimensions costs beyond what it usually costs.
 
         surprise_d = -E_q log p(x_d|z) - usual_d
@@ -165,8 +165,8 @@ def surprise(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> n
         batch_size: Number of decoded examples at a time, counting samples.
 
     Returns:
-        `(n, ...)` float32, nats, NumPy: high where x is strange, below 0 where it is plainer than usual, 0 where it is
-        missing.
+        `(n, ...)` float32, nats, NumPy, a dict for named parts: high where x is strange, below 0 where it is plainer
+        than usual, 0 where it is missing.
 
     Raises:
         ValueError: If the threshold does not know what is usual of such data.
@@ -189,4 +189,4 @@ def surprise(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> n
                 f"The threshold was fitted on examples of shape {usual.shape}, and those of x have {data.shape[1:]}."
             )
         found.append(np.where(np.isnan(data), np.float32(0.0), -terms - usual))
-    return np.concatenate(found)
+    return _model.by_name(vae, np.concatenate(found))

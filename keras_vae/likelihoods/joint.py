@@ -73,6 +73,27 @@ class Joint(Mixed):
         shapes = zip(self.shapes.items(), self.parts, strict=True)
         return {name: tuple(part.parameter_shape(shape)) for (name, shape), part in shapes}
 
+    def _drawn_as(self):
+        """As a `Mixed` of the parts as vectors; None where one of several axes is drawn along the last of them."""
+        groups = []
+        for part, shape, count in zip(self.parts, self.shapes.values(), self.columns, strict=True):
+            spec = part.drawn_as()
+            along_last = spec is not None and (
+                spec["name"] in ("mixed", "multinomial", "standardized") or spec.get("num_classes", 0) is None
+            )
+            if spec is None or (along_last and len(shape) > 1):
+                return None
+            groups.append([spec, count])
+        return {"name": "mixed", "groups": groups}
+
+    def draw_parameters(self, parameters: Any) -> Any:
+        flat = []
+        for part, piece, shape in zip(self.parts, self._of_parameters(parameters), self.shapes.values(), strict=True):
+            found, axes = part.draw_parameters(piece), len(part.parameter_shape(shape))
+            blocks = [found] if axes > len(shape) else ops.split(found, found.shape[-1] // shape[-1], axis=-1)
+            flat += [_shaped(block, (-1,), axes) for block in blocks]
+        return ops.concatenate(flat, axis=-1)
+
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
         pieces = zip(self.parts, self._of_data(np.asarray(mean)), strict=True)
         return np.concatenate([part.parameters_at_mean(piece).ravel() for part, piece in pieces])

@@ -79,6 +79,44 @@ class Inputs:
         tensors = {tensor.name: tensor for tensor in self.graphs[graph].inputs}
         return {name: self._checked(tensors[name], value[name]) for name in names}
 
+    def packed(self, value: Any) -> Any:
+        """Tensors by the names of the bundle's `parts` as the vectors that graphs take; anything else as it is.
+
+        Raises:
+            RequestError: If one is lacking, or has another shape.
+        """
+        parts = self.manifest.parts
+        if parts is None or not isinstance(value, dict) or not set(value) & {*parts["x"], *parts["condition"]}:
+            return value
+        found = {name: array for name, array in value.items() if name not in parts["x"] | parts["condition"]}
+        for vector, shapes in parts.items():
+            present = set(shapes) & set(value)
+            if not present:
+                continue
+            if present != set(shapes):
+                raise RequestError(f"The model takes {sorted(shapes)} together; got {sorted(present)}.")
+            flat = []
+            for name, shape in shapes.items():
+                array = np.asarray(value[name])
+                if array.shape[1:] != tuple(shape):
+                    raise RequestError(f"{name} must have shape {('batch', *shape)}; got {array.shape}.")
+                flat.append(array.reshape(len(array), -1))
+            if len({len(array) for array in flat}) > 1:
+                raise RequestError(f"There are unequal numbers of {sorted(shapes)}: {[len(array) for array in flat]}.")
+            found[vector] = np.concatenate(flat, axis=1, dtype="float32")
+        return found
+
+    def by_name(self, x: np.ndarray) -> Any:
+        """What is like x, with any axes before: of a model with named parts a dict of them."""
+        if self.manifest.parts is None:
+            return x
+        found, start = {}, 0
+        for name, shape in self.manifest.parts["x"].items():
+            end = start + math.prod(shape)
+            found[name] = x[..., start:end].reshape(*x.shape[:-1], *shape)
+            start = end
+        return found
+
     def split_by_network(self, x: Any) -> tuple[Any, dict[str, Any]]:
         """Splits the input of `reconstruct` into what the encoder takes and what the decoder takes in addition to z."""
         if not isinstance(x, dict):
@@ -100,6 +138,11 @@ class Inputs:
             RequestError: If a condition is missing, is not wanted, or is for another number of examples.
         """
         tensor = self._condition_of(graph)
+        if isinstance(condition, dict) and self.manifest.parts is not None:
+            shapes = self.manifest.parts["condition"]
+            is_one = all(np.ndim(array) == len(shapes.get(name, ())) for name, array in condition.items())
+            rows = {name: np.asarray(array)[None] if is_one else array for name, array in condition.items()}
+            condition = self.packed(rows).get("condition")
         if condition is None and tensor is not None:
             raise RequestError(f"This model is conditional: pass a condition {tensor.shape_text}, or one for all.")
         if condition is not None and not self.is_conditional:

@@ -186,6 +186,8 @@ class Manifest:
         reference: `{"scores": [...], "codes": {"mean": [...], "std": [...]}, "examples": n}` of data given at export:
             evenly spaced quantiles of their scores, from the least to the greatest, and moments of each channel of z.
             None where no data were given.
+        parts: Of a model of named tensors, `{"x": {"image": [28, 28], "label": []}, "condition": {"style": []}}`: the
+            shapes of those that x and the condition, which are vectors, are made of, one behind the other. Else None.
         table: Columns of the DataFrame that x is made of, as `keras_vae.tables.Table.get_config` gives them, or None.
     """
 
@@ -205,6 +207,7 @@ class Manifest:
     draws: dict[str, Any] | None = None
     reference: dict[str, Any] | None = None
     table: list[dict[str, Any]] | None = None
+    parts: dict[str, dict[str, list[int]]] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_shape", tuple(self.data_shape))
@@ -294,6 +297,10 @@ class Manifest:
             self._check_reference(**self.reference)
         if self.table is not None and sum(columns(self.table).values()) != self.data_shape[-1]:
             raise ValueError(f"its table has another number of columns than the data, {self.data_shape[-1]}")
+        if self.parts is not None:
+            sizes = [math.prod(shape) for shape in self.parts["x"].values()]
+            if set(self.parts) != {"x", "condition"} or (sum(sizes),) != self.data_shape:
+                raise ValueError(f"its parts are not those of x, of shape {self.data_shape}: {self.parts!r}")
         if not isinstance(self.missing, bool):
             raise ValueError(f"missing must be true or false; got {self.missing!r}")
         if not all(type(count) is int and count > 0 for count in self.labels.values()):

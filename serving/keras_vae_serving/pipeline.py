@@ -128,7 +128,8 @@ class Pipeline:
         """q(z|x) of `(n, ...)` data, or of a dict of arrays by input name.
 
         Args:
-            x: Data.
+            x: Data. Of a model with named parts, here and below, a dict of them and of what is given; what is like x
+                is then a dict of the parts.
             standardized: Whether z is in standard deviations from the mean of all codes, as the bundle's statistics
                 have them; `decode(z, standardized=True)` undoes it.
 
@@ -139,6 +140,7 @@ class Pipeline:
         Raises:
             RequestError: If the data do not fit, or the bundle has no statistics.
         """
+        x = self.inputs.packed(x)
         if self.verbs.is_normal:
             return Posterior(*self.run(self.verbs.encode(x, standardized)).values())
         if standardized:
@@ -154,14 +156,14 @@ class Pipeline:
         Raises:
             RequestError: If x shall be drawn, and the bundle does not say how, as of a likelihood of one's own.
         """
-        return self._x(self.verbs.decode(z, standardized, draw, seed))
+        return self._x(self.verbs.decode(self.inputs.packed(z), standardized, draw, seed))
 
     def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None, draw: bool = False) -> np.ndarray:
         """The mean of p(x|z) at the posterior's location or, if `sample`, at a z drawn from q(z|x).
 
         Other inputs of the decoder, such as a label, are taken from the dict `x`.
         """
-        return self._x(self.verbs.reconstruct(x, sample, seed, draw))
+        return self._x(self.verbs.reconstruct(self.inputs.packed(x), sample, seed, draw))
 
     def sample(
         self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None, draw: bool = False
@@ -190,15 +192,17 @@ class Pipeline:
         Raises:
             BundleError: If the model knows no missing values.
         """
-        found = self.run(self.verbs.impute(x, draws, num_samples, seed))
-        return found["x_filled"] if draws is None else np.moveaxis(found["x_draws"], 1, 0)
+        found = self.run(self.verbs.impute(self.inputs.packed(x), draws, num_samples, seed))
+        return self.inputs.by_name(found["x_filled"] if draws is None else np.moveaxis(found["x_draws"], 1, 0))
 
     def interpolate(self, a: Any, b: Any, steps: int = 10, condition: Any = None) -> np.ndarray:
         """The decoded straight line between the locations of two q(z|x), both ends included: `(steps, ...)`.
 
         A conditional model takes the `condition` of both, without the batch axis.
         """
-        return self.run(self.verbs.interpolate(a, b, steps, condition))["x_mean"]
+        if self.manifest.parts is not None:
+            a, b = (_each_as_batch(self.inputs, example) for example in (a, b))
+        return self._x(self.verbs.interpolate(a, b, steps, condition))
 
     @property
     def threshold(self) -> AnomalyThreshold | None:
@@ -218,8 +222,9 @@ class Pipeline:
                 its -E_q log p(x_d|z), which add up to the score less its KL term. Where the bundle's threshold knows
                 what is usual, this is subtracted: 0 is as of normal data. Of a missing value it is 0.
         """
-        found = self.run(self.verbs.score(x, num_samples, seed, per_dimension))
-        return (found["negative_elbo"], found["surprise"]) if per_dimension else found["negative_elbo"]
+        found = self.run(self.verbs.score(self.inputs.packed(x), num_samples, seed, per_dimension))
+        scores = found["negative_elbo"]
+        return (scores, self.inputs.by_name(found["surprise"])) if per_dimension else scores
 
     def top_columns(
         self, x: Any, n: int = 3, num_samples: int | None = None, seed: Seed = None
@@ -244,7 +249,7 @@ class Pipeline:
                 "This bundle has no threshold to tell anomalies by: export the model with "
                 "threshold=keras_vae.evaluation.fit_threshold(vae, x)."
             )
-        return self.run(self.verbs.score(x))["is_anomaly"]
+        return self.run(self.verbs.score(self.inputs.packed(x)))["is_anomaly"]
 
     def draw(self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None) -> np.ndarray:
         """Draws z from the prior, `(n, *latent_shape)`; `condition` and `latent_shape` as in `sample`."""
@@ -279,7 +284,7 @@ class Pipeline:
 
     def _x(self, steps):
         outputs = self.run(steps)
-        return outputs["x_drawn"] if "x_drawn" in outputs else outputs["x_mean"]
+        return self.inputs.by_name(outputs["x_drawn"] if "x_drawn" in outputs else outputs["x_mean"])
 
     def run(self, steps: Steps) -> Any:
         """The result of a verb of `verbs`, whose graphs are run over `batch_size` examples at a time."""
@@ -295,6 +300,11 @@ class Pipeline:
                 wanted = ["x_mean"]  # no verb of a Pipeline returns more of it
             parts = split(run.inputs, max(1, self.batch_size // run.num_samples))
             outputs = concatenate([session.run(run.with_noise(part), wanted) for part in parts])
+
+
+def _each_as_batch(inputs, example):
+    """The vector of one example of named parts."""
+    return inputs.packed({name: np.asarray(part)[None] for name, part in example.items()})["x"][0]
 
 
 def _described(threshold):

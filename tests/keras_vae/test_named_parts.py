@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_vae import VAE, Bernoulli, Categorical, Gaussian, networks, priors
+from keras_vae import VAE, Bernoulli, Categorical, Gaussian, evaluation, networks, priors
 from keras_vae.likelihoods import Joint
 
 RNG = np.random.default_rng(0)
@@ -84,6 +84,9 @@ def test_the_terms_are_those_of_each_likelihood(trained):
     of_all = [trained.elbo(DATA | {"label": np.full(12, i)}, seed=0, per_dimension=True)["label"] for i in range(3)]
     assert ((probability > 0) & (probability < 1)).all()
     assert np.isfinite(of_all).all()
+    threshold = evaluation.fit_threshold(trained, DATA, quantile=0.8, num_samples=1)
+    strange = evaluation.surprise(trained, DATA | {"size": DATA["size"] + 9.0}, threshold)
+    assert strange["size"].mean() > 10.0 > np.abs(strange["label"]).max()
 
 
 @pytest.mark.once
