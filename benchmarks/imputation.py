@@ -29,6 +29,9 @@ from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 import keras_vae
 from keras_vae import networks, tables
 
+FIGURES = ("rmse", "accuracy", "coverage", "minutes")
+EMPTY = dict.fromkeys([*FIGURES, *(f"{name}_spread" for name in FIGURES)])
+
 
 def load(name):
     if name == "breast_cancer":
@@ -126,9 +129,9 @@ def main():
                     line = figures(complete, x, gone, filled, drawn)
                     found.setdefault(method, []).append(line | {"minutes": (time.perf_counter() - started) / 60})
             for method, lines in found.items():
-                mean = {key: float(np.mean([line[key] for line in lines])) for key in lines[0]}
-                spread = {f"{key}_spread": float(np.std([line[key] for line in lines])) for key in lines[0]}
-                rows.append({"table": name, "missing": share, "method": method, **mean, **spread})
+                mean = {key: float(np.mean([line[key] for line in lines])) for key in FIGURES if key in lines[0]}
+                spread = {f"{key}_spread": float(np.std([line[key] for line in lines])) for key in mean}
+                rows.append({"table": name, "missing": share, "method": method, **EMPTY, **mean, **spread})
                 figures_of = ", ".join(f"{key} {value:.3f}" for key, value in mean.items())
                 print(f"  {share:.0%} {method:24s} {figures_of}", flush=True)
     write_dicts(rows, options.output)
