@@ -153,7 +153,8 @@ def collapse_report(vae: VAE, x: np.ndarray, steps_per_epoch: int | None = None)
     if len(x) < 2:  # of one example nobody can tell whether z distinguishes it from others
         return None
     words = callbacks.collapse_report(vae, x, steps_per_epoch)
-    return words and f"{words}\nOptions of train for these: --epochs, --scale, --beta, --warm-up, --free-bits."
+    scale = "" if hasattr(vae.likelihood, "table") else "--scale, "
+    return words and f"{words}\nOptions of train for these: --epochs, {scale}--beta, --warm-up, --free-bits."
 
 
 def _model_file(path):

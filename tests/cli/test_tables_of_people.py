@@ -253,19 +253,26 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
     assert sorted(file.name for file in tmp_path.iterdir()) == files
 
 
-def test_any_data_are_scored_by_their_places(tmp_path, capsys):
-    x = np.random.default_rng(0).random((240, 2, 3)).astype("float32")
-    np.save(tmp_path / "x.npy", x)
-    VAE(*networks.mlp((2, 3), 2, hidden=(4,)), "mse", seed=0).save(tmp_path / "model.keras")
+def test_any_data_are_scored_by_their_places(tmp_path):
+    """And what a place costs on average in the held-out data is no surprise."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((240, 1, 3)).astype("float32") * [0.1, 1.0, 3.0])
+    VAE(*networks.mlp((1, 3), 2, hidden=(4,)), "mse", seed=0).save(tmp_path / "model.keras")
     (tmp_path / "summary.json").write_text(json.dumps({"settings": {"data": str(tmp_path / "x.npy")}}))
-    x[5, 1, 2] = 3.0
-    np.save(tmp_path / "new.npy", x)
+    held_out = datasets.load(tmp_path / "x.npy").test
+    np.save(tmp_path / "new.npy", held_out)
     arguments = ("score", tmp_path, "--data", tmp_path / "new.npy", "--threshold", "0.9", "--output")
+    assert run(*arguments, tmp_path / "usual.parquet") == 0
+    usual = polars.read_parquet(tmp_path / "usual.parquet")
+    assert usual.columns[:4] == ["score", "anomaly", "column_1", "nats_1"]
+    assert usual["anomaly"].sum() == 3  # of 40, above the score at their 90% quantile
+    for name in ("0,0", "0,1", "0,2"):
+        nats = [dict(zip(row[2::2], row[3::2], strict=True))[name] for row in usual.rows()]
+        assert np.mean(nats) == pytest.approx(0.0, abs=1e-3)
+        assert np.std(nats) > 0.0
+    held_out[5, 0, 0] = 4.0
+    np.save(tmp_path / "new.npy", held_out)
     assert run(*arguments, tmp_path / "scored.parquet") == 0
-    scored = polars.read_parquet(tmp_path / "scored.parquet")
-    assert scored.columns[:4] == ["score", "anomaly", "column_1", "nats_1"]
-    assert scored.row(5)[1:3] == (True, "1,2")
-    capsys.readouterr()
+    assert polars.read_parquet(tmp_path / "scored.parquet").row(5)[1:3] == (True, "0,0")
 
 
 def test_the_chain_of_the_guide(tmp_path, monkeypatch, capsys):
