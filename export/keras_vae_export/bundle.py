@@ -205,7 +205,7 @@ def _checked_threshold(threshold, model):
         )
     if not isinstance(model, VAE):
         raise ValueError("threshold is for a VAE: a pair (encoder, decoder) has no elbo graph, and so no scores.")
-    fields = {
+    fields: dict[str, Any] = {
         field.name: getattr(threshold, field.name, None) for field in dataclasses.fields(manifest.AnomalyThreshold)
     }
     if fields["usual"] is not None:

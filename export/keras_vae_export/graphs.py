@@ -165,8 +165,8 @@ def _from_vae(vae):
 
     def elbo(x, *others):
         *condition, epsilon = others
-        bound = _Bound(vae)
-        terms = vae._terms(bound, Batch(x, *condition or (None,), x), ops.swapaxes(epsilon, 0, 1), prior=constant)
+        bound, batch = _Bound(vae), Batch(x, next(iter(condition), None), x)
+        terms = vae._terms(bound, batch, ops.swapaxes(epsilon, 0, 1), prior=constant)
         return {"reconstruction": terms.reconstruction, "kl": terms.kl, **bound.details}
 
     def drawn(noise, *condition):

@@ -156,7 +156,7 @@ class Likelihood(Configured, Layer):
         is_ours = type(self).__module__.startswith("keras_vae.")
         return self._drawn_as() if is_ours else None
 
-    def _drawn_as(self):
+    def _drawn_as(self) -> dict[str, Any] | None:
         return None
 
     def draw_parameters(self, parameters: Any) -> Any:

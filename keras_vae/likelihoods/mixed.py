@@ -116,7 +116,9 @@ class Mixed(Likelihood):
         found = [part.draw_parameters(piece) for part, piece in pieces]
         shapes = [part.parameter_shape((count,)) for part, count in zip(self.parts, self.columns, strict=True)]
         flat = [
-            each if len(shape) == 1 else ops.reshape(each, (*ops.shape(each)[: -len(shape)], math.prod(shape)))
+            each
+            if len(shape) == 1
+            else ops.reshape(each, (*ops.shape(each)[: -len(shape)], math.prod(size or 1 for size in shape)))
             for each, shape in zip(found, shapes, strict=True)
         ]
         return ops.concatenate(flat, axis=-1)

@@ -283,17 +283,10 @@ class Endpoints:
             arguments = {key: self._argument(key, value) for key, value in parameters.items()}
             outputs = await self._finish(verb(inputs, **arguments))
             if self.drift is not None:
-                self._note(name, parameters, outputs)
+                _note(self.drift, name, parameters, outputs)
             return outputs
 
         return Endpoint(name, description, self.pipeline.inputs.of_verb(name), outputs, run, parameters or {})
-
-    def _note(self, name, parameters, outputs):
-        """Compares what was asked for as it was at export."""
-        if name == "score" and not parameters.keys() & {"num_samples", "seed"}:
-            self.drift.scored(outputs["negative_elbo"])
-        if name == "encode" and not parameters.get("standardized"):
-            self.drift.encoded(outputs["z" if "z" in outputs else "z_mean"])
 
     def _impute(self, inputs, draws=None, **arguments):
         """`Verbs.impute`, of no more copies than a request may decode."""
@@ -363,6 +356,14 @@ class Endpoints:
         elif value > self.max_rows:
             raise RequestError(f'the parameter "{name}" may be up to {self.max_rows} here: ask again for more.', 413)
         return value
+
+
+def _note(drift, name, parameters, outputs):
+    """Takes note of what was computed as it was at export."""
+    if name == "score" and not parameters.keys() & {"num_samples", "seed"}:
+        drift.scored(outputs["negative_elbo"])
+    if name == "encode" and not parameters.get("standardized"):
+        drift.encoded(outputs["z" if "z" in outputs else "z_mean"])
 
 
 def _known(endpoint, parameters):

@@ -291,7 +291,7 @@ class _Noise(np.random.Generator):
         super().__init__(np.random.PCG64(0))
         self._all, self._seeds = seeds, iter(seeds)
 
-    def spawn(self, n_children):
+    def spawn(self, n_children):  # pyright: ignore[reportIncompatibleMethodOverride]
         """For each child a list of generators, one for each row, as `draws.draw` takes them."""
         return list(zip(*(np.random.default_rng(seed).spawn(n_children) for seed in self._all), strict=True))
 

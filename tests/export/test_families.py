@@ -11,7 +11,7 @@ import families
 import keras_vae
 import keras_vae_export
 import zoo
-from keras_vae_serving import Manifest
+from keras_vae_serving import Manifest, draws
 
 pytestmark = pytest.mark.once
 
@@ -97,15 +97,20 @@ def assert_same(vae, folder, tolerance):
     z_mean, z_log_var = run(folder, "encoder", x=x, **beside)
     np.testing.assert_allclose(z_mean, posterior.mean, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(z_log_var, posterior.log_var, rtol=tolerance, atol=tolerance)
-    x_mean, *x_scale = run(folder, "decoder", z=posterior.mean, **beside)
+    x_mean, *more = run(folder, "decoder", z=posterior.mean, **beside)
     np.testing.assert_allclose(x_mean, vae.decode(posterior.mean, **beside), rtol=tolerance, atol=tolerance)
-    assert bool(x_scale) == vae.likelihood.has_stddev
+    x_scale = more[: vae.likelihood.has_stddev]
+    # Besides, what x is drawn of.
+    assert len(more) == len(x_scale) + draws.needs_parameters(vae.likelihood.drawn_as())
     if x_scale:
         stddev = ops.convert_to_numpy(vae.likelihood.stddev(vae.decoder(posterior.mean)))
         np.testing.assert_allclose(x_scale[0], stddev, rtol=tolerance)
     # `elbo` draws its noise as (examples, samples, latents) from NumPy: the same noise through the graph.
     epsilon = np.random.default_rng(4).standard_normal((70, 3, vae.latent_dim), dtype="float32")
-    reconstruction, kl = run(folder, "elbo", x=x, epsilon=epsilon, **beside)
+    reconstruction, kl, log_prob, *weighted = run(folder, "elbo", x=x, epsilon=epsilon, **beside)
+    expected = vae.elbo(given, 3, seed=4, per_dimension=True)
+    np.testing.assert_allclose(log_prob, expected, rtol=tolerance, atol=tolerance * max(1.0, np.abs(expected).max()))
+    assert len(weighted) == 3 * vae.allow_missing
     assert reconstruction.shape == kl.shape == (70,)
     np.testing.assert_allclose(-(reconstruction + kl), vae.elbo(given, 3, seed=4), rtol=tolerance, atol=tolerance)
     prior = vae.numpy_prior()

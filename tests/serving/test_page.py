@@ -618,6 +618,7 @@ def test_tables_and_series_are_drawn_as_such_with_the_score_in_view(chromium, bu
     lines = [names, *([str(v).replace("nan", "") for v in row] for row in x)]
     (tmp_path / "t.csv").write_text("\n".join(map(",".join, lines)))
     series = np.random.default_rng(0).normal(size=(3, 12, 2)).astype(">f4")
+    series[0, [5, 7], 1] = 4.0, -5.0
     np.save(tmp_path / "s.npy", series)
     box = "const { top, bottom } = arguments[0].getBoundingClientRect(); return [top, bottom]"
     with browser.serving([bundles / "table", bundles / "series"]) as address:

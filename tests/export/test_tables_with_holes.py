@@ -1,8 +1,11 @@
 """Tables with holes: a bundle fills them in, draws and says where a score comes from, with the numbers of the model."""
 
+import importlib
 import itertools
 import json
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -145,6 +148,34 @@ def test_the_server_gives_the_numbers_of_the_pipeline(pipeline, folder, x):
             top = [[name for name, _ in row] for row in pipeline.top_columns(full, 2)]
             assert scored["top_columns"].tolist() == top
         assert list(client.infer("score", x=x)) == ["negative_elbo", "reconstruction", "kl", "is_anomaly"]
+
+
+def test_on_ray_the_numbers_of_an_example_are_those_of_the_example_alone(pipeline, folder, x, monkeypatch):
+    """The worker, without Ray, which gives it batches: what is in them changes nothing."""
+    for name in ("ray", "ray.data", "ray.serve"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(sys.modules["ray"], "data", sys.modules["ray.data"], raising=False)
+    monkeypatch.setattr(sys.modules["ray"], "serve", sys.modules["ray.serve"], raising=False)
+    monkeypatch.delitem(sys.modules, "keras_vae_serving.on_ray", raising=False)
+    on_ray = importlib.import_module("keras_vae_serving.on_ray")
+    monkeypatch.delitem(sys.modules, "keras_vae_serving.on_ray")
+
+    def run(verb, x, **arguments):
+        return on_ray._Worker(str(folder), {"providers": "cpu"}, verb, "data", 3, arguments)({"data": x})
+
+    def alone(verb, x):
+        return np.stack([verb(each[None], on_ray.example_seed(3, each))[0] for each in x])
+
+    full, near = x[20:], {"rtol": 1e-5, "atol": 1e-5}
+    z = pipeline.encode(full).location
+    found = run("impute", x, num_samples=8)["x_filled"]
+    np.testing.assert_allclose(found, alone(lambda x, seed: pipeline.impute(x, None, 8, seed), x), **near)
+    found = run("reconstruct", full, draw=True, sample=True)["x_drawn"]
+    expected = alone(lambda x, seed: pipeline.reconstruct(x, True, seed, draw=True), full)
+    np.testing.assert_allclose(found, expected, **near)
+    found = run("decode", z, draw=True)["x_drawn"]
+    np.testing.assert_allclose(found, alone(lambda z, seed: pipeline.decode(z, draw=True, seed=seed), z), **near)
+    assert run("score", x, top_columns=2)["top_columns"].shape == (30, 2)
 
 
 def test_what_a_request_may_ask_for_is_bounded_and_refused_in_words(folder, x):
