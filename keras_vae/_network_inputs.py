@@ -7,6 +7,7 @@ takes the condition alone, under whatever name. Where parts have names, a networ
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -265,10 +266,9 @@ class Conditional:
             return split_condition(x)
         if not self.built and isinstance(x, dict):
             self.build({name: (None, *np.shape(part)[1:]) for name, part in x.items()})
-        if self._fields is None:
-            Fields.of(x, self.likelihood.part_names)  # for its error
-        parts, given = self._fields.split(x)
-        return self._fields.pack_parts(parts), given
+        fields = self._fields or Fields.of(x, self.likelihood.part_names)  # which refuses what is no dict
+        parts, given = fields.split(x)
+        return fields.pack_parts(parts), given
 
     def _vectors(self, x):
         """x and, if there is one, the condition of data as a user has them, checked; of named parts the vectors."""
@@ -287,7 +287,7 @@ class Conditional:
         return x if self._fields is None else self._fields.parts_of(x)
 
 
-def _packed_parameters(found, shapes):
+def _packed_parameters(found: Any, shapes: dict[str, Any]):
     if not isinstance(found, dict) and len(shapes) == 1 and not isinstance(found, list | tuple):
         found = dict.fromkeys(shapes, found)
     if not isinstance(found, dict) or set(found) != set(shapes):

@@ -101,7 +101,8 @@ class Fields:
     @property
     def sizes(self) -> tuple[int, int]:
         """Lengths of the two vectors."""
-        return tuple(sum(math.prod(shape) for shape in shapes.values()) for shapes in (self.parts, self.given))
+        of_parts, of_given = (sum(map(math.prod, shapes.values())) for shapes in (self.parts, self.given))
+        return of_parts, of_given
 
     def split(self, data: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Data by name as those of the parts and those that are given, None if there are none.

@@ -1,5 +1,6 @@
 """Likelihoods by name: a module of its own, so that `Mixed`, whose groups may be named, can import `get` from below."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -25,7 +26,7 @@ _BY_NAME: dict[str, type[Likelihood]] = {
 NAMES: tuple[str, ...] = tuple(_BY_NAME)
 
 
-def get(likelihood: str | Likelihood | dict[str, Any]) -> Likelihood:
+def get(likelihood: str | Likelihood | Mapping[str, Any]) -> Likelihood:
     """A likelihood from its name ("bce" = "bernoulli", "mse" = "gaussian", ...), its config, or itself.
 
     A dict of likelihoods by the names of parts of the data is a `Joint`.
@@ -35,7 +36,7 @@ def get(likelihood: str | Likelihood | dict[str, Any]) -> Likelihood:
     """
     if isinstance(likelihood, Likelihood):
         return likelihood
-    if isinstance(likelihood, dict):
+    if isinstance(likelihood, Mapping):
         if "class_name" in likelihood:
             return keras.saving.deserialize_keras_object(likelihood)
         return keras.saving.get_registered_object("keras_vae>Joint")(likelihood)  # which imports this file
