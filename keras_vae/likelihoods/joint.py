@@ -68,7 +68,7 @@ class Joint(Mixed):
 
     def bind(self, channels: int | None, is_table: bool = False) -> None: ...
 
-    def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
+    def parameter_shapes(self) -> dict[str, tuple[Any, ...]]:
         """Shape of the parameters of each part for one example, by name."""
         shapes = zip(self.shapes.items(), self.parts, strict=True)
         return {name: tuple(part.parameter_shape(shape)) for (name, shape), part in shapes}
