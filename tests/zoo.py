@@ -240,7 +240,12 @@ LAYERS = {name: [line.strip() for line in text.strip().splitlines()] for name, t
 
 
 # What Keras itself has not on a backend.
-NOT_ON = {"torch": ("lanczos3", "area"), "jax": ("area",), "tensorflow": ()}
+# What Keras 3.15 itself cannot compute on a backend.
+NOT_ON = {
+    "torch": ("lanczos3", "area"),
+    "jax": ("area", "value_dim=2", "ops.quantile", "ops.norm", "ops.cond"),
+    "tensorflow": (),
+}
 
 # All that Keras knows by name, but for `linear`, for `threshold`, which takes arguments, and for `glu`, which halves.
 ACTIVATIONS = (

@@ -64,7 +64,7 @@ def refusal(posterior, prior, shape):
     if shape == "free" and posterior not in ("normal", "codes"):
         return "is free|conv_spatial gives outputs of the sizes of z"
     if posterior == "codes":
-        return None if prior == "none" else "codes"
+        return None if prior == "none" else "codes|is free"
     if shape == "free" and prior not in ("none", "fixed"):
         return "is free|z of shape"
     if "layers" in (posterior, prior) and shape != "vector":

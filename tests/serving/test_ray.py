@@ -169,7 +169,7 @@ def test_map_gives_each_row_once_and_the_pipelines_numbers_though_a_worker_is_ki
             "ValueError",
             "There is no verb 'sample' for a dataset: choose from encode, decode, reconstruct, score, imp",
         ),
-        argument=("TypeError", "There is no argument 'sample': encode takes none of its own."),
+        argument=("TypeError", "There is no argument 'sample': encode takes standardized."),
         seed=("ValueError", "seed must be a whole number or None; got 0.5."),
         column=("UserCode", "The dataset has no column 'x'; it has name, image. Name the input with columns=."),
         taken=("UserCode", "The dataset has a column 'z_mean' already: rename or drop it, encode adds it."),
