@@ -239,7 +239,6 @@ LAYERS = {
 LAYERS = {name: [line.strip() for line in text.strip().splitlines()] for name, text in LAYERS.items()}
 
 
-# What Keras itself has not on a backend.
 # What Keras 3.15 itself cannot compute on a backend.
 NOT_ON = {
     "torch": ("lanczos3", "area"),
