@@ -147,7 +147,7 @@ def _packed(data, shapes):
         if isinstance(part, np.ndarray):
             flat.append(part.reshape(len(part), size).astype(part.dtype if part.dtype.kind == "f" else "float32"))
         else:
-            flat.append(ops.cast(ops.reshape(part, (-1, size)), keras.config.floatx()))
+            flat.append(ops.cast(ops.reshape(part, (-1, size)), "float32"))
     return np.concatenate(flat, axis=1) if isinstance(flat[0], np.ndarray) else ops.concatenate(flat, axis=1)
 
 

@@ -9,18 +9,18 @@ import math
 from typing import Any, Unpack
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_vae import _backend, likelihoods, objectives, posteriors, priors, validation
 from keras_vae._latent_statistics import LatentStatistics
-from keras_vae._network_inputs import Conditional, as_input, known_input_shape, known_shapes
+from keras_vae._model_inputs import ModelInputs
+from keras_vae._network_inputs import as_input
 from keras_vae._numpy_prior import NumpyPrior
 from keras_vae._parts import Parts
 from keras_vae._seeds import SavesSeeds, decorrelate
 from keras_vae._typing import Model, ModelOptions
 from keras_vae._versions import Version
-from keras_vae.data import Batch, Fields, input_shapes, with_condition
+from keras_vae.data import Batch, Fields
 from keras_vae.distributions import DiagonalNormal, Mixture
 from keras_vae.imputation import Imputation
 from keras_vae.inference import CompiledFunctions, Inference
@@ -28,7 +28,7 @@ from keras_vae.training import Trackers, Trainer
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
+class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))
@@ -183,12 +183,6 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
         self._shapes = data_shape, condition_shape, latent_shape
         self._build_networks_of_parts(x, condition, parameters)
 
-    def _build_for(self, x, condition=None):
-        """Builds for data like an array x and its condition, if that has not been done."""
-        if not self.built:
-            shape = None if condition is None else (None, *np.shape(condition)[1:])
-            self.build(with_condition((None, *x.shape[1:]), shape))
-
     def _refresh(self):
         """Checks anew that the parts fit together if one of them has changed; returns the model's version."""
         self._sync_variables()
@@ -200,31 +194,6 @@ class VAE(Trainer, Inference, Imputation, Conditional, Parts, SavesSeeds, Model)
             self._version.accept()
             self._version.checked = version
         return version
-
-    def _known_input_shape(self):
-        """What `build` takes, if the networks know it."""
-        names = self.likelihood.part_names
-        if names:
-            return known_shapes(self.encoder, self.decoder, names)
-        return known_input_shape(self.encoder, self.decoder, self.prior)
-
-    def _built_input_shape(self):
-        """What `build` was given."""
-        if self._fields is not None and self.likelihood.part_names:
-            shapes = self._fields.parts | self._fields.given
-            return {name: (None, *shape) for name, shape in shapes.items()}
-        shape, condition_shape, _ = self._shapes
-        return with_condition((None, *shape), None if condition_shape is None else (None, *condition_shape))
-
-    def _input_shapes(self, input_shape):
-        """The shapes of x and of the condition, None without one, with the batch, from what `build` is given."""
-        names = self.likelihood.part_names
-        self._fields = Fields.of(input_shape, names) if names else None
-        if self._fields is None:
-            return input_shapes(input_shape)
-        self.likelihood.bind_shapes(self._fields.parts)
-        size, of_given = self._fields.sizes
-        return (None, size), (None, of_given) if self._fields.given else None
 
     @property
     def data_shape(self) -> Any:
