@@ -53,8 +53,8 @@ def vae_imputer(table, x, seed, steps, draws, show_missing, num_samples):
     vae = keras_vae.VAE(*pair, likelihood, objective=objective, seed=seed, allow_missing=True)
     vae.compile(keras_vae.FusedAdam(1e-3))
     vae.fit(x, batch_size=64, epochs=max(1, steps * 64 // len(x)), verbose=0)
-    return vae.impute(x, num_samples=1000, seed=seed, batch_size=20_000), vae.impute(
-        x, draws=draws, num_samples=1000, seed=seed, batch_size=20_000
+    return vae.impute(x, num_samples=500, seed=seed, batch_size=20_000), vae.impute(
+        x, draws=draws, num_samples=500, seed=seed, batch_size=20_000
     )
 
 
@@ -88,7 +88,7 @@ def main():
     parser.add_argument("--tables", nargs="+", default=("breast_cancer", "hr", "german"))
     parser.add_argument("--missing", nargs="+", type=float, default=(0.2, 0.5))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
     rows = []

@@ -140,7 +140,7 @@ class ModelInputs:
         """What `build` takes, if the networks know it."""
         names = self.likelihood.part_names
         if names:
-            return known_shapes(self.encoder, self.decoder, names)
+            return known_shapes(self.encoder, self.decoder, names, self.prior)
         return known_input_shape(self.encoder, self.decoder, self.prior)
 
     def _built_input_shape(self):

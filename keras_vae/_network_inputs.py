@@ -59,7 +59,7 @@ def declares_condition(network):
 
 def input_dtype(network, name):
     """The dtype that a network declares for "x" or "condition"; that of floats where it declares none."""
-    others = {"condition", "observed"} - {name}
+    others = {"condition", *_masks(network)} - {name}
     declared = (t.dtype for t in inputs_of(network) if t.name not in others and (name == "x" or t.name == name))
     return next(declared, keras.config.floatx())
 
@@ -79,7 +79,7 @@ def known_input_shape(encoder, decoder, prior=None):
     for name, network in (("encoder", encoder), ("decoder", decoder)):
         inputs = inputs_of(network)
         given = [tuple(tensor.shape) for tensor in inputs if tensor.name == "condition"]
-        known = ("condition", "observed") if network is encoder else ("condition",)
+        known = ("condition", *_masks(network)) if network is encoder else ("condition",)
         beside = [tensor for tensor in inputs if tensor.name in known]
         if inputs and len(inputs) != len(beside) + 1:
             raise ValueError(
@@ -93,16 +93,23 @@ def known_input_shape(encoder, decoder, prior=None):
         (first, shape), *others = conditions.items()
         listed = ", ".join(f"the {name} one of {other}" for name, other in others)
         raise ValueError(f"The {first} takes a condition of shape {shape}, {listed}.")
-    shapes = [tuple(tensor.shape) for tensor in inputs_of(encoder) if tensor.name not in ("condition", "observed")]
+    beside = ("condition", *_masks(encoder))
+    shapes = [tuple(tensor.shape) for tensor in inputs_of(encoder) if tensor.name not in beside]
     if not shapes or (condition_network(prior) is not None and not conditions):
         return None
     return {"x": shapes[0], "condition": next(iter(conditions.values()))} if conditions else shapes[0]
 
 
-def known_shapes(encoder, decoder, parts):
+def _masks(network):
+    """Names of the inputs that say what is observed; a single input is x, whatever it is called."""
+    return ("observed",) if len(inputs_of(network)) > 1 else ()
+
+
+def known_shapes(encoder, decoder, parts, prior=None):
     """What `VAE.build` takes for a model with these named parts, if the networks have an input for each; else None."""
     no_data = {"z", *(f"{part}_observed" for part in parts)}
-    inputs = [tensor for tensor in (*inputs_of(encoder), *inputs_of(decoder)) if tensor.name not in no_data]
+    networks = (encoder, decoder, condition_network(prior))
+    inputs = [tensor for network in networks for tensor in inputs_of(network) if tensor.name not in no_data]
     known = {tensor.name: tuple(tensor.shape) for tensor in inputs}
     return known if inputs_of(encoder) and inputs_of(decoder) and set(parts) <= set(known) else None
 

@@ -187,9 +187,15 @@ def _read_csv(path):
             marked = file.read(len(_UTF8_MARK)) == _UTF8_MARK
         with open(path, encoding="utf-8-sig", newline="") as file:
             first = file.readline()
-            delimiter = max(",;\t", key=first.count)  # a comma where none is there
+            outside = re.sub(r'"[^"]*"', "", first)
+            delimiter = max(",;\t", key=outside.count)  # a comma where none is there
             reader = csv.reader(itertools.chain([first], file), delimiter=delimiter)
-            rows = [(reader.line_num, row) for row in reader if row]  # without empty lines
+            rows = [(reader.line_num, row) for row in reader]
+        while rows and not rows[-1][1]:
+            rows.pop()
+        if rows and len(rows[0][1]) == 1:  # an empty line is an empty cell
+            rows = [(line, row or [""]) for line, row in rows]
+        rows = [(line, row) for line, row in rows if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
             f"{path} cannot be read as a table of text in UTF-8 ({error}): save it as CSV UTF-8."

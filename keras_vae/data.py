@@ -119,6 +119,8 @@ class Fields:
 
     def pack_parts(self, data: Any, name: str = "x") -> Any:
         """`(batch, size)` of the parts, arrays or tensors by name; other names are left out."""
+        if not isinstance(data, dict) and len(self.parts) == 1:  # the target of the only one
+            data = dict.fromkeys(self.parts, data)
         missing = [part for part in self.parts if not isinstance(data, dict) or part not in data]
         if missing:
             raise ValueError(f"{name} must be a dict of the parts that have a likelihood, and lacks {missing[0]!r}.")
@@ -145,10 +147,16 @@ def _packed(data, shapes):
             raise ValueError(f"{name} has shape {tuple(part.shape)}, but the model was built for {('batch', *shape)}.")
         size = math.prod(shape)
         if isinstance(part, np.ndarray):
-            flat.append(part.reshape(len(part), size).astype(part.dtype if part.dtype.kind == "f" else "float32"))
+            flat.append(part.reshape(len(part), size).astype(part.dtype if part.dtype.kind == "f" else _floats(part)))
         else:
             flat.append(ops.cast(ops.reshape(part, (-1, size)), "float32"))
     return np.concatenate(flat, axis=1) if isinstance(flat[0], np.ndarray) else ops.concatenate(flat, axis=1)
+
+
+def _floats(whole):
+    """The type of floats that tells such whole numbers apart."""
+    is_large = whole.dtype.itemsize > 2 and whole.size > 0 and max(-int(whole.min()), int(whole.max())) > 2**24
+    return "float64" if is_large else "float32"
 
 
 def _unpacked(packed, shapes):

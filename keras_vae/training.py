@@ -107,6 +107,10 @@ class Trainer(ManySteps, Steps):
                 f"A VAE takes no loss in compile() (got {loss!r}): the loss is -ELBO. Choose its reconstruction term "
                 'with VAE(..., likelihood="bce" or "mse"), and the weight of its KL term with objective=ELBO(beta=...).'
             )
+        names = self.likelihood.part_names
+        for given in (metrics, weighted_metrics):
+            if names and given is not None and not isinstance(given, dict):
+                raise ValueError(f"Metrics of named parts are a dict by their names, {{{names[0]!r}: [...]}}.")
         told = {"steps_per_execution": steps_per_execution, "jit_compile": kwargs.get("jit_compile", "auto")}
         steps = 1 if isinstance(steps_per_execution, str) else steps_per_execution
         if told["jit_compile"] == "auto" and not kwargs.get("run_eagerly"):
@@ -452,6 +456,9 @@ def _as_data(data):
     if isinstance(weight, dict):
         raise ValueError("sample_weight must be one array, of a weight for each example; got a dict.")
     x, y, weight = as_arrays(x), as_arrays(y, "y"), as_arrays(weight, "sample_weight")
+    lengths = {name: count(part) for name, part in x.items()} if isinstance(x, dict) else {}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"x has unequal numbers of examples: {lengths}.")
     if inspect.isgenerator(x):  # whose batches must be tuples for Keras
         x = (batch if isinstance(batch, tuple) else (batch,) for batch in x)
     if x is not None and not is_stream(x) and count(x) == 0:

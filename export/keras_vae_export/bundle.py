@@ -431,6 +431,12 @@ def _blame_the_model(loaded, functions, tried):
                 ) from None
 
 
+def _codes_of_parts(likelihood):
+    """Number of classes of each named part that is a code."""
+    parts = zip(likelihood.part_names, likelihood.parts, strict=True) if getattr(likelihood, "part_names", ()) else ()
+    return {name: part.num_classes for name, part in parts if getattr(part, "num_classes", None)}
+
+
 def _parts(model):
     """Shapes of the named tensors that x and the condition are made of; None where they are one."""
     fields = getattr(model, "_fields", None)
@@ -466,7 +472,7 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         },
         anomaly=anomaly,
         missing=isinstance(model, VAE) and model.allow_missing,
-        labels={name: count for graph in functions for name, count in graph.labels.items()},
+        labels=_codes_of_parts(likelihood) | {n: count for graph in functions for n, count in graph.labels.items()},
         latents=None if statistics is None else statistics.get_config(),
         draws=None if likelihood is None else likelihood.drawn_as(),
         table=table if table is None else table.get_config(),

@@ -139,7 +139,8 @@ def _from_vae(vae):
         counts = {name: count for name, count in known.items() if name == "condition"}
         labels = {name: (0, count - 1) for name, count in counts.items()}
         if vae._fields is not None and vae._fields.given:
-            counts, labels = {}, {"condition": _ranges_of_given(vae._fields.given, known)}
+            counts = {name: known[name] for name in vae._fields.given if name in known}
+            labels = {"condition": _ranges_of_given(vae._fields.given, known)}
     ranges = (
         ({} if vae._fields is not None else _ranges(vae.encoder, (x,))) | _data_ranges(vae.likelihood, x_mean) | labels
     )
@@ -165,6 +166,9 @@ def _from_vae(vae):
 
     def elbo(x, *others):
         *condition, epsilon = others
+        if not has_details:
+            terms = vae.elbo_terms(x, ops.swapaxes(epsilon, 0, 1), next(iter(condition), None), constant)
+            return {"reconstruction": terms.reconstruction, "kl": terms.kl}
         bound, batch = _Bound(vae), Batch(x, next(iter(condition), None), x)
         terms = vae._terms(bound, batch, ops.swapaxes(epsilon, 0, 1), prior=constant)
         return {"reconstruction": terms.reconstruction, "kl": terms.kl, **bound.details}
@@ -174,9 +178,13 @@ def _from_vae(vae):
 
     given = (x, *(condition if vae._takes_condition(vae.encoder) else ()))
     taken = (latents, *(condition if vae._takes_condition(vae.decoder) else ()))
-    scored, terms = (x, *condition, epsilon), (*_per_example("reconstruction", "kl"), *_like(x_mean, LOG_PROB))
-    weighted = {"x_mean": "log_weight"} if missing else {}
-    if missing:
+    scored, terms = (x, *condition, epsilon), _per_example("reconstruction", "kl")
+    # A bound that a class of the user's own has changed is exported as it is, and says nothing besides.
+    has_details = vae.likelihood.is_factorised and type(vae).elbo_terms is VAE.elbo_terms
+    weighted = {"x_mean": "log_weight"} if missing and has_details else {}
+    if has_details:
+        terms += _like(x_mean, LOG_PROB)
+    if weighted:
         of_each = (BATCH, NUM_SAMPLES)
         terms += (x_mean, Tensor("z", "float32", (*of_each, *z_shape)), Tensor("log_weight", "float32", of_each))
     encoded = () if is_normal else tuple(tensor.name for tensor in outputs)

@@ -54,6 +54,10 @@ class ReconstructionGrid(OnData):
             raise NotADirectoryError(f"{self.folder} is a file, and the pictures need a folder: choose another.")
         self._events = None if log_dir is None else _ImageEvents(log_dir)
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        plotting.require_one_tensor(self.model)  # before the first epoch, not after it
+        super().on_train_begin(logs)
+
     def _look(self, epoch):
         figure = plotting.reconstructions(self.model, self.x, columns=self.columns)
         buffer = io.BytesIO()

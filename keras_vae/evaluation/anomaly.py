@@ -32,7 +32,7 @@ class Threshold:
         low: A negative ELBO below which an example is anomalous, too; None: however low it is, it is not.
         usual: Mean over these examples of -E_q log p(x_d|z), nats, for each dimension d of x, an array of the shape of
             one example. A missing value does not count in it; a dimension that was always missing has 0. None if
-            examples differ in shape.
+            examples differ in shape, or the likelihood, of one's own, does not factorise.
     """
 
     nats: float
@@ -124,7 +124,9 @@ def fit_threshold(
 
 
 def _scores(vae, x, num_samples, seed, batch_size):
-    """Negative ELBOs `(n,)`, and what is usual of each dimension, None if sizes are free."""
+    """Negative ELBOs `(n,)`, and what is usual of each dimension, None if sizes are free or there are no terms."""
+    if not vae.likelihood.is_factorised:
+        return -vae.elbo(x, num_samples, seed, batch_size), None
     scores, total, count = [], 0.0, 0
     for data, score, terms in _model.scored_pieces(vae, x, num_samples, seed, batch_size):
         scores.append(score)

@@ -82,6 +82,11 @@ class Likelihood(Configured, Layer):
         terms = self.log_prob_terms(x, parameters, observed, fitted)
         return ops.sum(terms, axis=tuple(range(1 - len(ops.shape(x)), 0)))
 
+    @property
+    def is_factorised(self) -> bool:
+        """Whether `log_prob` is the sum of `log_prob_terms`: not of a class of one's own that overrides it."""
+        return type(self).log_prob is Likelihood.log_prob
+
     def log_prob_terms(self, x: Any, parameters: Any, observed: Any = None, fitted: Any = None) -> Any:
         """As `log_prob`, not summed: shaped like x, with the axis of samples if there is one; 0 where x is missing."""
         x, parameters = _as_float32(x, observed), ops.convert_to_tensor(parameters, "float32")

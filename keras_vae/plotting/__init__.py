@@ -7,6 +7,7 @@ which the page of `keras_vae_serving` shares. Latents are numbered from 0, as th
 """
 
 from keras_vae.plotting._figure import DPI as DPI
+from keras_vae.plotting._figure import require_one_tensor as require_one_tensor
 from keras_vae.plotting.history import training_curves as training_curves
 from keras_vae.plotting.latents import kl_per_unit as kl_per_unit
 from keras_vae.plotting.latents import latent_scatter as latent_scatter

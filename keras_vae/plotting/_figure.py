@@ -1,7 +1,7 @@
 """A matplotlib Figure without pyplot, and how it is written; what all pictures share."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI: int = 150  # resolution of the pictures written
+
+
+def require_one_tensor(vae: Any) -> None:
+    """Raises a ValueError for a model with named parts, of which a picture would be of one."""
+    names = vae.likelihood.part_names
+    if names:
+        raise ValueError(
+            f"Pictures are of one tensor, and this model has {', '.join(map(repr, names))}: draw one of those "
+            f"that reconstruct and sample return, such as vae.reconstruct(x)[{names[0]!r}]."
+        )
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -61,7 +61,7 @@ def latent_scatter(vae: VAE, x: Any, labels: Any = None, path: str | os.PathLike
     else:
         drawn = axes.scatter(*points.T, s=size, c=labels, linewidths=0)
         figure.colorbar(drawn, ax=axes, label="label")
-    prior = vae.numpy_prior(split_condition(x)[1])
+    prior = vae.numpy_prior(_condition(vae, x) if vae.has_conditional_prior else None)
     prior = (Mixture(prior) if vae.has_conditional_prior else prior).moment_matched()
     mean, log_var = (np.broadcast_to(part, shape).ravel()[pair] for part in (prior.mean, prior.log_var))
     for deviations in (1.0, 2.0):
@@ -111,6 +111,11 @@ def kl_per_unit(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None) ->
     axes.legend()
     figure.suptitle(f"KL to the prior: {kl.sum():.2f} nats per example in total", fontsize=10)
     return written(figure, path)
+
+
+def _condition(vae, x):
+    names = vae.likelihood.part_names
+    return {name: part for name, part in x.items() if name not in names} if names else split_condition(x)[1]
 
 
 def _checked_labels(labels, n):

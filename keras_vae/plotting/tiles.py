@@ -14,7 +14,7 @@ import numpy as np
 from keras_vae import _containers, data, evaluation, validation
 from keras_vae.likelihoods import Bernoulli, ContinuousBernoulli
 from keras_vae.model import VAE
-from keras_vae.plotting._figure import largest_first, new_figure, written
+from keras_vae.plotting._figure import largest_first, new_figure, require_one_tensor, written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +36,7 @@ def reconstructions(vae: VAE, x: Any, path: str | os.PathLike[str] | None = None
     Returns:
         A `matplotlib.figure.Figure`.
     """
+    require_one_tensor(vae)
     x = _containers.first(x, 4 * columns)
     reconstructed = vae.reconstruct(x)
     x, reconstructed = (_rows(vae, each, columns) for each in (data.split_condition(x)[0], reconstructed))
@@ -56,6 +57,7 @@ def samples(
     latent_shape: Any = None,
 ) -> "Figure":
     """Decoded draws from the prior; arguments as in `reconstructions` and `VAE.sample`."""
+    require_one_tensor(vae)
     drawn = vae.sample(n, seed=seed, condition=condition, prior=prior, latent_shape=latent_shape)
     tiles = _rows(vae, drawn, columns)
     return _draw(tiles, f"decoded samples of the prior ({_latents(vae)})", path)
@@ -72,6 +74,7 @@ def manifold(vae: VAE, path: str | os.PathLike[str] | None = None, steps: int = 
 
     Reference: Kingma & Welling 2014, arXiv:1312.6114, figure 4.
     """
+    require_one_tensor(vae)
     if vae.latent_shape != (2,):
         raise ValueError(f"A manifold picture needs a model with latent_dim=2; this one has {_latents(vae)}.")
     quantiles = _quantiles(steps)
@@ -118,6 +121,7 @@ def traversals(
 
     Reference: Higgins et al. 2017, beta-VAE, figure 1.
     """
+    require_one_tensor(vae)
     units, steps = validation.whole_number("units", units), validation.whole_number("steps", steps, least=2)
     if not 0.0 < span < 1.0:
         raise ValueError(f"span is a share of the prior and must be above 0 and below 1; got {span!r}.")

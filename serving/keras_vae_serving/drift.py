@@ -29,10 +29,13 @@ class Drift:
 
     def scored(self, nats: np.ndarray) -> None:
         """Takes note of scores."""
-        self._scores.extend(nats.tolist())
+        self._scores.extend(nats[np.isfinite(nats)].tolist())
 
     def encoded(self, z: np.ndarray) -> None:
         """Takes note of codes, `(n, ..., channels)`."""
+        z = z[np.isfinite(z).reshape(len(z), -1).all(axis=1)]  # one extreme example would be in the mean for good
+        if len(z) == 0:
+            return
         self._encoded = min(self._encoded + len(z), WINDOW)
         rate = min(len(z), WINDOW) / self._encoded  # a plain mean of the first, then an exponential one
         self._z += rate * (z.reshape(-1, z.shape[-1]).mean(axis=0) - self._z)

@@ -77,7 +77,11 @@ class Inputs:
         if set(value) != set(names):
             raise RequestError(f"The {graph} takes {names}; got {sorted(value)}. Pass a dict of arrays by these names.")
         tensors = {tensor.name: tensor for tensor in self.graphs[graph].inputs}
-        return {name: self._checked(tensors[name], value[name]) for name in names}
+        found = {name: self._checked(tensors[name], value[name]) for name in names}
+        if len({len(array) for array in found.values()}) > 1:
+            counts = ", ".join(f"{len(array)} of {name}" for name, array in found.items())
+            raise RequestError(f"The inputs have unequal numbers of examples: {counts}.")
+        return found
 
     def packed(self, value: Any) -> Any:
         """Tensors by the names of the bundle's `parts` as the vectors that graphs take; anything else as it is.
@@ -195,8 +199,17 @@ class Inputs:
         return arrays
 
     def check_labels(self, name: str, array: np.ndarray) -> None:
-        """Raises a RequestError if the input of this name holds labels and the array has others."""
-        count = self.manifest.labels.get(name)
+        """Raises a RequestError if an input, or a named part in it, holds labels and the array has others."""
+        count, start = self.manifest.labels.get(name), 0
+        for part, shape in (self.manifest.parts or {}).get(name, {}).items():
+            piece = array[:, start : start + math.prod(shape)]
+            start += math.prod(shape)
+            if part in self.manifest.labels:
+                piece = piece[~np.isnan(piece)]  # one that is missing
+                if (piece != np.round(piece)).any():
+                    raise RequestError(f"{part} must hold labels, whole numbers.")
+                if piece.size:
+                    self.check_labels(part, piece)
         if count is not None and not 0 <= array.min() <= array.max() < count:
             raise RequestError(
                 f"{name} must hold labels from 0 to {count - 1}; it ranges from {array.min()} to {array.max()}."

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_vae import VAE, Bernoulli, Categorical, Gaussian, evaluation, networks, priors
+from keras_vae import VAE, Bernoulli, Categorical, Gaussian, evaluation, networks, plotting, priors
 from keras_vae.likelihoods import Joint
 
 RNG = np.random.default_rng(0)
@@ -199,7 +199,39 @@ def test_mistakes_are_sentences(trained):
         )
     with pytest.raises(ValueError, match=r"returns shape .* for 'image'"):
         VAE(encoder, keras.Model(z, {"image": layers.Dense(7)(z)}), {"image": "bce"})
+    with pytest.raises(ValueError, match="unequal numbers of examples"):
+        trained.evaluate(DATA | {"style": DATA["style"][:5]}, verbose=0)
+    with pytest.raises(ValueError, match="Metrics of named parts are a dict"):
+        model().compile("adam", metrics=["mse"])
+    for draw in (plotting.reconstructions, plotting.traversals):
+        with pytest.raises(ValueError, match="Pictures are of one tensor"):
+            draw(trained, DATA)
+    assert plotting.latent_scatter(trained, DATA) is not None
     with pytest.raises(ValueError, match="'z', as latents"):
         Joint({"z": "bce"})
     with pytest.raises(ValueError, match="a likelihood by the name of each part"):
         Joint({})
+
+
+@pytest.mark.once
+def test_parts_that_are_assigned_anew_are_those_of_the_next_call():
+    x = {"a": RNG.normal(size=(4, 1)), "b": RNG.normal(size=(4, 2))}
+    likelihood = {"a": Gaussian(1.0), "b": Gaussian(0.3)}
+    vae = VAE(*networks.mlp({"a": (1,), "b": (2,)}, 2, (3,), likelihood=likelihood), likelihood)
+    expected = vae.elbo(x, seed=0)
+    vae.likelihood = dict(reversed(likelihood.items()))
+    np.testing.assert_allclose(vae.elbo(x, seed=0), expected, rtol=1e-6)
+
+
+@pytest.mark.once
+def test_a_prior_may_be_given_what_no_network_takes():
+    likelihood = {"image": Bernoulli()}
+    pair = networks.mlp({"image": (4, 2)}, 2, (3,), likelihood=likelihood)
+    inputs = keras.Input((), name="style", dtype="int32")
+    h = layers.Embedding(5, 3)(inputs)
+    prior = priors.Conditional(keras.Model(inputs, {"z_mean": layers.Dense(2)(h), "z_log_var": layers.Dense(2)(h)}))
+    vae = VAE(*pair, likelihood, prior=prior)
+    data = {"image": DATA["image"], "style": DATA["style"]}
+    vae.compile("adam")
+    vae.fit(data, sample_weight=np.ones(12), verbose=0)
+    assert vae.sample(2, seed=0, condition={"style": 1})["image"].shape == (2, 4, 2)
