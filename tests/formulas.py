@@ -15,6 +15,7 @@ from keras_vae import (
     VAE,
     Bernoulli,
     BetaTC,
+    Categorical,
     DiagonalNormal,
     Gaussian,
     InfoVAE,
@@ -35,6 +36,7 @@ BATCH, LATENTS = 4, 3
 
 LIKELIHOODS = {name: likelihood for name, (likelihood, *_) in CASES.items()}
 MIXED = Mixed([("gaussian", 2), ("categorical", 3), ("negative_binomial", 1)])
+JOINT = likelihoods.Joint({"image": "bce", "label": Categorical(3), "size": Gaussian("predicted")})
 SCHEDULES = {
     "constant": schedules.Constant(0.3),
     "linear": schedules.Linear(7, 0.1, 2.0),
@@ -98,6 +100,7 @@ PARTS = [
     *POSTERIORS.values(),
     distributions.UniformCodes((2, 4, 5)),
     MIXED,
+    JOINT,
 ]
 
 
@@ -144,7 +147,18 @@ def of_likelihoods():
 
         found[f"{type(likelihood).__name__} optimal in training"] = in_training, normal(2, BATCH, 6)
     x = np.concatenate([normal(3, 2), np.eye(3), [[0.0], [3.0], [400.0]]], axis=1).astype("float32")
-    return found | of_likelihood("mixed", MIXED, x, normal(3, MIXED.parameter_channels(6)))
+    found |= of_likelihood("mixed", MIXED, x, normal(3, MIXED.parameter_channels(6)))
+    x = np.concatenate([np.eye(4)[:3], [[0.0], [2.0], [1.0]], normal(3, 2)], axis=1).astype("float32")
+    return found | {
+        "joint: log_prob": (lambda p: joint().log_prob_per_dimension(ops.convert_to_tensor(x), p), normal(3, 11)),
+        "joint: mean": (lambda p: joint().mean(p), normal(3, 11)),
+    }
+
+
+def joint():
+    likelihood = fresh(JOINT)
+    likelihood.bind_shapes({"image": (2, 2), "label": (), "size": (2,)})
+    return likelihood
 
 
 def of_likelihood(name, likelihood, x, point):

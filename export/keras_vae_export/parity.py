@@ -17,6 +17,7 @@ from keras_vae_export._internals import GraphSpec
 from keras_vae_export.errors import ParityError, StructureError
 from keras_vae_export.probes import Probe
 from keras_vae_serving import BundleError, Session
+from keras_vae_serving.manifest import LOG_PROB
 
 BATCHES = (1, 2, 7, 64)
 
@@ -131,7 +132,9 @@ def compare(
         magnitude = _magnitude(expected)
         allowed = tolerance * magnitude
         if uncertainty is not None:
-            more = np.minimum(ROUNDINGS * uncertainty[name][: len(probe)], MAX_ROUNDING * magnitude)
+            of_sum = np.abs(expected).sum(axis=tuple(range(1, expected.ndim)), keepdims=True)
+            most = of_sum if name == LOG_PROB else magnitude  # terms may move as much as their sum
+            more = np.minimum(ROUNDINGS * uncertainty[name][: len(probe)], MAX_ROUNDING * most)
             allowed = np.maximum(allowed, more)
         excess = np.where(np.isnan(difference), np.inf, difference) - allowed
         if (excess > 0).any():

@@ -58,7 +58,7 @@ def bundles(_warm_converter, conditional, exported, tmp_path_factory):
     # The same with a threshold, which is all in the manifest.
     threshold = keras_vae.evaluation.fit_threshold(vae, x[:300], 0.9, num_samples=3, seed=8)
     fields = json.loads((shutil.copytree(folder / "digits", folder / "judged") / "manifest.json").read_text())
-    fields["anomaly"] = dataclasses.asdict(threshold)
+    fields["anomaly"] = dataclasses.asdict(threshold) | {"usual": threshold.usual.tolist()}
     (folder / "judged" / "manifest.json").write_text(json.dumps(fields))
     vectors = keras_vae.networks.mlp((12,), 2, hidden=(8,), activation="tanh", likelihood="mse")
     keras_vae_export.export(vectors, folder / "vectors")

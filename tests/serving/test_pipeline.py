@@ -69,7 +69,9 @@ def judging(folder, threshold, tmp_path_factory):
     """The same bundle with a threshold, which stands in the manifest alone."""
     folder = shutil.copytree(folder, tmp_path_factory.mktemp("judging") / "bundle")
     fields = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**fields, "anomaly": dataclasses.asdict(threshold)}))
+    (folder / "manifest.json").write_text(
+        json.dumps({**fields, "anomaly": dataclasses.asdict(threshold) | {"usual": None}})
+    )
     return Pipeline.load(folder, providers="cpu", batch_size=32)
 
 
