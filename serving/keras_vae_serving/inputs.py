@@ -78,9 +78,9 @@ class Inputs:
             raise RequestError(f"The {graph} takes {names}; got {sorted(value)}. Pass a dict of arrays by these names.")
         tensors = {tensor.name: tensor for tensor in self.graphs[graph].inputs}
         found = {name: self._checked(tensors[name], value[name]) for name in names}
-        if len({len(array) for array in found.values()}) > 1:
-            counts = ", ".join(f"{len(array)} of {name}" for name, array in found.items())
-            raise RequestError(f"The inputs have unequal numbers of examples: {counts}.")
+        if len({len(array) for array in found.values()}) > 1:  # before anything takes some of their rows
+            listed = ", ".join(f"{name}: {len(array)}" for name, array in found.items())
+            raise RequestError(f"All inputs must have one batch size; got {listed}.")
         return found
 
     def packed(self, value: Any) -> Any:
