@@ -20,7 +20,7 @@ from keras_vae._parts import Parts
 from keras_vae._seeds import SavesSeeds, decorrelate
 from keras_vae._typing import Model, ModelOptions
 from keras_vae._versions import Version
-from keras_vae.data import Batch, Fields
+from keras_vae.data import Batch
 from keras_vae.distributions import DiagonalNormal, Mixture
 from keras_vae.imputation import Imputation
 from keras_vae.inference import CompiledFunctions, Inference
@@ -126,7 +126,7 @@ class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model)
         self.allow_missing = bool(allow_missing)
         self.latent_statistics: LatentStatistics | None = None  # of `evaluation.latent_statistics`
         self._standard_prior: Any = None  # the prior that the model made itself, for the latents that it had then
-        self._fields: Fields | None = None  # of named parts, once built
+        self._fields: Any = None  # `Fields` of named parts, once built
         self._shapes: Any = None  # of one example, of its condition (or None) and of one z, once built
 
         self._seed = seed
