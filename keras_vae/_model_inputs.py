@@ -31,6 +31,8 @@ from keras_vae.data import Fields, input_shapes, split_condition, with_condition
 class ModelInputs:
     """Mixed into `VAE`, which has the networks, the likelihood and the prior."""
 
+    _fields: Any = None  # `Fields` of named parts, once built
+
     @property
     def has_conditional_prior(self) -> bool:
         """Whether the prior is p(z|c): `numpy_prior` then needs the condition."""

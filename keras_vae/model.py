@@ -126,7 +126,6 @@ class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model)
         self.allow_missing = bool(allow_missing)
         self.latent_statistics: LatentStatistics | None = None  # of `evaluation.latent_statistics`
         self._standard_prior: Any = None  # the prior that the model made itself, for the latents that it had then
-        self._fields: Any = None  # `Fields` of named parts, once built
         self._shapes: Any = None  # of one example, of its condition (or None) and of one z, once built
 
         self._seed = seed
