@@ -1,11 +1,15 @@
-"""A bundle of a model with named parts: its graphs take vectors, its `Pipeline` names, as the model does."""
+"""A bundle of a model with named parts: its graphs take vectors, its `Pipeline` names, as the model does.
+
+And of a model whose bound is one of the user's own, which has no parts that anyone could name.
+"""
 
 import keras
 import numpy as np
 import pytest
 
 import keras_vae_export
-from keras_vae import VAE, Bernoulli, Categorical, Gaussian, networks
+from keras_vae import VAE, Bernoulli, Categorical, Gaussian, evaluation, networks
+from keras_vae_export import graphs
 from keras_vae_serving import Pipeline
 from keras_vae_serving.errors import RequestError
 
@@ -55,3 +59,27 @@ def test_the_numbers_of_the_model_by_name(tmp_path):
         pipeline.score(data | {"label": np.full(8, 3)})
     with pytest.raises(RequestError, match="size must have shape"):
         pipeline.score(data | {"size": data["size"][:, 0]})
+
+
+class Halved(Gaussian):
+    def log_prob(self, x, parameters, observed=None, fitted=None):
+        return 0.5 * super().log_prob(x, parameters, observed, fitted)
+
+
+class Doubled(VAE):
+    def elbo_terms(self, x, noise, condition=None, prior=None):
+        terms = super().elbo_terms(x, noise, condition, prior)
+        return terms._replace(reconstruction=2.0 * terms.reconstruction)
+
+
+@pytest.mark.parametrize("model", [lambda pair: VAE(*pair, Halved()), lambda pair: Doubled(*pair, "mse")])
+def test_a_bound_of_ones_own_is_exported_as_it_is(model):
+    vae = model(networks.mlp((3,), 2, (4,), likelihood="mse"))
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    graph = next(graph for graph in graphs.from_model(vae) if graph.name == "elbo")
+    assert [tensor.name for tensor in graph.outputs] == ["reconstruction", "kl"]
+    noise = np.random.default_rng(5).standard_normal((40, 2, 2), dtype="float32")
+    found = graph.function(keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(noise))
+    scores = sum(keras.ops.convert_to_numpy(value) for value in found.values())
+    np.testing.assert_allclose(scores, -vae.elbo(x, 2, seed=5, batch_size=80), rtol=1e-5)
+    assert evaluation.fit_threshold(vae, x, 0.9).usual is None or isinstance(vae, Doubled)
