@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import datasets
+from keras_vae import _tables, datasets
 
 pytestmark = pytest.mark.once
 
@@ -284,3 +284,11 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
     monkeypatch.setattr(keras.datasets.mnist, "load_data", load_data)
     with pytest.raises(ValueError, match="could not download mnist .*or use the embedded digits"):
         datasets.load("mnist")
+
+
+def test_a_delimiter_in_quotes_is_text_and_an_empty_line_an_empty_cell_of_one_column(tmp_path):
+    quoted, single = tmp_path / "quoted.csv", tmp_path / "single.csv"
+    quoted.write_text('"Name, first, last";"Age"\n"a, b";3\nc;4\n')
+    assert _tables.read(quoted).cells.columns == ["Name, first, last", "Age"]
+    single.write_text("a\n1\n\n3\n\n")
+    assert _tables.read(single).cells["a"].to_list() == ["1", None, "3"]
