@@ -456,7 +456,8 @@ def _as_data(data):
     if isinstance(weight, dict):
         raise ValueError("sample_weight must be one array, of a weight for each example; got a dict.")
     x, y, weight = as_arrays(x), as_arrays(y, "y"), as_arrays(weight, "sample_weight")
-    lengths = {name: count(part) for name, part in x.items()} if isinstance(x, dict) else {}
+    is_named = isinstance(x, dict) and as_target(x) is x
+    lengths = {name: count(part) for name, part in x.items()} if is_named else {}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"x has unequal numbers of examples: {lengths}.")
     if inspect.isgenerator(x):  # whose batches must be tuples for Keras
