@@ -258,14 +258,16 @@ class Inference:
     def _pieces(self, x, rows):
         """The data in pieces of NumPy arrays, x and the condition if there is one; see `_containers.pieces`."""
         for piece in _containers.pieces(_containers.as_arrays(x), rows):
-            if self.built:
+            was_built = self.built
+            if was_built:
                 self._refresh()  # a part may have been assigned a moment ago
             if self.likelihood.part_names:
                 piece = keras.tree.map_structure(validation.to_numpy, piece)
             data, condition = self._split(piece)
             data = validation.to_numpy(data)
-            if not self.built:
-                self._build_for(data, condition)
+            if not was_built:
+                if self._fields is None:
+                    self._build_for(data, condition)
                 self._refresh()
             validation.check_data(data, self.data_shape)
             yield _present(data, self._checked_condition(condition, len(data)))
