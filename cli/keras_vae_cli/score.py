@@ -48,7 +48,7 @@ def run(given: argparse.Namespace) -> None:
         f"at most {1 - threshold.quantile:.2%} of the {threshold.examples:,} held-out rows do."
     )
     for row in np.argsort(-scores, kind="stable")[:SHOWN]:
-        words = ", ".join(f"{name} {nats:+.1f}" for name, nats in guilty[row])
+        words = ", ".join(f"{name} {round(float(nats), 1) + 0.0:+.1f}" for name, nats in guilty[row])  # no -0.0
         print(f"row {row + 1:<8,} {scores[row]:.3f} nats: {words}")
 
 
