@@ -42,6 +42,7 @@ class Mixed(Likelihood):
         self.parts: list[Likelihood] = [get(likelihood) for likelihood, _ in groups]
         counts = [validation.whole_number("the number of columns", count) for _, count in groups]
         self.columns: tuple[int, ...] = tuple(counts)
+        self._shapes: tuple[tuple[int, ...], ...] = tuple((count,) for count in counts)  # of each part of one example
         for part, count in zip(self.parts, self.columns, strict=True):
             part.bind(count, is_table=True)
         self.is_discrete = all(part.is_discrete for part in self.parts)
@@ -103,36 +104,39 @@ class Mixed(Likelihood):
         return self._together([part.sample(piece, rng) for part, piece in pieces])
 
     def _drawn_as(self):
-        found = [part.drawn_as() for part in self.parts]
-        return (
-            None
-            if None in found
-            else {"name": "mixed", "groups": list(map(list, zip(found, self.columns, strict=True)))}
-        )
+        """Group by group; None where a part of several axes is drawn along the last of them."""
+        groups = []
+        for part, shape, count in zip(self.parts, self._shapes, self.columns, strict=True):
+            spec = part.drawn_as()
+            along_last = spec is not None and (
+                spec["name"] in ("mixed", "multinomial", "standardized") or spec.get("num_classes", 0) is None
+            )
+            if spec is None or (along_last and len(shape) > 1):
+                return None
+            groups.append([spec, count])
+        return {"name": "mixed", "groups": groups}
 
     def draw_parameters(self, parameters: Any) -> Any:
-        """Those of the groups, side by side."""
-        pieces = zip(self.parts, self._of_parameters(parameters), strict=True)
-        found = [part.draw_parameters(piece) for part, piece in pieces]
-        shapes = [part.parameter_shape((count,)) for part, count in zip(self.parts, self.columns, strict=True)]
-        flat = [
-            each
-            if len(shape) == 1
-            else ops.reshape(each, (*ops.shape(each)[: -len(shape)], math.prod(size or 1 for size in shape)))
-            for each, shape in zip(found, shapes, strict=True)
-        ]
+        """Those of the groups, side by side; of a part of several axes block after block."""
+        flat, shapes = [], zip(self.parts, self._of_parameters(parameters), self._shapes, self.columns, strict=True)
+        for part, piece, shape, count in shapes:
+            found, axes = part.draw_parameters(piece), len(part.parameter_shape(shape))
+            if axes > len(shape):  # codes, whose probabilities have an axis of their own
+                flat.append(_shaped(found, (part.parameter_channels(count),), axes))
+            else:
+                blocks = ops.split(found, found.shape[-1] // shape[-1], axis=-1)
+                flat += [_shaped(block, (count,), axes) for block in blocks]
         return ops.concatenate(flat, axis=-1)
 
     def parameters_at_mean(self, mean: np.ndarray) -> np.ndarray:
-        pieces = zip(self.parts, self._of_data(np.asarray(mean)), strict=True)
-        found = [(piece, part.parameters_at_mean(piece)) for part, piece in pieces]
-        return np.concatenate([each.reshape(*piece.shape[:-1], -1) for piece, each in found], axis=-1)
+        pieces = zip(self.parts, self._of_data(np.asarray(mean)), self._shapes, strict=True)
+        found = [(part.parameters_at_mean(piece), len(part.parameter_shape(shape))) for part, piece, shape in pieces]
+        return np.concatenate([_shaped(each, (-1,), axes) for each, axes in found], axis=-1)
 
     def ranges(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
         self._check_columns(channels)
-        low, high = zip(
-            *(part.ranges(count) for part, count in zip(self.parts, self.columns, strict=True)), strict=True
-        )
+        ends = [(part.ranges(shape[-1]), shape) for part, shape in zip(self.parts, self._shapes, strict=True)]
+        low, high = zip(*([np.broadcast_to(end, shape).ravel() for end in pair] for pair, shape in ends), strict=True)
         return np.concatenate(low), np.concatenate(high)
 
     def validate(self, x: np.ndarray, name: str = "x", missing: bool = False) -> None:
@@ -172,15 +176,18 @@ class Mixed(Likelihood):
     def _starts(self):
         return [sum(self.columns[:i]) for i in range(len(self.columns))]
 
+    def _parameter_shapes(self):
+        return [tuple(part.parameter_shape(shape)) for part, shape in zip(self.parts, self._shapes, strict=True)]
+
     def _parameter_counts(self):
-        return [part.parameter_channels(count) for part, count in zip(self.parts, self.columns, strict=True)]
+        return [math.prod(shape) for shape in self._parameter_shapes()]
 
     def _of_data(self, x):
-        return _cut(x, self.columns)
+        return [_shaped(piece, shape) for piece, shape in zip(_cut(x, self.columns), self._shapes, strict=True)]
 
     def _of_parameters(self, parameters):
-        pieces = zip(self.parts, self.columns, _cut(parameters, self._parameter_counts()), strict=True)
-        return [_shaped(piece, part.parameter_shape((count,))) for part, count, piece in pieces]
+        pieces = zip(_cut(parameters, self._parameter_counts()), self._parameter_shapes(), strict=True)
+        return [_shaped(piece, shape) for piece, shape in pieces]
 
     def _joined(self, what, parameters):
         pieces = zip(self.parts, self._of_parameters(parameters), strict=True)
@@ -188,8 +195,9 @@ class Mixed(Likelihood):
 
     def _together(self, pieces):
         """The inverse of `_of_data`."""
-        concatenate = np.concatenate if isinstance(pieces[0], np.ndarray) else ops.concatenate
-        return concatenate(pieces, axis=-1)
+        parts = zip(pieces, self.columns, self._shapes, strict=True)
+        flat = [_shaped(piece, (count,), len(shape)) for piece, count, shape in parts]
+        return np.concatenate(flat, axis=-1) if isinstance(flat[0], np.ndarray) else ops.concatenate(flat, axis=-1)
 
 
 def _cut(array, counts):
