@@ -42,7 +42,7 @@ class Mixed(Likelihood):
         self.parts: list[Likelihood] = [get(likelihood) for likelihood, _ in groups]
         counts = [validation.whole_number("the number of columns", count) for _, count in groups]
         self.columns: tuple[int, ...] = tuple(counts)
-        self._shapes: tuple[tuple[int, ...], ...] = tuple((count,) for count in counts)  # of each part of one example
+        self._shapes: tuple[Any, ...] = tuple((count,) for count in counts)  # of each part of one example
         for part, count in zip(self.parts, self.columns, strict=True):
             part.bind(count, is_table=True)
         self.is_discrete = all(part.is_discrete for part in self.parts)
@@ -176,7 +176,7 @@ class Mixed(Likelihood):
     def _starts(self):
         return [sum(self.columns[:i]) for i in range(len(self.columns))]
 
-    def _parameter_shapes(self):
+    def _parameter_shapes(self) -> list[Any]:
         return [tuple(part.parameter_shape(shape)) for part, shape in zip(self.parts, self._shapes, strict=True)]
 
     def _parameter_counts(self):
