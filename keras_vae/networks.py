@@ -68,15 +68,10 @@ def mlp(
             name = f"{name}_observed" if likelihood.part_names else "observed"
             inputs[name] = keras.Input(part.shape, name=name)
             features.append(layers.Flatten()(inputs[name]))
-    h = _with_conditions(_together(features), inputs, given)
-    for units in hidden:
-        h = layers.Dense(units, activation=activation)(h)
+    h = _dense(_with_conditions(_together(features), inputs, given), hidden, activation)
     encoder = _encoder(inputs, h, posterior, latent_shape)
 
-    inputs = {"z": keras.Input(latent_shape, name="z")}
-    h = _with_conditions(_flat(inputs["z"]), inputs, given)
-    for units in reversed(hidden):
-        h = layers.Dense(units, activation=activation)(h)
+    inputs, h = _of_latents(latent_shape, given, hidden, activation)
     parameters = {}
     for name, part in parts.items():
         shape = validation.parameter_shape(part.shape or (1,), part.likelihood)
@@ -140,15 +135,10 @@ def conv(
         sizes.append(h.shape[1:-1])
         h = convolution(count, kernel_size, strides=2, padding="same", activation=activation)(h)
     smallest = h.shape[1:]
-    h = _with_conditions(layers.Flatten()(h), inputs, given)
-    for units in hidden:
-        h = layers.Dense(units, activation=activation)(h)
+    h = _dense(_with_conditions(layers.Flatten()(h), inputs, given), hidden, activation)
     encoder = _encoder(inputs, h, posterior, latent_shape)
 
-    inputs = {"z": keras.Input(latent_shape, name="z")}
-    h = _with_conditions(_flat(inputs["z"]), inputs, given)
-    for units in reversed(hidden):
-        h = layers.Dense(units, activation=activation)(h)
+    inputs, h = _of_latents(latent_shape, given, hidden, activation)
     h = layers.Dense(math.prod(smallest), activation=activation)(h)
     h = layers.Reshape(smallest)(h)
     for count, size in zip(reversed(filters), reversed(sizes), strict=True):
@@ -288,8 +278,7 @@ def normal_mlp(
     """
     (latent_dim,) = _positive_integers("latent_dim", (latent_dim,))
     x, h = _features(condition)
-    for units in _positive_integers("hidden", hidden):
-        h = layers.Dense(units, activation=activation)(h)
+    h = _dense(h, _positive_integers("hidden", hidden), activation)
     # The variance starts at 1: of inputs that are themselves latents, exp of a random network would be anything.
     log_var = layers.Dense(latent_dim, name="z_log_var", kernel_initializer="zeros")
     outputs = {"z_mean": layers.Dense(latent_dim, name="z_mean")(h), "z_log_var": log_var(h)}
@@ -351,6 +340,18 @@ def _named_conditions(condition):
     if condition is None or isinstance(condition, Mapping):
         return dict(condition or {})
     return {"condition": condition}
+
+
+def _of_latents(latent_shape, given, hidden, activation):
+    """The inputs of a decoder, z and the conditions, and the features of its dense layers."""
+    inputs = {"z": keras.Input(latent_shape, name="z")}
+    return inputs, _dense(_with_conditions(_flat(inputs["z"]), inputs, given), reversed(hidden), activation)
+
+
+def _dense(h, hidden, activation):
+    for units in hidden:
+        h = layers.Dense(units, activation=activation)(h)
+    return h
 
 
 def _with_conditions(h, inputs, given):
