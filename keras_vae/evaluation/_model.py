@@ -101,19 +101,27 @@ def elbo_terms(vae: VAE, x: Any, num_samples: int, seed: int | None, batch_size:
 def scored_pieces(
     vae: VAE, x: Any, num_samples: int, seed: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Data in pieces, each read once: x `(n, ...)`, its negative ELBOs `(n,)` as `elbo` has them, and its terms.
+    """As `pieces_with_terms`, and in the middle the negative ELBOs `(n,)`, as `elbo` has them."""
+    generator = np.random.default_rng(seed)  # the same noise as of the terms
+    for piece, terms in pieces_with_terms(vae, x, num_samples, seed, batch_size):
+        reconstruction, kl, _ = vae._elbo_terms(vae._joined_with_condition(*piece), num_samples, generator, batch_size)
+        yield piece[0], reconstruction + kl, terms
+
+
+def pieces_with_terms(
+    vae: VAE, x: Any, num_samples: int, seed: int, batch_size: int
+) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    """Data in pieces, each read once, x `(n, ...)` and the condition if there is one, and the terms of x.
 
     The terms are those of `elbo(per_dimension=True)`, shaped like x.
     """
     rows = max(
         1, validation.whole_number("batch_size", batch_size) // validation.whole_number("num_samples", num_samples)
     )
-    of_bound, of_terms = np.random.default_rng(seed), np.random.default_rng(seed)  # the same noise
+    generator = np.random.default_rng(seed)
     for piece in vae._pieces(x, rows):
-        x = vae._joined_with_condition(*piece)
-        reconstruction, kl, _ = vae._elbo_terms(x, num_samples, of_bound, batch_size)
-        (terms,) = vae._over_noise(vae._log_prob_terms, x, num_samples, of_terms, batch_size)[:1]
-        yield piece[0], reconstruction + kl, terms
+        data = vae._joined_with_condition(*piece)
+        yield piece, vae._over_noise(vae._log_prob_terms, data, num_samples, generator, batch_size)[0]
 
 
 def by_name(vae: VAE, x: np.ndarray) -> Any:

@@ -99,10 +99,8 @@ def annealed_log_likelihood(
         latent_shape = vae.latent_shape_of(part[0].shape[1:])
         initial, noise_shape = prior, latent_shape if None in vae.latent_shape else prior.noise_shape
         if start == "posterior":
-            initial, noise_shape = (
-                _density_of_any_z(vae.encode(vae._joined_with_condition(*part), n), vae),
-                latent_shape,
-            )
+            posterior = vae.encode(vae._joined_with_condition(*part), n)
+            initial, noise_shape = _density_of_any_z(posterior, vae), latent_shape
         path = _Path(vae, part, initial, prior, latent_shape)
         sizes, latent_dim = None, math.prod(latent_shape)
         if steps > 1:

@@ -185,7 +185,7 @@ def surprise(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> A
             "This threshold does not know what each dimension usually costs: fit it anew, on data of one shape, with "
             "keras_vae.evaluation.fit_threshold."
         )
-    for data, _, terms in _model.scored_pieces(vae, x, threshold.num_samples, threshold.seed, batch_size):
+    for (data, *_), terms in _model.pieces_with_terms(vae, x, threshold.num_samples, threshold.seed, batch_size):
         if usual.shape != data.shape[1:]:
             raise ValueError(
                 f"The threshold was fitted on examples of shape {usual.shape}, and those of x have {data.shape[1:]}."
