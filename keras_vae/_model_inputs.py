@@ -21,6 +21,7 @@ from keras_vae._network_inputs import (
     inputs_of,
     known_input_shape,
     known_shapes,
+    observed,
     run,
     run_by_name,
     takes_condition,
@@ -53,13 +54,15 @@ class ModelInputs:
         """Type of x that the encoder takes."""
         return "float32" if self._fields is not None else input_dtype(self.encoder, "x")
 
-    def _encoder_outputs(self, x, condition=None, training=False, observed=None):
-        observed = ops.ones_like(x) if observed is None else observed
+    def _encoder_outputs(self, x, condition=None, training=False, with_holes=None):
+        """What the encoder returns; `with_holes` is x in which NaN is missing, for one that is shown what is."""
+        with_holes = x if with_holes is None else with_holes
         if self._fields is None:
-            return run(self.encoder, "x", x, condition, training, observed)
-        tensors = self._fields.parts_of(x) | self._fields.given_of(condition)
-        masks, declared = self._fields.parts_of(observed), {tensor.name for tensor in inputs_of(self.encoder)}
-        tensors |= {f"{name}_observed": mask for name, mask in masks.items() if f"{name}_observed" in declared}
+            return run(self.encoder, "x", x, condition, training, with_holes)
+        tensors, holes = self._fields.parts_of(x), self._fields.parts_of(with_holes)
+        names = {tensor.name for tensor in inputs_of(self.encoder)}
+        masks = {f"{name}_observed": observed(holes[name]) for name in holes if f"{name}_observed" in names}
+        tensors |= masks | self._fields.given_of(condition)
         return run_by_name(self.encoder, tensors, training)
 
     def _decoder_outputs(self, z, condition=None, training=False):
@@ -170,9 +173,14 @@ class ModelInputs:
             self.build(with_condition((None, *x.shape[1:]), shape))
 
     def _split(self, x):
-        """x and the condition of data as a user has them; of named parts x is their vector, the condition a dict."""
+        """x and the condition of data as a user has them; of named parts x is their vector, the condition a dict.
+
+        The model is built for them, if it is not yet.
+        """
         if not self.likelihood.part_names:
-            return split_condition(x)
+            x, condition = split_condition(x)
+            self._build_for(x, condition)
+            return x, condition
         if not self.built and isinstance(x, dict):
             self.build({name: (None, *np.shape(part)[1:]) for name, part in x.items()})
         fields = self._fields or Fields.of(x, self.likelihood.part_names)  # which refuses what is no dict

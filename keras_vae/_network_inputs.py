@@ -13,16 +13,26 @@ from keras import ops
 from keras_vae import validation
 
 
-def run(network, name, tensor, condition=None, training=False, observed=None):
-    """Calls an encoder or a decoder on its input `name`, "x" or "z", and what else it has an input for."""
+def run(network, name, tensor, condition=None, training=False, with_holes=None):
+    """Calls an encoder or a decoder on its input `name`, "x" or "z", and what else it has an input for.
+
+    `with_holes` is x in which NaN is missing.
+    """
     inputs = inputs_of(network)
     if not inputs and condition is not None:
         return network({name: tensor, "condition": condition}, training=training)
     if len(inputs) < 2:
         return network(tensor, training=training)
-    others = {"condition": condition, "observed": observed}
+    others = {"condition": condition}
+    if any(each.name == "observed" for each in inputs):
+        others["observed"] = observed(with_holes)
     tensors = [others.get(each.name, tensor) for each in inputs]
     return network(keras.tree.pack_sequence_as(network.input, tensors), training=training)
+
+
+def observed(x):
+    """1 where a value is there, and 0 where it is NaN."""
+    return ops.cast(ops.logical_not(ops.isnan(x)), x.dtype)
 
 
 def run_by_name(network, tensors, training=False):

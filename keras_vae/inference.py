@@ -266,8 +266,6 @@ class Inference:
             data, condition = self._split(piece)
             data = validation.to_numpy(data)
             if not was_built:
-                if self._fields is None:
-                    self._build_for(data, condition)
                 self._refresh()
             validation.check_data(data, self.data_shape)
             yield _present(data, self._checked_condition(condition, len(data)))

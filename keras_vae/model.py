@@ -229,11 +229,10 @@ class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model)
     def posterior_outputs(self, x: Any, training: bool = False, condition: Any = None) -> tuple[Any, ...]:
         """What the encoder returns, of which `posterior_family` makes q(z|x), in the order of its `outputs`."""
         x, condition = as_input(x, self.x_dtype), self._as_condition(condition, self.encoder)
-        observed = None
+        filled = x
         if self.allow_missing and "float" in keras.backend.standardize_dtype(x.dtype):  # an integer is never missing
-            observed = ops.cast(ops.logical_not(ops.isnan(x)), x.dtype)
-            x = self.likelihood.fill_missing(x)
-        return self.posterior_family.read(self._encoder_outputs(x, condition, training, observed))
+            filled = self.likelihood.fill_missing(x)
+        return self.posterior_family.read(self._encoder_outputs(filled, condition, training, x))
 
     def prior_distribution(self, condition: Any = None) -> Any:
         """p(z) as it is now, of tensors: a `DiagonalNormal`, a `Mixture`, or a prior's own; p(z|c) given a condition.

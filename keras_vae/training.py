@@ -284,10 +284,8 @@ class Trainer(ManySteps, Steps):
         is_target = y is not None and y is not x and all(map(validation.is_array, keras.tree.flatten(y)))
         x, condition = self._split(keras.tree.map_structure(validation.to_numpy, x))
         y = keras.tree.map_structure(validation.to_numpy, y) if is_target else None
-        if self._fields is not None:
-            y = None if y is None else self._fields.pack_parts(y, "y")
-        else:
-            self._build_for(x, condition)
+        if self._fields is not None and y is not None:
+            y = self._fields.pack_parts(y, "y")
         self._checked_condition(condition, len(x))
         if y is None or y is x or np.array_equal(x, y, equal_nan=self.allow_missing):
             name, target = "x", x
