@@ -42,7 +42,7 @@ class Mixed(Likelihood):
         self.parts: list[Likelihood] = [get(likelihood) for likelihood, _ in groups]
         counts = [validation.whole_number("the number of columns", count) for _, count in groups]
         self.columns: tuple[int, ...] = tuple(counts)
-        self._shapes: tuple[Any, ...] = tuple((count,) for count in counts)  # of each part of one example
+        self._shapes: Any = tuple((count,) for count in counts)  # of each part of one example
         for part, count in zip(self.parts, self.columns, strict=True):
             part.bind(count, is_table=True)
         self.is_discrete = all(part.is_discrete for part in self.parts)
