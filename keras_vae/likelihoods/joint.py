@@ -48,7 +48,7 @@ class Joint(Mixed):
         if any(isinstance(part, Joint) for part in self.parts):
             raise ValueError("A part of a Joint is a Joint: name all parts in one.")
         self.columns: tuple[int, ...] = ()  # numbers of elements, once their shapes are known
-        self._shapes: Any = ()
+        self._shapes = ()
         self.is_discrete = all(part.is_discrete for part in self.parts)
         self.has_stddev = all(part.has_stddev for part in self.parts)
 

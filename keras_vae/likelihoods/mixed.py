@@ -42,7 +42,7 @@ class Mixed(Likelihood):
         self.parts: list[Likelihood] = [get(likelihood) for likelihood, _ in groups]
         counts = [validation.whole_number("the number of columns", count) for _, count in groups]
         self.columns: tuple[int, ...] = tuple(counts)
-        self._shapes: Any = tuple((count,) for count in counts)  # of each part of one example
+        self._shapes: tuple[tuple[int, ...], ...] = tuple((count,) for count in counts)  # of each part of one example
         for part, count in zip(self.parts, self.columns, strict=True):
             part.bind(count, is_table=True)
         self.is_discrete = all(part.is_discrete for part in self.parts)
@@ -182,10 +182,10 @@ class Mixed(Likelihood):
     def _parameter_counts(self):
         return [math.prod(shape) for shape in self._parameter_shapes()]
 
-    def _of_data(self, x):
+    def _of_data(self, x) -> list[Any]:
         return [_shaped(piece, shape) for piece, shape in zip(_cut(x, self.columns), self._shapes, strict=True)]
 
-    def _of_parameters(self, parameters):
+    def _of_parameters(self, parameters) -> list[Any]:
         pieces = zip(_cut(parameters, self._parameter_counts()), self._parameter_shapes(), strict=True)
         return [_shaped(piece, shape) for piece, shape in pieces]
 
