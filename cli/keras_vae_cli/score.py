@@ -8,7 +8,7 @@ import numpy as np
 from keras_vae import VAE, _files, _tables, evaluation, tables
 from keras_vae_cli import runs
 
-GUILTY = 3  # columns that are named in each row
+NAMED = 3  # columns that are named in each row
 SHOWN = 3  # rows that are printed
 
 
@@ -34,12 +34,12 @@ def run(given: argparse.Namespace) -> None:
         scores = -vae.elbo(x, **draws).astype("float64")
         by_column = _surprise_by_column(vae, x, threshold, table)
         names, nats = list(by_column), np.stack(list(by_column.values()), axis=1)
-        order = np.argsort(-nats, axis=1, kind="stable")[:, :GUILTY]  # a missing value last
+        order = np.argsort(-nats, axis=1, kind="stable")[:, :NAMED]  # a missing value last
         rows = zip(order, nats, strict=True)
-        guilty = [[(names[i], row[i]) for i in places if not np.isnan(row[i])] for places, row in rows]
+        most_surprising = [[(names[i], row[i]) for i in places if not np.isnan(row[i])] for places, row in rows]
         columns = {"score": np.round(scores, 3), "anomaly": threshold.is_anomaly(scores)}
         for i in range(order.shape[1]):
-            named = [row[i] if i < len(row) else (None, None) for row in guilty]
+            named = [row[i] if i < len(row) else (None, None) for row in most_surprising]
             columns[f"column_{i + 1}"] = [name for name, _ in named]
             columns[f"nats_{i + 1}"] = [None if nats is None else round(float(nats), 3) for _, nats in named]
         _tables.write(_tables.with_columns(cells, columns), temporary, like=sheet)
@@ -48,7 +48,9 @@ def run(given: argparse.Namespace) -> None:
         f"at most {1 - threshold.quantile:.2%} of the {threshold.examples:,} held-out rows do."
     )
     for row in np.argsort(-scores, kind="stable")[:SHOWN]:
-        words = ", ".join(f"{name} {round(float(nats), 1) + 0.0:+.1f}" for name, nats in guilty[row])  # no -0.0
+        words = ", ".join(
+            f"{name} {round(float(nats), 1) + 0.0:+.1f}" for name, nats in most_surprising[row]
+        )  # no -0.0
         print(f"row {row + 1:<8,} {scores[row]:.3f} nats: {words}")
 
 

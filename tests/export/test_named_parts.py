@@ -52,6 +52,8 @@ def test_the_numbers_of_the_model_by_name(tmp_path):
     np.testing.assert_allclose(pipeline.score(data, 2, seed=0), -vae.elbo(data, 2, seed=0), rtol=1e-4)
     with pytest.raises(RequestError, match="takes .* together"):
         pipeline.score({"image": data["image"], **style})
+    with pytest.raises(RequestError, match="one batch size; got x: 8, condition: 5"):
+        pipeline.impute(missing | {"style": data["style"][:5]})
     for wrong in (-1, 5, 1.5):
         with pytest.raises(RequestError, match="style must hold labels"):
             pipeline.score(data | {"style": np.full(8, wrong)})

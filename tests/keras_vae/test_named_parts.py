@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from keras_vae import VAE, Bernoulli, Categorical, Gaussian, evaluation, networks, plotting, priors
+from keras_vae.data import Fields
 from keras_vae.likelihoods import Joint
 
 RNG = np.random.default_rng(0)
@@ -71,6 +72,10 @@ def test_one_part_and_one_given_are_x_and_its_condition():
     first, second = (vae.evaluate(x, verbose=0, return_dict=True) for vae in (plain, named))
     assert second.pop("reconstruction_x") == second["reconstruction"]
     assert first == second
+    weight = np.arange(7.0)
+    assert (
+        named.evaluate(x, sample_weight=weight, verbose=0)[0] == plain.evaluate(x, sample_weight=weight, verbose=0)[0]
+    )
 
 
 @pytest.mark.once
@@ -161,6 +166,14 @@ def test_the_encoder_is_shown_what_is_missing():
     blind = model()
     assert np.abs(vae.encode(zero).mean - vae.encode(missing).mean).max() > 1e-3
     np.testing.assert_array_equal(blind.encode(zero).mean, blind.encode(missing).mean)
+    x, observed = keras.Input((2,), name="x"), keras.Input((2,), name="observed")
+    z = keras.Input((2,))
+    copying = VAE(
+        keras.Model([x, observed], [observed, x]), keras.Model(z, layers.Dense(2)(z)), "mse", allow_missing=True
+    )
+    np.testing.assert_array_equal(copying.encode(np.array([[np.nan, 5.0]])).mean, [[0.0, 1.0]])
+    alone = VAE(keras.Model(observed, [observed, observed]), keras.Model(z, layers.Dense(2)(z)), "mse")
+    np.testing.assert_array_equal(alone.encode(np.full((1, 2), 5.0)).mean, [[5.0, 5.0]])  # where it is the only input
     images = RNG.random((3, 8, 8, 1)).astype("float32")
     images[0, :4] = np.nan
     for build, shape in ((networks.mlp, (8, 8, 1)), (networks.conv, (8, 8, 1))):
@@ -170,6 +183,13 @@ def test_the_encoder_is_shown_what_is_missing():
         found = with_mask.encode(images).mean
         np.testing.assert_allclose(found[1:], seen[1:], rtol=1e-6)
         assert np.abs(found[0] - seen[0]).max() > 1e-4
+
+
+@pytest.mark.once
+def test_whole_numbers_that_float32_does_not_tell_apart_stay_as_they_are():
+    fields = Fields.of({"a": (None,), "b": (None, 2)}, ["a", "b"])
+    data = {"a": np.array([2**24 + 1, 7]), "b": np.ones((2, 2), "float32")}
+    np.testing.assert_array_equal(fields.parts_of(fields.pack_parts(data))["a"], data["a"])
 
 
 @pytest.mark.once

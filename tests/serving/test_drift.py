@@ -35,6 +35,10 @@ def test_only_the_last_examples_are_compared():
         found.encoded(rng.normal([0.0, 1.0], [1.0, 2.0], (500, 2)))
     assert found.measured()["scores"][0] < 1.95 / np.sqrt(drift.WINDOW)
     assert found.measured()["codes"][0] < 0.2
+    before = found.measured()
+    found.encoded(np.array([[np.inf, 1.0], [0.0, np.nan]]))  # of an extreme request
+    found.scored(np.array([np.nan, np.inf]))
+    assert found.measured() == before
 
 
 @pytest.fixture(scope="module")
