@@ -3,7 +3,7 @@
     KERAS_BACKEND=torch torchrun --nproc-per-node=2 examples/several_processes.py
 
 `fit` detects the process group and combines the gradients, so that the result equals that of one process with the batch
-of both; the logs are those of all the data. JAX and TensorFlow need no second process: see docs/guide.md.
+of both; the logs are those of all the data. JAX and TensorFlow need no second process: see docs/guide/backends.md.
 """
 
 import keras

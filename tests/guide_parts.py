@@ -10,10 +10,10 @@ import numpy as np
 
 import keras_vae
 
-_GUIDE = pathlib.Path(__file__).parent.parent / "docs" / "guide.md"
-_BLOCKS = re.findall(r"```python\n(.*?)```", _GUIDE.read_text(), flags=re.DOTALL)
+_GUIDE = pathlib.Path(__file__).parent.parent / "docs" / "guide"
 RealNVP: type[keras_vae.priors.Prior]
 StudentT: type[keras_vae.posteriors.Posterior]
-for _name in ("RealNVP", "StudentT"):
-    (_SOURCE,) = [block for block in _BLOCKS if f"class {_name}(" in block]
-    exec(compile(_SOURCE, str(_GUIDE), "exec"))
+for _name, _page in (("RealNVP", _GUIDE / "priors.md"), ("StudentT", _GUIDE / "posteriors.md")):
+    _blocks = re.findall(r"```python\n(.*?)```", _page.read_text(), flags=re.DOTALL)
+    (_source,) = [block for block in _blocks if f"class {_name}(" in block]
+    exec(compile(_source, str(_page), "exec"))

@@ -75,7 +75,14 @@ def test_the_wheel_has_every_file_of_every_package_and_nothing_else(sdist, conte
 
 def test_the_sdist_has_what_the_checks_need_and_nothing_of_the_machine(sdist):
     assert not list(sdist.glob(".ci")) + list(sdist.glob(".github")) + list(sdist.rglob("__pycache__"))
-    for name in ("tests/conftest.py", "docs/guide.md", "noxfile.py", "constraints.txt", "CHANGELOG.md", "LICENSE"):
+    for name in (
+        "tests/conftest.py",
+        "docs/guide/training.md",
+        "noxfile.py",
+        "constraints.txt",
+        "CHANGELOG.md",
+        "LICENSE",
+    ):
         assert (sdist / name).is_file(), name
 
 

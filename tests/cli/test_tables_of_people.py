@@ -279,7 +279,7 @@ def test_the_chain_of_the_guide(tmp_path, monkeypatch, capsys):
     """All but the last lines, which export and serve: test_readme.py runs them too."""
     monkeypatch.chdir(tmp_path)
     people.write("people.csv")
-    guide = (pathlib.Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    guide = (pathlib.Path(__file__).parents[2] / "docs" / "guide" / "shell.md").read_text()
     block = next(text for text in re.findall(r"```bash\n(.*?)```", guide, flags=re.DOTALL) if "people.csv" in text)
     for line in block.splitlines():
         program, verb, *arguments = shlex.split(line)
