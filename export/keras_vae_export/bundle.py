@@ -437,6 +437,12 @@ def _codes_of_parts(likelihood):
     return {name: part.num_classes for name, part in parts if getattr(part, "num_classes", None)}
 
 
+def _ranges_of_parts(likelihood):
+    """Range of each named part that has one."""
+    parts = zip(likelihood.part_names, likelihood.parts, strict=True) if getattr(likelihood, "part_names", ()) else ()
+    return {name: part.data_range for name, part in parts if part.data_range is not None}
+
+
 def _parts(model):
     """Shapes of the named tensors that x and the condition are made of; None where they are one."""
     fields = getattr(model, "_fields", None)
@@ -477,6 +483,7 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         draws=None if likelihood is None else likelihood.drawn_as(),
         table=table if table is None else table.get_config(),
         parts=_parts(model),
+        ranges=_ranges_of_parts(likelihood),
     )
 
 

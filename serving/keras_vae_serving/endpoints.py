@@ -24,17 +24,24 @@ from keras_vae_serving.inputs import all_finite
 from keras_vae_serving.manifest import BATCH, MAX_SEED, NUM_SAMPLES, Tensor
 from keras_vae_serving.pipeline import Pipeline
 from keras_vae_serving.providers import Providers
-from keras_vae_serving.session import batch_size_of
+from keras_vae_serving.session import concatenate, split
 from keras_vae_serving.verbs import Arrays, Steps
 
 _SIZES = re.compile(r"\s*[0-9]{1,6}\s*(,\s*[0-9]{1,6}\s*){0,7}")
 _DRAW_SEED = "Seed for the draw; without one, each draw is different."
 _STANDARDIZED = "Whether z is in standard deviations from the mean of all codes (false)."
+_BY_NAME = "Whether what is like the data comes part by part (true), and not as the vector x that graphs take."
 # Most bytes of the decoder's widest layer for all z of one request, where a model leaves their sizes free: an image of
 # 1024 x 1024, or 64 of 128 x 128, through 32 channels, and a quarter. A run took six times as much memory (measured).
 _MAX_DECODED = 160 * 2**20
 # Bytes of that layer for a number of z of which nothing is known: 8 x 8 places of 32 channels for a place of 4.
 _USUAL_GROWTH = 2**11
+# Samples of z that an example may be weighted or averaged by, on average over those of a request that is full. They are
+# run one part after the other, so that they take time and not memory.
+_SAMPLES_OF_EACH = 128
+_MOST_DRAWN = 2**18  # numbers of x drawn for one request, if they are those of more than `max_rows` examples
+# What is like x, and is called by the names of its parts where it has some.
+_LIKE_X = ("x_mean", "x_drawn", "x_filled", "x_draws")
 # A number of samples has two names: `sample` calls it n, `score` num_samples.
 _OTHER_NAMES = {"n": "num_samples", "num_samples": "n"}
 
@@ -63,10 +70,10 @@ class Endpoint:
 
     @functools.cached_property
     def numbers_per_example(self) -> float:
-        """Largest number of numbers that an input has for each example; infinite if a size is free."""
+        """Number of numbers that the inputs have for each example; infinite if a size is free."""
         shapes = [tensor.shape[1:] for tensor in self.inputs]
         free = any(isinstance(size, str) for shape in shapes for size in shape)
-        return math.inf if free else max((math.prod(map(int, shape)) for shape in shapes), default=0)
+        return math.inf if free else sum(math.prod(map(int, shape)) for shape in shapes)
 
 
 class Endpoints:
@@ -265,14 +272,15 @@ class Endpoints:
                 parameters["top_columns"] = "Number of columns to name, the most surprising first (none)."
                 top = (BATCH, "columns")
                 outputs += (Tensor("top_columns", "str_", top), Tensor("top_surprise", "float32", top))
-            yield self._verb("score", what, outputs, verbs.score, parameters)
+            yield self._verb("score", what, outputs, self._score, parameters)
         if verbs.can_impute:
             what = (
                 "x with its missing values (NaN, in JSON null) filled in, and the others as they came, of their type."
             )
             outputs = (Tensor("x_filled", "float32", x), Tensor("x_draws", "float32", (x[0], "draws", *x[1:])))
             parameters = {
-                "draws": "Number of copies in which they are drawn, given as x_draws in place of x_filled, their mean.",
+                "draws": "Number of copies in which they are drawn, given as x_draws, whose second axis they are, in "
+                "place of x_filled, their mean.",
                 "num_samples": "Number of samples of z that are weighted by what is observed (100).",
                 "seed": _DRAW_SEED,
             }
@@ -281,29 +289,67 @@ class Endpoints:
     def _verb(self, name, description, outputs, verb: Callable[..., Steps], parameters=None):
         async def run(inputs, parameters):
             arguments = {key: self._argument(key, value) for key, value in parameters.items()}
-            outputs = await self._finish(verb(inputs, **arguments))
+            by_name = arguments.pop("by_name", True)
+            outputs = await self._finish(verb(self.pipeline.inputs.packed(inputs), **arguments))
             if self.drift is not None:
                 _note(self.drift, name, parameters, outputs)
-            return outputs
+            return self._by_name(outputs) if by_name else outputs
 
-        return Endpoint(name, description, self.pipeline.inputs.of_verb(name), outputs, run, parameters or {})
+        inputs, named = self.pipeline.inputs.of_verb(name), self._named(outputs)
+        if named != outputs:
+            parameters = {**(parameters or {}), "by_name": _BY_NAME}
+        return Endpoint(name, description, inputs, named, run, parameters or {})
 
-    def _impute(self, inputs, draws=None, **arguments):
-        """`Verbs.impute`, of no more copies than a request may decode."""
-        rows = max((len(array) for array in inputs.values() if array.ndim), default=0)
-        if draws is not None and rows * draws > self.max_rows:
+    def _by_name(self, outputs):
+        """What is shaped like x, of a model with named parts, as the parts."""
+        found = {}
+        for name, array in outputs.items():
+            whole = self.pipeline.inputs.by_name(array) if name in (*_LIKE_X, "x_scale", "surprise") else array
+            found |= {_part(name, part): a for part, a in whole.items()} if isinstance(whole, dict) else {name: whole}
+        return found
+
+    def _named(self, outputs):
+        """The same of descriptions of outputs; x_mean and x_drawn, of which there is one at a time, are one."""
+        shapes, found = (self.pipeline.manifest.parts or {}).get("x"), {}
+        for tensor in outputs:
+            if not shapes or tensor.name not in (*_LIKE_X, "x_scale", "surprise"):
+                found[tensor.name] = tensor
+                continue
+            for part, shape in shapes.items():
+                name = _part(tensor.name, part)
+                found.setdefault(name, Tensor(name, tensor.dtype, (*tensor.shape[:-1], *shape)))
+        return tuple(found.values())
+
+    def _score(self, inputs, num_samples=None, **arguments):
+        """`Verbs.score`, of no more samples than a request may ask for."""
+        self._check_samples(inputs, num_samples or self.pipeline.verbs.score_settings[0])
+        return self.pipeline.verbs.score(inputs, num_samples, **arguments)
+
+    def _impute(self, inputs, draws=None, num_samples=100, **arguments):
+        """`Verbs.impute`, of no more samples and copies than a request may ask for."""
+        self._check_samples(inputs, num_samples)
+        rows, numbers = _rows(inputs), sum(array.size for array in inputs.values())
+        if draws is not None and rows * draws > self.max_rows and numbers * draws > _MOST_DRAWN:
+            most = max(self.max_rows, _MOST_DRAWN * rows // numbers)
             raise RequestError(
-                f"{rows} examples with {draws} draws each are more than {self.max_rows} at a time: send fewer.", 413
+                f"{rows} examples with {draws} draws each are more than {most} at a time: send fewer.", 413
             )
-        return self.pipeline.verbs.impute(inputs, draws, **arguments)
+        return self.pipeline.verbs.impute(inputs, draws, num_samples, **arguments)
+
+    def _check_samples(self, inputs, num_samples):
+        rows, most = _rows(inputs), self.max_rows * _SAMPLES_OF_EACH
+        if rows * num_samples > most:
+            raise RequestError(
+                f"{rows} examples with {num_samples} samples each are more than {most} at a time: send fewer.", 413
+            )
 
     def _sample(self, inputs, n=None, seed=None, latent_shape=None, draw=False):
         """`Verbs.sample`, in which the condition says how many are wanted if nothing else does."""
+        names = [tensor.name for tensor in self.pipeline.inputs.of_verb("sample")]
         for name, array in inputs.items():
             if array.ndim == 0:
                 raise RequestError(f"the input {name!r} has no shape: its first size is the number of examples.")
-        names = [tensor.name for tensor in self.pipeline.inputs.of_verb("sample")]
-        if not set(inputs) <= set(names):
+        if not set(inputs) <= {*names, "condition"} or (inputs and not names):
             takes = f"{', '.join(names)}, and" if names else "no inputs, but"
             raise RequestError(f'sample takes {takes} the parameters "n" and "seed".')
         n = max(map(len, inputs.values()), default=1) if n is None else n
@@ -319,24 +365,20 @@ class Endpoints:
                 run = steps.send(outputs)
             except StopIteration as done:
                 return done.value
-            rows = batch_size_of(run.inputs)
-            if rows * run.num_samples > self.max_rows:
-                raise RequestError(
-                    f"{rows} examples with {run.num_samples} samples each are more than {self.max_rows} at a time: "
-                    "send fewer.",
-                    status=413,
-                )
             if run.graph == "decoder":
                 self._check_decoded(run.inputs[self.pipeline.inputs.z].shape)
             wanted, every = run.outputs, len(self.batchers[run.graph].session.graph.outputs)
             if wanted is None and run.graph == "decoder":
                 wanted = self.pipeline.verbs.moments
             wanted = None if wanted is None or len(wanted) == every else wanted  # as a client of the graph asks
-            outputs = await self.batchers[run.graph].run(run.with_noise(run.inputs), wanted)
+            # In parts, so that noise and samples of z fill the memory of no more than `max_rows` examples at a time.
+            batcher, size = self.batchers[run.graph], max(1, self.max_rows // run.num_samples)
+            parts = [await batcher.run(run.with_noise(part), wanted) for part in split(run.inputs, size)]
+            outputs = concatenate(parts)
 
     def _argument(self, name, value):
         """The value of a parameter, as `Verbs` takes it."""
-        if name in ("sample", "standardized", "draw", "per_dimension"):
+        if name in ("sample", "standardized", "draw", "per_dimension", "by_name"):
             if not isinstance(value, bool):
                 raise RequestError(f'the parameter "{name}" must be true or false; got {abbreviate(value)}.')
         elif name == "latent_shape":
@@ -356,6 +398,15 @@ class Endpoints:
         elif value > self.max_rows:
             raise RequestError(f'the parameter "{name}" may be up to {self.max_rows} here: ask again for more.', 413)
         return value
+
+
+def _rows(inputs):
+    return max((len(array) for array in inputs.values() if array.ndim), default=0)
+
+
+def _part(output, part):
+    """What a part of an output is called: by its own name alone where it is data."""
+    return part if output in _LIKE_X else f"{output}.{part}"
 
 
 def _note(drift, name, parameters, outputs):

@@ -36,6 +36,8 @@ def abbreviate(value: Any) -> str:
             return f"[{', '.join(map(abbreviate, value))}]"
         case str() if len(value) > 30:
             return repr(value[:30]) + "..."
+        case int() if abs(value) >= 10**40:  # of too many digits Python makes no text
+            return "a whole number of more than 40 digits"
         case _:
             text = repr(value)
             return text if len(text) <= 40 else text[:40] + "..."

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from keras_vae_serving.errors import RequestError
-from keras_vae_serving.manifest import BundleError, GraphSpec, Manifest, Tensor, noise_input, shape_matches
+from keras_vae_serving.manifest import BATCH, BundleError, GraphSpec, Manifest, Tensor, noise_input, shape_matches
+from keras_vae_serving.tables import Table, is_table
 
 
 class Inputs:
@@ -23,6 +24,7 @@ class Inputs:
 
     Attributes:
         z: Name of the decoder's input for the latents.
+        table: Columns of x by name, or None.
     """
 
     def __init__(self, manifest: Manifest, graphs: Mapping[str, GraphSpec]) -> None:
@@ -33,13 +35,17 @@ class Inputs:
             raise BundleError(f"The bundle has no {sorted(lacking)[0]}: export the model again.")
         names = self.names("decoder")
         self.z: str = "z" if "z" in names else names[0]
+        self.table: Table | None = None if manifest.table is None else Table(manifest.table, manifest.missing)
 
     def names(self, graph: str) -> list[str]:
         """Names of the arrays that the caller gives to a graph: all its inputs but the noise."""
         return [tensor.name for tensor in self._given(graph)]
 
     def of_verb(self, verb: str) -> tuple[Tensor, ...]:
-        """Tensors that the caller gives to "encode", "decode", "reconstruct", "sample" or "score"."""
+        """Tensors that the caller gives to a verb; named parts in place of the vectors that they are cut of."""
+        return tuple(part for tensor in self._of_verb(verb) for part in self._parts_of(tensor))
+
+    def _of_verb(self, verb):
         encoder, decoder = self.graphs["encoder"].inputs, self.graphs["decoder"].inputs
         match verb:
             case "encode":
@@ -55,6 +61,12 @@ class Inputs:
                 return found + tuple(tensor for tensor in taken if tensor.name not in {each.name for each in found})
             case _:
                 return self._given("elbo")
+
+    def _parts_of(self, tensor):
+        shapes = (self.manifest.parts or {}).get(tensor.name)
+        if shapes is None:
+            return (tensor,)
+        return tuple(Tensor(name, tensor.dtype, (BATCH, *shape)) for name, shape in shapes.items())
 
     def conditioning_inputs(self) -> tuple[Tensor, ...]:
         """Inputs of the decoder other than the latents."""
@@ -84,11 +96,17 @@ class Inputs:
         return found
 
     def packed(self, value: Any) -> Any:
-        """Tensors by the names of the bundle's `parts` as the vectors that graphs take; anything else as it is.
+        """Rows of a table, and tensors by the names of `parts`, as the vectors that graphs take; else as it is.
 
         Raises:
-            RequestError: If one is lacking, or has another shape.
+            RequestError: If a part is lacking, or has another shape or other values than it may have, or a row does.
         """
+        rows = self.rows(value)
+        if self.table is not None and rows is not None:
+            x = self.table.to_array(rows)
+            return {**value, "x": x} if isinstance(value, dict) else x
+        if self.table is not None and isinstance(value, dict) and self.table.is_row(value):
+            raise RequestError("Rows are given in a list, also one: [row].")
         parts = self.manifest.parts
         if parts is None or not isinstance(value, dict) or not set(value) & {*parts["x"], *parts["condition"]}:
             return value
@@ -99,16 +117,31 @@ class Inputs:
                 continue
             if present != set(shapes):
                 raise RequestError(f"The model takes {sorted(shapes)} together; got {sorted(present)}.")
-            flat = []
-            for name, shape in shapes.items():
-                array = np.asarray(value[name])
-                if array.shape[1:] != tuple(shape):
-                    raise RequestError(f"{name} must have shape {('batch', *shape)}; got {array.shape}.")
-                flat.append(array.reshape(len(array), -1))
+            flat = [self._flat_part(name, shape, value[name], vector) for name, shape in shapes.items()]
             if len({len(array) for array in flat}) > 1:
                 raise RequestError(f"There are unequal numbers of {sorted(shapes)}: {[len(array) for array in flat]}.")
-            found[vector] = np.concatenate(flat, axis=1, dtype="float32")
+            found[vector] = np.concatenate(flat, axis=1)
         return found
+
+    def _flat_part(self, name, shape, value, vector):
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise RequestError(f"{name} must hold numbers; got {array.dtype}.")
+        if array.ndim == 0 or array.shape[1:] != tuple(shape):
+            raise RequestError(f"{name} must have shape {(BATCH, *shape)}; got {array.shape}.")
+        if array.size == 0:
+            raise RequestError(f"{name} holds no examples: its shape is {array.shape}.")
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+            array = array.astype("float32")
+        self._check_values(name, array, self.allows_nan(vector), self.manifest.ranges.get(name))
+        return array.reshape(len(array), -1)
+
+    def rows(self, value: Any) -> Any:
+        """What is given as rows by the names of columns, alone or as x of a dict; None if it is something else."""
+        if self.table is None:
+            return None
+        rows = value.get("x") if isinstance(value, dict) else value
+        return rows if is_table(rows) else None
 
     def by_name(self, x: np.ndarray) -> Any:
         """What is like x, with any axes before: of a model with named parts a dict of them."""
@@ -249,20 +282,20 @@ class Inputs:
             )
         tensor.check(array)
         if array.dtype.kind == "f":
-            self._check_values(tensor.name, array)
+            name = tensor.name
+            self._check_values(name, array, self.allows_nan(name), self.manifest.data_range if name == "x" else None)
         self.check_labels(tensor.name, array)
         return array
 
-    def _check_values(self, name, array):
+    def _check_values(self, name, array, nan_allowed, limits):
         what = "NaN or infinite"
-        if self.allows_nan(name):
+        if nan_allowed:
             what, array = "infinite", array[~np.isnan(array)]
             if array.size == 0:
                 return
         low, high = float(array.min()), float(array.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise RequestError(f"{name} contains {what} values: remove or fill in such examples.")
-        limits = self.manifest.data_range if name == "x" else None
         if limits is not None and not (limits[0] <= low and high <= limits[1]):
             fix = " Divide it by 255." if limits == (0.0, 1.0) and low >= 0.0 and 1.0 < high <= 255.0 else ""
             raise RequestError(

@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_vae_serving import draws
 from keras_vae_serving.errors import RequestError
+from keras_vae_serving.tables import Table
 
 SCHEMA_VERSION: int = 2
 FILE_NAME: str = "manifest.json"
@@ -188,6 +189,7 @@ class Manifest:
             None where no data were given.
         parts: Of a model of named tensors, `{"x": {"image": [28, 28], "label": []}, "condition": {"style": []}}`: the
             shapes of those that x and the condition, which are vectors, are made of, one behind the other. Else None.
+        ranges: `data_range` of each of these parts that has one, by name.
         table: Columns of the DataFrame that x is made of, as `keras_vae.tables.Table.get_config` gives them, or None.
     """
 
@@ -208,14 +210,14 @@ class Manifest:
     reference: dict[str, Any] | None = None
     table: list[dict[str, Any]] | None = None
     parts: dict[str, dict[str, list[int]]] | None = None
+    ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_shape", tuple(self.data_shape))
         object.__setattr__(self, "latent_shape", _checked_shape("latent_shape", self.latent_shape))
         if self.data_range is not None:
-            low, high = self.data_range
-            ends = (-math.inf if low is None else low, math.inf if high is None else high)
-            object.__setattr__(self, "data_range", ends)
+            object.__setattr__(self, "data_range", _ends(self.data_range))
+        object.__setattr__(self, "ranges", {name: _ends(ends) for name, ends in self.ranges.items()})
 
     def __repr__(self) -> str:
         """One line, as `export` returns a manifest and a notebook shows it; `to_json` has the whole page."""
@@ -232,8 +234,9 @@ class Manifest:
         fields = dataclasses.asdict(self)
         for graph in fields["graphs"].values():
             del graph["name"]  # it is the key
-        if self.data_range is not None:  # JSON has no infinity: an open end is null
-            fields["data_range"] = [end if math.isfinite(end) else None for end in self.data_range]
+        if self.data_range is not None:
+            fields["data_range"] = finite(self.data_range)
+        fields["ranges"] = {name: finite(ends) for name, ends in self.ranges.items()}
         return json.dumps({"schema_version": SCHEMA_VERSION, **fields}, indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -289,13 +292,14 @@ class Manifest:
             _ = entry["sha256"] + "", entry["bytes"] + 0
         if self.data_range is not None:
             _ = [float(end) for end in self.data_range]
+        _ = [float(end) for ends in self.ranges.values() for end in ends]
         if self.anomaly is not None:
             self._check_anomaly(self.anomaly)
         if self.draws is not None:
             draws.check(self.draws)
         if self.reference is not None:
             self._check_reference(**self.reference)
-        if self.table is not None and sum(columns(self.table).values()) != self.data_shape[-1]:
+        if self.table is not None and (Table(self.table).width,) != self.data_shape:
             raise ValueError(f"its table has another number of columns than the data, {self.data_shape[-1]}")
         if self.parts is not None:
             sizes = [math.prod(shape) for shape in self.parts["x"].values()]
@@ -383,11 +387,14 @@ class Manifest:
                 raise BundleError(f"{path} is not part of the bundle: remove it, or export the model again.")
 
 
-def columns(table: list[dict[str, Any]]) -> dict[str, int]:
-    """How many numbers each column of a table has in x, by name, in the order of x: numbers first, then categories."""
-    widths = {column["name"] + "": len(column["categories"]) if column["kind"] == "category" else 1 for column in table}
-    order = sorted(table, key=lambda column: column["kind"] == "category")  # and else as they are
-    return {column["name"]: widths[column["name"]] for column in order}
+def finite(ends: tuple[float, float]) -> list[float | None]:
+    """A range for JSON, which has no infinity: an open end is null."""
+    return [end if math.isfinite(end) else None for end in ends]
+
+
+def _ends(limits):
+    low, high = limits
+    return (-math.inf if low is None else low, math.inf if high is None else high)
 
 
 def noise_input(graph: Any) -> Tensor | None:

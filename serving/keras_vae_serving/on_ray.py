@@ -268,7 +268,7 @@ class _Worker:
             raise ValueError(
                 f"The dataset has no column {missing[0]!r}; it has {', '.join(batch)}. Name the input with columns=."
             )
-        return {name: _stacked(column, batch[column]) for name, column in columns.items()}
+        return self._pipeline.inputs.packed({name: _stacked(column, batch[column]) for name, column in columns.items()})
 
     def _seeds(self, x):
         inputs = self._pipeline.inputs

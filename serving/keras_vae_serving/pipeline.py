@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from keras_vae_serving.errors import RequestError
 from keras_vae_serving.inputs import Inputs
 from keras_vae_serving.manifest import AnomalyThreshold, BundleError, Manifest
 from keras_vae_serving.providers import Providers
@@ -129,7 +130,9 @@ class Pipeline:
 
         Args:
             x: Data. Of a model with named parts, here and below, a dict of them and of what is given; what is like x
-                is then a dict of the parts.
+                is then a dict of the parts. Of a table, here and below, rows by the names of its columns may be given,
+                a list of dicts or a DataFrame, in which None, NaN or an absent name is a missing value; what is like x
+                is then such a list, see `to_rows`.
             standardized: Whether z is in standard deviations from the mean of all codes, as the bundle's statistics
                 have them; `decode(z, standardized=True)` undoes it.
 
@@ -158,12 +161,13 @@ class Pipeline:
         """
         return self._x(self.verbs.decode(self.inputs.packed(z), standardized, draw, seed))
 
-    def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None, draw: bool = False) -> np.ndarray:
+    def reconstruct(self, x: Any, sample: bool = False, seed: Seed = None, draw: bool = False) -> Any:
         """The mean of p(x|z) at the posterior's location or, if `sample`, at a z drawn from q(z|x).
 
         Other inputs of the decoder, such as a label, are taken from the dict `x`.
         """
-        return self._x(self.verbs.reconstruct(self.inputs.packed(x), sample, seed, draw))
+        found = self._x(self.verbs.reconstruct(self.inputs.packed(x), sample, seed, draw))
+        return found if self.inputs.rows(x) is None else self.to_rows(found)
 
     def sample(
         self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None, draw: bool = False
@@ -175,7 +179,22 @@ class Pipeline:
         """
         return self._x(self.verbs.sample(n, seed, condition, latent_shape, draw))
 
-    def impute(self, x: Any, draws: int | None = None, num_samples: int = 100, seed: Seed = None) -> np.ndarray:
+    def to_rows(self, x: np.ndarray) -> list[dict[str, Any]]:
+        """Of a table, rows by the names of its columns, in their original types, of an array such as `sample` gives.
+
+        Numbers are within the bounds that the table was fitted to, integers rounded, and a category is the one of the
+        largest probability.
+
+        Raises:
+            RequestError: If the model is not one of a `keras_vae.tables.Table`, or x has another width.
+        """
+        width = sum(self.verbs.columns.values())
+        x = np.asarray(x)
+        if self.inputs.table is None or x.ndim != 2 or x.shape[1] != width:
+            raise RequestError(f"x must have shape (n, {width}); got {x.shape}. Of several draws make each rows: x[0].")
+        return self.inputs.table.to_rows(x)
+
+    def impute(self, x: Any, draws: int | None = None, num_samples: int = 100, seed: Seed = None) -> Any:
         """x with its missing values, NaN, filled in, as `VAE.impute`; what is observed stays bit for bit.
 
         Args:
@@ -187,13 +206,18 @@ class Pipeline:
             seed: Seed for the samples.
 
         Returns:
-            `(n, ...)`, or `(draws, n, ...)`.
+            `(n, ...)`, or `(draws, n, ...)`. Of rows a list of rows, or a list of such lists, one for each draw.
 
         Raises:
             BundleError: If the model knows no missing values.
         """
         found = self.run(self.verbs.impute(self.inputs.packed(x), draws, num_samples, seed))
-        return self.inputs.by_name(found["x_filled"] if draws is None else np.moveaxis(found["x_draws"], 1, 0))
+        filled = found["x_filled"] if draws is None else np.moveaxis(found["x_draws"], 1, 0)
+        table, rows = self.inputs.table, self.inputs.rows(x)
+        if table is None or rows is None:
+            return self.inputs.by_name(filled)
+        rows = table.rows(rows)
+        return table.to_rows(filled, rows) if draws is None else [table.to_rows(each, rows) for each in filled]
 
     def interpolate(self, a: Any, b: Any, steps: int = 10, condition: Any = None) -> np.ndarray:
         """The decoded straight line between the locations of two q(z|x), both ends included: `(steps, ...)`.
@@ -234,7 +258,7 @@ class Pipeline:
         Raises:
             RequestError: If the model is not one of a `keras_vae.tables.Table`.
         """
-        found = self.run(self.verbs.score(x, num_samples, seed, top_columns=n))
+        found = self.run(self.verbs.score(self.inputs.packed(x), num_samples, seed, top_columns=n))
         rows = zip(found["top_columns"].tolist(), found["top_surprise"].tolist(), strict=True)
         return [list(zip(names, nats, strict=True)) for names, nats in rows]
 

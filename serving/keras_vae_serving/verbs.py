@@ -20,11 +20,12 @@ from keras_vae_serving.manifest import (
     AnomalyThreshold,
     BundleError,
     Tensor,
-    columns,
     free_sizes,
     noise_input,
     sized,
 )
+
+_KEPT = 8192  # samples of z that are kept at a time
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 Seed: TypeAlias = int | np.random.Generator | None
@@ -270,14 +271,17 @@ class Verbs:
 
     def _drawn_values(self, inputs, count, num_samples, rng, chooser, drawer):
         """Draws from p(x|what is observed), `(n, count, ...)`."""
-        found = yield from self._run_elbo(inputs, num_samples, rng, ("z", "log_weight"))
-        z, log_weight, n = found["z"], found["log_weight"], len(found["z"])
-        # The largest of log weights and Gumbel noise is a draw of z by its weight.
-        chosen = np.argmax(log_weight[:, None] + chooser.gumbel(size=(n, count, num_samples)), axis=-1)
+        chosen, size = [], max(1, _KEPT // num_samples)
+        for start in range(0, len(inputs["x"]), size):
+            part = {name: array[start : start + size] for name, array in inputs.items()}
+            found = yield from self._run_elbo(part, num_samples, rng, ("z", "log_weight"))
+            for z, log_weight in zip(found["z"], found["log_weight"], strict=True):
+                # The largest of log weights and Gumbel noise is a draw of z by its weight.
+                chosen.append(z[np.argmax(log_weight + chooser.gumbel(size=(count, num_samples)), axis=-1)])
+        z, n = np.concatenate(chosen), len(inputs["x"])
         beside = {
             tensor.name: np.repeat(inputs[tensor.name], count, axis=0) for tensor in self.inputs.conditioning_inputs()
         }
-        z = z[np.arange(n)[:, None], chosen].reshape(-1, *z.shape[2:])
         parameters = yield from self._draw_parameters({self.inputs.z: z, **beside})
         return draws.draw(self.require_draws(), parameters.reshape(n, count, *parameters.shape[1:]), drawer)
 
@@ -381,12 +385,12 @@ class Verbs:
     @property
     def columns(self) -> dict[str, int]:
         """How many numbers each column of the table has in x, by name; raises a RequestError if it is no table."""
-        if self.inputs.manifest.table is None:
+        if self.inputs.table is None:
             raise RequestError(
                 "The columns of this bundle's data have no names, as those of a keras_vae.tables.Table have: "
                 "per_dimension gives the surprise of each number."
             )
-        return columns(self.inputs.manifest.table)
+        return {column.name: column.width for column in self.inputs.table.in_array}
 
     @property
     def can_sample(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.routing import Route
 
 from keras_vae_serving.errors import RequestError
-from keras_vae_serving.http import protocol
+from keras_vae_serving.http import protocol, rows
 from keras_vae_serving.http.budget import MemoryLease
 from keras_vae_serving.http.responses import error_content
 
@@ -103,18 +103,13 @@ class Infer:
     async def _answer(self, name, version, body, json_length, lease):
         bundle, endpoint = self._server.repository.find(name, version)
         max_numbers = endpoint.numbers_per_example * bundle.endpoints.max_rows
-        request = protocol.parse(body, json_length, max_numbers, name, endpoint.inputs)
+        request = protocol.parse(body, json_length, max_numbers, lambda: how(name, bundle, endpoint))
         if request.outputs is not None:
             names = [tensor.name for tensor in endpoint.outputs]
             unknown = [output for output in request.outputs if output not in names]
             if unknown:
                 raise RequestError(f"{name} has no output {unknown[0][:50]!r}; it has {', '.join(names)}.")
-        # No await from `find` to here: `reload` cannot end the bundle's threads in between.
-        bundle.users += 1
-        try:
-            outputs = await bundle.endpoints.run(endpoint, request.inputs, request.parameters)
-        finally:
-            bundle.users -= 1
+        outputs = await self._run(bundle, endpoint, request.inputs, request.parameters)
         if request.outputs is not None:
             absent = next((output for output in request.outputs if output not in outputs), None)
             if absent is not None:
@@ -133,12 +128,54 @@ class Infer:
             (b"inference-header-content-length", str(json_length).encode()),
         ]
 
+    async def _run(self, bundle, endpoint, inputs, parameters):
+        # No await from `find` to here: `reload` cannot end the bundle's threads in between.
+        bundle.users += 1
+        try:
+            return await bundle.endpoints.run(endpoint, inputs, parameters)
+        finally:
+            bundle.users -= 1
+
     def _check_length(self, length):
         limit = self._server.limits.max_body
         if length > limit:
             raise RequestError(
                 f"a request may have up to {limit:,} bytes here: send fewer examples, or in binary.", status=413
             )
+
+
+class InferRows(Infer):
+    """The same for rows of a table by the names of their columns, see `rows.py`."""
+
+    async def _answer(self, name, version, body, json_length, lease):
+        bundle, endpoint = self._server.repository.find(name, version)
+        if not takes_rows(bundle, endpoint):
+            raise RequestError(how(name, bundle, endpoint), status=404)
+        verbs, verb = bundle.endpoints.pipeline.verbs, endpoint.name
+        table = verbs.inputs.table
+        instances, parameters = rows.parse(body, verb, bundle.endpoints.max_rows)
+        if parameters.get("per_dimension"):
+            raise RequestError('the surprise of a row is that of its columns: ask for more "top_columns".')
+        parameters = rows.defaults(verb, verbs.can_tell_where, verbs.inputs.manifest.draws is not None) | parameters
+        inputs = {"x": table.to_array(instances)} if instances else {}
+        outputs = await self._run(bundle, endpoint, inputs, parameters)
+        lease.reserve(sum(array.nbytes for array in outputs.values()))
+        content = rows.respond(table, outputs, instances)
+        lease.reserve(len(content), refuse=False)
+        return content, []
+
+
+def takes_rows(bundle: Any, endpoint: Any) -> bool:
+    """Whether an endpoint of a bundle takes rows, or gives them: without a condition, for which a row has no place."""
+    inputs = bundle.endpoints.pipeline.inputs
+    return inputs.table is not None and not inputs.is_conditional and endpoint.name in rows.VERBS
+
+
+def how(name: str, bundle: Any, endpoint: Any) -> str:
+    """What to send to an endpoint instead of a request of version 1."""
+    if takes_rows(bundle, endpoint):
+        return rows.how(name, endpoint.name)
+    return protocol.version_2(name, endpoint.inputs)
 
 
 def _lengths(headers):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from keras_vae_serving.http.infer import takes_rows
 from keras_vae_serving.repository import Repository
 
 _TENSOR = {
@@ -91,7 +92,19 @@ def document(repository: Repository, version: str, has_token: bool) -> dict[str,
         paths[path] = {"get": _get("Model metadata: inputs, outputs, parameters"), "parameters": parameters}
         paths[f"{path}/ready"] = {"get": _get("Whether a model answers requests"), "parameters": parameters}
         paths[f"{path}/infer"] = {"post": _infer(repository), "parameters": parameters}
-    components = {"schemas": _SCHEMAS}
+    components: dict[str, Any] = {"schemas": _SCHEMAS}
+    found = {name: repository.find(name) for name in names}
+    of_rows = {name: bundle for name, (bundle, endpoint) in found.items() if takes_rows(bundle, endpoint)}
+    if of_rows:
+        tables = {bundle.name: _row(bundle.endpoints.pipeline.inputs.table) for bundle in of_rows.values()}
+        rows = {"type": "array", "items": {"anyOf": list(tables.values())}}
+        components = {"schemas": _SCHEMAS | {"Rows": _object(instances=rows, parameters={"type": "object"})}}
+        model = {**model, "schema": {"type": "string", "enum": list(of_rows)}}
+        paths["/v1/models/{model}:predict"] = {"post": _predict(of_rows), "parameters": [model]}
+        paths["/v1/models/{model}/versions/{version}:predict"] = {
+            "post": _predict(of_rows),
+            "parameters": [model, number],
+        }
     if has_token:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return {
@@ -152,6 +165,42 @@ def _infer(repository):
             **{status: _failed(description) for status, description in _ERRORS.items()},
         },
     }
+
+
+def _predict(names):
+    """The path of rows, in version 1 of the protocol."""
+    answer = _object(predictions={"type": "array", "items": {}})
+    return {
+        "summary": "Run a model of a table on rows by the names of columns",
+        "description": "Predictions of `impute`, `reconstruct` and `sample` are rows; with `draws`, lists of rows. "
+        "Those of `score` and `encode` have the outputs of the model, and of `score` also the `surprise`, in nats, of "
+        f"the `top_columns` (3) that surprise most. The parameters are those of {', '.join(names)}.",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Rows"}}},
+        },
+        "responses": {
+            "200": {"description": "The predictions.", "content": {"application/json": {"schema": answer}}},
+            **{status: _failed(description) for status, description in _ERRORS.items()},
+        },
+    }
+
+
+def _row(table: Any):
+    """A row of a table; a missing value is null, or absent."""
+    null = [None] if table.missing else []
+    columns = {
+        column.name: {"enum": [*column.categories, *null]}
+        if column.categories
+        else {"type": ["number", *(["null"] if table.missing else [])]}
+        for column in table.columns
+    }
+    required = {} if table.missing else {"required": list(columns)}
+    return {**_object(**columns), "additionalProperties": False, **required}
+
+
+def _object(**properties):
+    return {"type": "object", "properties": properties}
 
 
 def _failed(description):

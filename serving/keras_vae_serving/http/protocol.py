@@ -10,7 +10,7 @@ documentation.
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +64,7 @@ def parse(
     body: bytes | bytearray,
     json_length: int | None = None,
     max_numbers: float = math.inf,
-    model: str = "MODEL",
-    tensors: Iterable[Tensor] = (),
+    instead: Callable[[], str] = lambda: version_2("MODEL", ()),
 ) -> Request:
     """Reads a request.
 
@@ -74,7 +73,7 @@ def parse(
         json_length: Number of bytes that are JSON, where raw tensors follow; None if all are.
         max_numbers: Number of numbers allowed in one tensor in JSON, checked before they are converted, which takes
             time. 0 means no limit.
-        model, tensors: Name of the endpoint and the tensors that it takes, for errors.
+        instead: Gives what a client of version 1 should send, for an error.
 
     Raises:
         RequestError: If it is not a request of the protocol; says what is wrong with which part.
@@ -85,13 +84,9 @@ def parse(
             "Inference-Header-Content-Length say where the JSON ends."
         )
     view = memoryview(body)
-    try:
-        fields = orjson.loads(view if json_length is None else view[:json_length])
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the request is not JSON: {error}.") from None
-    fields = _expect(dict, "the request", fields)
+    fields = read_object(view if json_length is None else view[:json_length])
     if "inputs" not in fields and ("instances" in fields or "signature_name" in fields):
-        raise RequestError(f"this is a request of version 1 of the protocol; {version_2(model, tensors)}")
+        raise RequestError(f"this is a request of version 1 of the protocol; {instead()}")
     raw = _Raw(None if json_length is None else view[json_length:])
     inputs = {}
     for i, tensor in enumerate(_tensors('"inputs"', fields.get("inputs"))):
@@ -111,6 +106,14 @@ def parse(
         binary,
         None if request_id is None else _expect(str, '"id"', request_id),
     )
+
+
+def read_object(body: Any) -> dict[str, Any]:
+    """The JSON object that bytes are; raises a RequestError if they are something else."""
+    try:
+        return _expect(dict, "the request", orjson.loads(body))
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"the request is not JSON: {error}.") from None
 
 
 def respond(request: Request, model: str, version: str, outputs: dict[str, np.ndarray]) -> tuple[bytes, int | None]:

@@ -18,10 +18,10 @@ from keras_vae_serving.errors import RequestError
 from keras_vae_serving.http import openapi, protocol
 from keras_vae_serving.http.access import TOKEN_VARIABLE
 from keras_vae_serving.http.budget import Limits
-from keras_vae_serving.http.infer import Infer
+from keras_vae_serving.http.infer import Infer, InferRows, how
 from keras_vae_serving.http.metrics import CONTENT_TYPE, Metrics
 from keras_vae_serving.http.responses import json_response
-from keras_vae_serving.manifest import BundleError
+from keras_vae_serving.manifest import BundleError, finite
 from keras_vae_serving.providers import ProviderError
 from keras_vae_serving.repository import Repository
 
@@ -62,11 +62,13 @@ class HttpServer:
 
     def routes(self) -> list[Route]:
         """The paths of the server."""
-        infer = Infer(self)
+        infer, infer_rows = Infer(self), InferRows(self)
         model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         return [
             Route(f"{model}/infer", infer, methods=["POST"]),
             Route(f"{version}/infer", infer, methods=["POST"]),
+            Route("/v1/models/{model}:predict", infer_rows, methods=["POST"]),
+            Route("/v1/models/{model}/versions/{version}:predict", infer_rows, methods=["POST"]),
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
             Route("/v2", self._metadata),
@@ -122,8 +124,7 @@ class HttpServer:
         """Tells a client of version 1 of the protocol what to ask for instead."""
         name = request.path_params["path"].removeprefix("models/").partition(":")[0]
         name = name if name in self.repository.names else self.repository.names[0]
-        _, endpoint = self.repository.find(name)
-        raise RequestError(protocol.version_2(name, endpoint.inputs), status=404)
+        raise RequestError(how(name, *self.repository.find(name)), status=404)
 
     async def _model_ready(self, request):
         name = request.path_params["model"]
@@ -190,12 +191,13 @@ class HttpServer:
                     "version": bundle.version,
                     "models": sorted(map(bundle.full_name, endpoints.by_name)),
                     **pipeline.describe(),
-                    "data_range": _finite(pipeline.manifest.data_range),
+                    "data_range": pipeline.manifest.data_range and finite(pipeline.manifest.data_range),
                     "prior": pipeline.manifest.prior,
                     "labels": pipeline.manifest.labels,
                     "missing": pipeline.manifest.missing,
                     "draws": pipeline.manifest.draws is not None,
                     "table": pipeline.manifest.table,
+                    "parts": pipeline.manifest.parts,
                     "latent_activity": await asyncio.to_thread(getattr, endpoints, "latent_activity"),
                     "max_rows": endpoints.max_rows,
                 }
@@ -227,7 +229,3 @@ def version() -> str:
 def _tensor(tensor):
     shape = [size if isinstance(size, int) else -1 for size in tensor.shape]
     return {"name": tensor.name, "datatype": protocol.datatype(tensor.dtype), "shape": shape}
-
-
-def _finite(limits):
-    return limits and [None if abs(end) == float("inf") else end for end in limits]
