@@ -438,9 +438,9 @@ def _codes_of_parts(likelihood):
 
 
 def _ranges_of_parts(likelihood):
-    """Range of each named part that has one."""
+    """Range of each named part that has one, other than of codes."""
     parts = zip(likelihood.part_names, likelihood.parts, strict=True) if getattr(likelihood, "part_names", ()) else ()
-    return {name: part.data_range for name, part in parts if part.data_range is not None}
+    return {name: part.data_range for name, part in parts if part.data_range and not getattr(part, "num_classes", None)}
 
 
 def _parts(model):

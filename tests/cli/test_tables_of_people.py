@@ -14,8 +14,10 @@ import polars
 import pytest
 
 import people
+import served
 from keras_vae import VAE, datasets, networks
 from keras_vae_cli import commands
+from keras_vae_serving import Pipeline
 
 pytestmark = pytest.mark.once
 
@@ -175,6 +177,41 @@ def test_score_names_the_columns_that_do_not_fit(folder, tmp_path, capsys):
     assert scored["score"].to_list() == [float(row[5]) for row in found]
     assert scored.schema["anomaly"] == polars.Boolean
     assert scored["grade"].to_list()[:3] == [int(row[3]) for row in found[:3]]
+
+
+def test_a_bundle_of_it_is_asked_by_the_names_of_the_columns(folder, tmp_path, capsys):
+    """The chain to its end: the CSV is trained on, exported and served, and curl could send these requests."""
+    assert run("export", folder / "run", tmp_path / "bundle", "--threshold", "0.95") == 0
+    capsys.readouterr()
+    vae = keras.saving.load_model(folder / "run" / "model.keras")
+    table, threshold = vae.likelihood.table, Pipeline.load(tmp_path / "bundle", providers="cpu").threshold
+    cells, is_missing = people.write(tmp_path / "new.csv", n=120)
+    types = {"trade": str, "wage": float, "grade": int, "town": str}
+    rows = [
+        {
+            name: None if gone else types[name](cell)
+            for name, cell, gone in list(zip(people.NAMES, *row, strict=True))[1:]
+        }
+        for row in zip(cells, is_missing, strict=True)
+    ]
+    x = table.to_array(polars.DataFrame(rows))
+    with served.serving(tmp_path / "bundle") as client:
+        filled = client.predict("impute", rows, seed=0)
+        expected = table.to_frame(vae.impute(x, seed=0), like=polars.DataFrame(rows)).to_dicts()
+        for row, other, given in zip(filled, expected, rows, strict=True):
+            assert row == {**other, "wage": pytest.approx(other["wage"], rel=1e-4)}
+            assert {name: row[name] for name in given if given[name] is not None}.items() <= given.items()
+        drawn = client.predict("impute", [{"trade": "miner"}, rows[0]], seed=0, draws=3)
+        assert [[row["trade"] for row in rows] for rows in drawn] == [["miner"] * 3, [filled[0]["trade"]] * 3]
+        scored = client.predict("score", [*rows, {"trade": "baker", "wage": 15000, "grade": 1, "town": "Graz"}])
+        elbo = vae.elbo(x, threshold.num_samples, seed=threshold.seed)
+        assert [row["negative_elbo"] for row in scored[:-1]] == pytest.approx(-elbo, rel=1e-4)
+        assert [row["is_anomaly"] for row in scored[:-1]] == (-elbo > threshold.nats).tolist()
+        assert scored[-1]["is_anomaly"]
+        assert list(scored[-1]["surprise"])[0] == "wage"
+        for row in client.predict("sample", n=50, seed=0):
+            assert {name: type(value) for name, value in row.items()} == types
+        assert "column 'trade': 'painter' is none of its categories" in client.predict("score", [{"trade": "painter"}])
 
 
 def test_evaluate_reads_the_columns_by_their_names(folder, tmp_path, capsys):

@@ -8,11 +8,14 @@ import sys
 import types
 
 import numpy as np
+import openapi_spec_validator
+import pandas
 import pytest
 
 import families
 from keras_vae_serving import BundleError, Manifest, Pipeline
-from served import serving
+from keras_vae_serving.errors import RequestError
+from served import COLUMNS, serving, with_columns
 
 pytestmark = pytest.mark.once
 
@@ -37,12 +40,8 @@ def x(vae):
 @pytest.fixture(scope="module")
 def folder(exported, vae, x, tmp_path_factory):
     """The bundle with names for its columns, and a threshold that knows what is usual: both stand in the manifest."""
-    folder = shutil.copytree(exported("table_with_missing_values"), tmp_path_factory.mktemp("table") / "bundle")
-    fields = json.loads((folder / "manifest.json").read_text())
-    fields["table"] = [
-        {"name": "kind", "kind": "category", "categories": ["a", "b", "c"]},
-        *({"name": f"c{i}", "kind": "integer" if i else "real"} for i in range(9)),
-    ]
+    folder = tmp_path_factory.mktemp("table") / "bundle"
+    fields = with_columns(exported("table_with_missing_values"), folder)
     scores = np.sort(-vae.elbo(x, 5, seed=6))
     settings = {"quantile": 0.9, "num_samples": 5, "seed": 6, "examples": 30}
     usual = np.linspace(-1.0, 1.0, 12).tolist()
@@ -181,12 +180,15 @@ def test_on_ray_the_numbers_of_an_example_are_those_of_the_example_alone(pipelin
 def test_what_a_request_may_ask_for_is_bounded_and_refused_in_words(folder, x):
     with serving(folder) as client:
         for parameters, words in (
-            ({"draws": 1024}, "30 examples with 1024 draws each are more than 1024 at a time"),
-            ({"num_samples": 1024}, "19 examples with 1024 samples each are more than 1024 at a time"),
+            ({"draws": 1000}, "30 examples with 1000 draws each are more than 21845 at a time"),
             ({"draws": 0}, 'the parameter "draws" must be a whole number of at least 1'),
             ({"seed": -1}, 'the parameter "seed" must be a whole number from 0'),
         ):
             assert words in client.infer("impute", parameters, x=x)
+        many = np.tile(x, (10, 1))
+        for verb in ("score", "impute"):
+            words = "300 examples with 1024 samples each are more than 131072 at a time"
+            assert words in client.infer(verb, {"num_samples": 1024}, x=many)
         assert "must be true or false; got 1" in client.infer("score", {"per_dimension": 1}, x=x)
         assert "must be true or false; got 1" in client.infer("sample", {"draw": 1})
         assert "of at least 1; got True" in client.infer("score", {"top_columns": True}, x=x)
@@ -195,6 +197,116 @@ def test_what_a_request_may_ask_for_is_bounded_and_refused_in_words(folder, x):
             "score", outputs=outputs, x=x
         )
         assert list(client.infer("score", {"per_dimension": True}, outputs=outputs, x=x)) == ["surprise"]
+
+
+def test_many_examples_have_the_numbers_of_few_at_a_time(pipeline, folder, x):
+    """Work that is more than what is done at a time is done in parts, by the same noise."""
+    many, near = np.tile(x, (4, 1)), {"rtol": 1e-5, "atol": 1e-5}
+    with serving(folder, max_rows=120) as client:
+        found = client.infer("impute", {"seed": 3}, x=many)["x_filled"]
+        np.testing.assert_allclose(found, pipeline.impute(many, seed=3), **near)
+        found = client.infer("impute", {"seed": 3, "draws": 5}, x=many)["x_draws"]
+        np.testing.assert_allclose(found, np.moveaxis(pipeline.impute(many, 5, seed=3), 0, 1), **near)
+        found = client.infer("score", {"seed": 3, "num_samples": 50}, x=many)["negative_elbo"]
+        np.testing.assert_allclose(found, pipeline.score(many, 50, 3), **near)
+        assert "120 examples with 120 draws" not in client.infer("impute", {"draws": 120, "num_samples": 2}, x=many)
+
+
+@pytest.fixture(scope="module")
+def rows(pipeline, x):
+    """The same data by name, without what is missing."""
+    given = pipeline.to_rows(np.nan_to_num(x))
+    places = {column["name"]: place for column, place in zip(COLUMNS, (9, *range(9)), strict=True)}
+    return [
+        {name: value for name, value in row.items() if not np.isnan(x[i, places[name]])} for i, row in enumerate(given)
+    ]
+
+
+def test_rows_by_name_are_taken_and_given(pipeline, folder, rows):
+    """In Python and over HTTP: rows are what arrays are, and what is observed stays as it was sent."""
+    x = pipeline.inputs.table.to_array(rows)
+    filled = pipeline.impute(rows, num_samples=20, seed=3)
+    assert filled == pipeline.inputs.table.to_rows(pipeline.impute(x, num_samples=20, seed=3), rows)
+    assert [list(row) for row in filled] == [[column["name"] for column in COLUMNS]] * 30
+    for row, given in zip(filled, rows, strict=True):
+        assert given.items() <= row.items()
+        assert all(type(row[f"c{i}"]) is int for i in range(1, 9))
+    drawn = pipeline.impute(rows, 2, num_samples=20, seed=3)
+    assert pipeline.impute(pandas.DataFrame(rows), 2, num_samples=20, seed=3) == drawn
+    assert drawn == [pipeline.to_rows(each) for each in pipeline.impute(x, 2, num_samples=20, seed=3)]
+    np.testing.assert_array_equal(pipeline.score(rows), pipeline.score(x))
+    np.testing.assert_array_equal(pipeline.is_anomaly({"x": rows}), pipeline.is_anomaly(x))
+    np.testing.assert_array_equal(pipeline.encode(rows).location, pipeline.encode(x).location)
+    assert pipeline.top_columns(rows, 2) == pipeline.top_columns(x, 2)
+    assert pipeline.reconstruct(rows) == pipeline.to_rows(pipeline.reconstruct(x))
+    with pytest.raises(RequestError, match=r"Rows are given in a list, also one: \[row\]"):
+        pipeline.score(rows[0])
+    with pytest.raises(RequestError, match=r"must have shape \(n, 12\); got \(2, 3, 12\)"):
+        pipeline.to_rows(np.zeros((2, 3, 12)))
+    with serving(folder) as client:
+        assert near(client.predict("impute", rows, num_samples=20, seed=3), filled)
+        found = client.predict("impute", rows, num_samples=20, seed=3, draws=2)
+        assert near(found, [list(both) for both in zip(*drawn, strict=True)])
+        assert near(client.predict("sample", n=4, seed=5), pipeline.to_rows(pipeline.sample(4, 5, draw=True)))
+        assert near(client.predict("sample", [], n=4, seed=5, draw=False), pipeline.to_rows(pipeline.sample(4, 5)))
+        assert near(client.predict("reconstruct", rows), pipeline.reconstruct(rows))
+        assert near([row["z_mean"] for row in client.predict("encode", rows)], pipeline.encode(rows).mean.tolist())
+        found = client.predict("score", rows)
+        assert near([row["negative_elbo"] for row in found], pipeline.score(rows).tolist())
+        assert [row["is_anomaly"] for row in found] == pipeline.is_anomaly(rows).tolist()
+        for prediction, given, top in zip(found, rows, pipeline.top_columns(rows), strict=True):
+            assert near(prediction["surprise"], {name: nats for name, nats in top if name in given})
+        assert len(client.predict("score", rows[20:], top_columns=7)[0]["surprise"]) == 7
+
+
+def near(found, expected):
+    """Whether values are the same, floats up to rounding."""
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(near, found, expected))
+    if isinstance(expected, dict):
+        return list(found) == list(expected) and near(list(found.values()), list(expected.values()))
+    return type(found) is type(expected) and found == (
+        pytest.approx(expected, rel=1e-4, abs=1e-4) if isinstance(expected, float) else expected
+    )
+
+
+def test_requests_of_rows_are_refused_in_words(folder, bundle, rows):
+    with serving(folder, max_rows=30) as client:
+        for instances, words in (
+            ([{"kid": "a"}], "row 0: there is no column 'kid'; did you mean 'kind'? The columns are 'kind', 'c0'"),
+            ([{}, {"kind": "A"}], "row 1, column 'kind': 'A' is none of its categories; did you mean 'a'?"),
+            ([{"c1": "1"}], "row 0, column 'c1' must be a number; got '1'. Send it without quotes."),
+            ([{"c1": True}], "row 0, column 'c1' must be a number; got True."),
+            ([{"c1": float("nan")}], "the request is not JSON"),
+            ([{"c1": 10**400}], "the request is not JSON: number is infinity"),
+            ([{"c1": 1e39}], "row 0, column 'c1': 1e+39 is more than float32 holds"),
+            ([{"c1": [2]}], "row 0, column 'c1' must be a number; got [2]"),
+            ([3], "row 0 must hold values by the names of columns; got 3."),
+            ([], '"instances" must be a list of rows, each a JSON object by the names of columns; got [].'),
+            (None, '"instances" must be a list of rows, each a JSON object by the names of columns; got nothing.'),
+            (rows + rows[:1], "there are 31 rows; this server takes up to 30 in one request"),
+        ):
+            assert words in client.predict("impute", instances)
+        assert "there is no parameter 'seeds'; did you mean 'seed'?" in client.predict("impute", rows, seeds=1)
+        assert 'ask for more "top_columns"' in client.predict("score", rows, per_dimension=True)
+        assert "sample takes no rows, but the parameters" in client.predict("sample", rows)
+        assert "there is no model 'imput'; there are decode," in client.predict("imput", rows)
+        assert "version 2: POST" in client.predict("decode", rows)
+        how = 'rows by the names of columns: POST {"instances": [{"COLUMN": VALUE, ...}]} to /v1/models/impute:predict.'
+        get = client.http.get("/v1/models/impute")
+        assert client.loop.run_until_complete(get).json() == {"error": how}
+        post = client.http.post("/v2/models/impute/infer", json={"instances": rows})
+        assert client.loop.run_until_complete(post).json()["error"].endswith(f"version 1 of the protocol; {how}")
+        document = client.loop.run_until_complete(client.http.get("/openapi.json")).json()
+        openapi_spec_validator.validate(document)
+        (row,) = document["components"]["schemas"]["Rows"]["properties"]["instances"]["items"]["anyOf"]
+        assert row["properties"]["kind"] == {"enum": ["a", "b", "c", None]}
+        assert row["properties"]["c8"] == {"type": ["number", "null"]}
+        paths = document["paths"]["/v1/models/{model}:predict"]
+        assert paths["parameters"][0]["schema"]["enum"] == ["encode", "impute", "reconstruct", "sample", "score"]
+    with serving(bundle) as client:  # of no table
+        assert "version 2: POST" in client.predict("score", rows)
+        assert "/v1/models/{model}:predict" not in client.loop.run_until_complete(client.http.get("/openapi.json")).text
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import oip
+import served
 import server_process
 
 pytestmark = pytest.mark.once
@@ -33,8 +34,16 @@ NASTY = [
 ANSWERED = {200, 400, 401, 404, 405, 408, 413, 415, 431, 503}
 
 
+ROW_VERBS = ("encode", "reconstruct", "sample", "score", "impute")
+# Of columns that the table has or nearly has, what a cell may hold and what it may not.
+NAMES = [*(column["name"] for column in served.COLUMNS), "Kind", "c9", "", "\0", "x", "é" * 200]
+CELLS = [None, "a", "b", "A", 0, 1, 2.5, True, "1", 1e39, -1e39, 2**70, "1e400", [], {}, ["a"], {"a": 1}, "a" * 10_000]
+
+
 def valid(random):
-    """A request that is answered with 200: model, body and headers."""
+    """A request that is answered with 200: path, body and headers."""
+    if random.random() < 0.3:
+        return valid_rows(random)
     rng = np.random.default_rng(random.getrandbits(32))
     model, rows = random.choice(MODELS), random.choice([1, 1, 2, 5])
     x = (rng.random((rows, 8, 8, 1)) < 0.5).astype("float32")
@@ -50,7 +59,21 @@ def valid(random):
         fields["id"] = "a"
     binary = random.random() < 0.5
     body, headers = oip.request(inputs, binary, random.random() < 0.5, **fields)
-    return model, body, headers
+    return f"/v2/models/digits.{model}", "/infer", body, headers
+
+
+def valid_rows(random):
+    """The same for rows by name."""
+    verb, rng = random.choice(ROW_VERBS), np.random.default_rng(random.getrandbits(32))
+    some = [c for c in served.COLUMNS if random.random() < 0.8]
+    cell = {"category": lambda: random.choice("abc"), "integer": lambda: random.randrange(3), "real": rng.random}
+    rows = [
+        {c["name"]: None if random.random() < 0.1 else cell[c["kind"]]() for c in some}
+        for _ in range(random.choice([1, 2, 5]))
+    ]
+    fields = {"parameters": {"seed": random.randrange(9)}} if verb in ("sample", "score", "impute") else {}
+    fields |= {} if verb == "sample" else {"instances": rows}
+    return f"/v1/models/table.{verb}", ":predict", json.dumps(fields).encode(), {}
 
 
 def changed_somewhere(random, value):
@@ -68,16 +91,29 @@ def changed_somewhere(random, value):
     return random.choice(NASTY)
 
 
-def break_json(random, model, body, headers):
+def break_rows(random, path, action, body, headers):
+    """Another cell in a row, or another column, as a person or a program may get it wrong."""
+    path, action, body, headers = valid_rows(random)
+    fields = json.loads(body)
+    for row in random.sample(rows := fields.get("instances", []), len(rows) and 1):
+        row[random.choice(NAMES)] = random.choice(CELLS)
+    if random.random() < 0.3:
+        fields.setdefault("parameters", {})[random.choice(["draws", "top_columns", "num_samples", "n"])] = (
+            random.choice(NASTY)
+        )
+    return path + action, json.dumps(fields).encode(), headers
+
+
+def break_json(random, path, action, body, headers):
     length = int(headers.get(oip.HEADER, len(body)))
     fields = changed_somewhere(random, json.loads(body[:length]))
     text = json.dumps(fields).encode()
     if oip.HEADER in headers and random.random() < 0.8:
         headers = {oip.HEADER: str(len(text))}
-    return f"/v2/models/{model}/infer", text + body[length:], headers
+    return path + action, text + body[length:], headers
 
 
-def break_bytes(random, model, body, headers):
+def break_bytes(random, path, action, body, headers):
     body = bytearray(body)
     for _ in range(random.choice([1, 1, 3, 20])):
         how, at = random.randrange(4), random.randrange(len(body) + 1)
@@ -89,10 +125,10 @@ def break_bytes(random, model, body, headers):
             body[at:at] = random.randbytes(random.choice([1, 4, 1000]))
         else:
             body[at:at] = random.choice([b"[" * 5000, b'{"a":' * 2000, b"\xff\xfe", b"NaN", b"1e999", b"\0"])
-    return f"/v2/models/{model}/infer", bytes(body), headers
+    return path + action, bytes(body), headers
 
 
-def break_head(random, model, body, headers):
+def break_head(random, path, action, body, headers):
     headers = dict(headers)
     for _ in range(random.choice([1, 2])):
         value = random.choice(["", "-1", "0", "1", "abc", "1e3", "0x10", "9" * 20, "9" * 400, "5, 5", " 7", "\t", "é"])
@@ -100,19 +136,19 @@ def break_head(random, model, body, headers):
             [oip.HEADER, "Content-Length", "Transfer-Encoding", "Content-Encoding", "Expect", "X" * 50]
         )
         headers[name] = random.choice([value, "chunked", "gzip", "identity", "100-continue"])
-    return f"/v2/models/{model}/infer", body, headers
+    return path + action, body, headers
 
 
-def break_path(random, model, body, headers):
+def break_path(random, path, action, body, headers):
     version = random.choice(["1", "2", "-1", "latest", "%00", "%2e%2e", "9" * 99, "é", ""])
     path = random.choice(
         [
-            f"/v2/models/{model}/versions/{version}/infer",
-            f"/v2/models/{version}/infer",
-            f"/v2/models/{model}%2Finfer",
-            f"/v2/models//{model}/infer",
-            f"/v2/models/{model}/infer/",
-            f"/v2/models/{model}/infer?{version}=1#x",
+            f"{path}/versions/{version}{action}",
+            f"{path[:11]}{version}{action}",
+            f"{path}%2F{action[1:]}",
+            f"{path[:11]}/{path[11:]}{action}",
+            f"{path}{action}/",
+            f"{path}{action}?{version}=1#x",
             "//", "/../..", "/%", "*", "/v2/" + "a" * 9000,
         ]
     )  # fmt: skip
@@ -149,12 +185,14 @@ def exchange(random, server, data):
         return server_process.read_all(connection)
 
 
-def test_broken_requests_are_answered_and_change_nothing(bundle):
-    breaks = (break_json, break_json, break_bytes, break_head, break_path)
+def test_broken_requests_are_answered_and_change_nothing(bundle, exported, tmp_path):
+    breaks = (break_json, break_json, break_rows, break_bytes, break_head, break_path)
     seen = {}
-    with server_process.running(bundle, "--max-rows", 64, "--max-body", 1, "--body-seconds", 5) as server:
+    served.with_columns(exported("table_with_missing_values"), tmp_path / "table")
+    bundles = (f"digits={bundle}", f"table={tmp_path / 'table'}")
+    with server_process.running(*bundles, "--max-rows", 64, "--max-body", 1, "--body-seconds", 5) as server:
         z = np.random.default_rng(0).normal(size=(3, 3)).astype("float32")
-        before = server.infer("decode", {"z": z}, binary=True, binary_output=True)["x_mean"]
+        before = server.infer("digits.decode", {"z": z}, binary=True, binary_output=True)["x_mean"]
         resident = None
         for case in range(CASES):
             drawn = random.Random(f"{SEED}/{case}")
@@ -172,7 +210,7 @@ def test_broken_requests_are_answered_and_change_nothing(bundle):
                     assert not re.search(r"Traceback|\.py|site-packages|/home|/root|/tmp|0x", error["error"])
             if case == 100:
                 resident = server.resident_mebibytes()
-        after = server.infer("decode", {"z": z}, binary=True, binary_output=True)["x_mean"]
+        after = server.infer("digits.decode", {"z": z}, binary=True, binary_output=True)["x_mean"]
         np.testing.assert_array_equal(after, before)
         assert server.process.poll() is None
         assert not [line for line in server.lines if "Traceback" in line or "Exception" in line]

@@ -274,7 +274,7 @@ def test_what_does_not_fit_is_refused_with_a_sentence(server, status, model, inp
         (400, "sample", {"randomSeed": 5}, "there is no parameter 'randomSeed'; did you mean 'seed'?"),
         (400, "reconstruct", {"sample": 1}, 'the parameter "sample" must be true or false; got 1'),
         (400, "score", {"num_samples": 0}, 'the parameter "num_samples" must be a whole number'),
-        (413, "score", {"num_samples": 51}, "2 examples with 51 samples each are more than 100 at a time"),
+        (413, "score", {"num_samples": 101}, 'the parameter "num_samples" may be up to 100 here'),
     ],
 )
 def test_parameters_are_checked(server, x, status, model, parameters, sentence):
@@ -314,7 +314,7 @@ def test_a_client_of_version_1_is_told_what_to_send_instead(server):
     for path, status in (
         ("/v2/models/decode/infer", 400),
         ("/v1/models/decode:predict", 404),
-        ("/v1/models/nope:predict", 404),  # of the first there is
+        ("/v1/models/nope", 404),  # of the first there is
         ("/v1/models", 404),
     ):
         done = server.client.post(path, json={"instances": [[0.0, 0.0, 0.0]]})
