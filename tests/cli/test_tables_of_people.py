@@ -208,7 +208,7 @@ def test_a_bundle_of_it_is_asked_by_the_names_of_the_columns(folder, tmp_path, c
         assert [row["negative_elbo"] for row in scored[:-1]] == pytest.approx(-elbo, rel=1e-4)
         assert [row["is_anomaly"] for row in scored[:-1]] == (-elbo > threshold.nats).tolist()
         assert scored[-1]["is_anomaly"]
-        assert list(scored[-1]["surprise"])[0] == "wage"
+        assert next(iter(scored[-1]["surprise"])) == "wage"
         for row in client.predict("sample", n=50, seed=0):
             assert {name: type(value) for name, value in row.items()} == types
         assert "column 'trade': 'painter' is none of its categories" in client.predict("score", [{"trade": "painter"}])

@@ -8,6 +8,7 @@ the data is a row; what else a verb gives, an object of its outputs.
 Reference: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,7 +87,10 @@ def respond(table: Table, outputs: Mapping[str, np.ndarray], rows: Sequence[Any]
             for row, prediction, columns, nats in zip(rows, found, *named, strict=True):
                 pairs = zip(columns, nats, strict=True)
                 prediction["surprise"] = {name: value for name, value in pairs if row.get(name) is not None}
-    return orjson.dumps({"predictions": found})
+    try:
+        return orjson.dumps({"predictions": found})
+    except TypeError:  # a whole number of more than 64 bits
+        return json.dumps({"predictions": found}).encode()
 
 
 def how(model: str, verb: str) -> str:
