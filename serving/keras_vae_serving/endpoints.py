@@ -309,7 +309,7 @@ class Endpoints:
         return found
 
     def _named(self, outputs):
-        """The same of descriptions of outputs; x_mean and x_drawn, of which there is one at a time, are one."""
+        """The same for descriptions of outputs; x_mean and x_drawn, of which a request gets one, become one."""
         shapes, found = (self.pipeline.manifest.parts or {}).get("x"), {}
         for tensor in outputs:
             if not shapes or tensor.name not in (*_LIKE_X, "x_scale", "surprise"):
