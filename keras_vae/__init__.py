@@ -31,6 +31,7 @@ from keras_vae import plotting as plotting
 from keras_vae import posteriors as posteriors
 from keras_vae import priors as priors
 from keras_vae import schedules as schedules
+from keras_vae import sequences as sequences
 from keras_vae import tables as tables
 from keras_vae._backend import FusedAdam as FusedAdam
 from keras_vae.distributions import DiagonalNormal as DiagonalNormal

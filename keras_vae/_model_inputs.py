@@ -65,10 +65,10 @@ class ModelInputs:
         tensors |= masks | self._fields.given_of(condition)
         return run_by_name(self.encoder, tensors, training)
 
-    def _decoder_outputs(self, z, condition=None, training=False):
+    def _decoder_outputs(self, z, condition=None, training=False, x=None):
         """The parameters of p(x|z): one tensor, of named parts their parameters as one vector."""
         if self._fields is None:
-            return run(self.decoder, "z", z, condition, training)
+            return run(self.decoder, "z", z, condition, training, previous=self._previous(x))
         found = run_by_name(self.decoder, {"z": z} | self._fields.given_of(condition), training)
         return _packed_parameters(found, self.likelihood.parameter_shapes())
 

@@ -2,7 +2,8 @@
 
 An encoder or a decoder takes a condition if it has an input of that name; one whose inputs are not known, a subclassed
 model, is handed a dict. An encoder with an input "observed", shaped like x, is shown which values are: 1, and 0 where
-one is missing; without it, a missing value and what stands in its place look alike. The network of a conditional prior
+one is missing; without it, a missing value and what stands in its place look alike. A decoder with an input "previous",
+shaped like x, is given the step before each step (`autoregressive.py`). The network of a conditional prior
 takes the condition alone, under whatever name. Where parts have names, a network takes those that its inputs have.
 """
 
@@ -13,10 +14,10 @@ from keras import ops
 from keras_vae import validation
 
 
-def run(network, name, tensor, condition=None, training=False, with_holes=None):
+def run(network, name, tensor, condition=None, training=False, with_holes=None, previous=None):
     """Calls an encoder or a decoder on its input `name`, "x" or "z", and what else it has an input for.
 
-    `with_holes` is x in which NaN is missing.
+    `with_holes` is x in which NaN is missing, `previous` the steps before.
     """
     inputs = inputs_of(network)
     if not inputs and condition is not None:
@@ -24,6 +25,9 @@ def run(network, name, tensor, condition=None, training=False, with_holes=None):
     if len(inputs) < 2:
         return network(tensor, training=training)
     others = {"condition": condition}
+    if previous is not None:
+        (own,) = (each for each in inputs if each.name == "previous")
+        others["previous"] = ops.cast(previous, own.dtype)
     if any(each.name == "observed" for each in inputs):
         others["observed"] = observed(with_holes)
     tensors = [others.get(each.name, tensor) for each in inputs]
@@ -67,9 +71,14 @@ def declares_condition(network):
     return any(tensor.name == "condition" for tensor in inputs_of(network))
 
 
+def takes_previous(decoder):
+    """Whether a decoder follows the steps before it."""
+    return "previous" in _beside(decoder, "previous")
+
+
 def input_dtype(network, name):
     """The dtype that a network declares for "x" or "condition"; that of floats where it declares none."""
-    others = {"condition", *_masks(network)} - {name}
+    others = {"condition", *_beside(network, "observed")} - {name}
     declared = (t.dtype for t in inputs_of(network) if t.name not in others and (name == "x" or t.name == name))
     return next(declared, keras.config.floatx())
 
@@ -89,7 +98,7 @@ def known_input_shape(encoder, decoder, prior=None):
     for name, network in (("encoder", encoder), ("decoder", decoder)):
         inputs = inputs_of(network)
         given = [tuple(tensor.shape) for tensor in inputs if tensor.name == "condition"]
-        known = ("condition", *_masks(network)) if network is encoder else ("condition",)
+        known = ("condition", *_beside(network, "observed" if name == "encoder" else "previous"))
         beside = [tensor for tensor in inputs if tensor.name in known]
         if inputs and len(inputs) != len(beside) + 1:
             raise ValueError(
@@ -103,16 +112,17 @@ def known_input_shape(encoder, decoder, prior=None):
         (first, shape), *others = conditions.items()
         listed = ", ".join(f"the {name} one of {other}" for name, other in others)
         raise ValueError(f"The {first} takes a condition of shape {shape}, {listed}.")
-    beside = ("condition", *_masks(encoder))
+    beside = ("condition", *_beside(encoder, "observed"))
     shapes = [tuple(tensor.shape) for tensor in inputs_of(encoder) if tensor.name not in beside]
     if not shapes or (condition_network(prior) is not None and not conditions):
         return None
     return {"x": shapes[0], "condition": next(iter(conditions.values()))} if conditions else shapes[0]
 
 
-def _masks(network):
-    """Names of the inputs that say what is observed; a single input is x, whatever it is called."""
-    return ("observed",) if len(inputs_of(network)) > 1 else ()
+def _beside(network, name):
+    """The name, if a network has such an input beside x or z: a single input is x or z, whatever it is called."""
+    names = [tensor.name for tensor in inputs_of(network)]
+    return (name,) if len(names) > 1 and name in names else ()
 
 
 def known_shapes(encoder, decoder, parts, prior=None):

@@ -35,13 +35,21 @@ class Imputation:
         Returns:
             `(n, ...)`, or `(draws, n, ...)`, NumPy.
 
+        A decoder that follows the steps before goes on from what is observed: of a series, a forecast.
+
         Raises:
-            ValueError: If the model was not told that values may be missing.
+            ValueError: If the model was not told that values may be missing, or `draws` is None and its decoder follows
+                the steps before.
 
         Reference: Mattei & Frellsen 2019, MIWAE, arXiv:1812.02633, section 3.3.
         """
         if not self.allow_missing:
             raise ValueError("This model knows no missing values: make and train it with VAE(..., allow_missing=True).")
+        if draws is None and self.is_autoregressive:
+            raise ValueError(
+                "The mean of steps that follow each other is known by draws only: pass impute(x, draws=100), and "
+                "average them."
+            )
         validation.whole_number("num_samples", num_samples)
         if draws is not None:
             validation.whole_number("draws", draws)
@@ -49,9 +57,9 @@ class Imputation:
         generator = np.random.default_rng(seed)
         # Each noise has a generator of its own, and x is drawn for all rows at once: the batches change no number.
         drawer, chooser = generator.spawn(2)
-        pieces, found = [], []
+        pieces, found, conditions = [], [], []
         for part in self._pieces(x, batch_size):
-            self.likelihood.validate(part[0], missing=True)
+            self._validate(part[0])
             pieces.append(part[0])
             holes = _with_holes(part[0])
             for start in range(0, len(holes), rows):
@@ -61,27 +69,29 @@ class Imputation:
                 if draws is None:
                     found.append(self._batched(self._weighted_mean, few, noise, *condition, batch_size=len(few)))
                 else:
-                    found.append(self._parameters_of_draws(few, noise, condition, draws, chooser))
+                    found.append(self._latents_of_draws(few, noise, condition, draws, chooser))
+                    conditions.append([np.repeat(each, draws, axis=0) for each in condition])
         x = np.concatenate(pieces)
         holes, filled = _with_holes(x), x if draws is None else np.repeat(x[None], draws, axis=0)
         if len(holes):
             values = np.concatenate(found)
             if draws is not None:
-                values = np.moveaxis(self.likelihood.sample(values, drawer), 1, 0)
+                condition = [np.concatenate(parts) for parts in zip(*conditions, strict=True)]
+                values = self._drawn(
+                    values, *condition, noise=drawer, batch_size=batch_size, x=np.repeat(x[holes], draws, axis=0)
+                )
+                values = np.moveaxis(values.reshape(len(holes), draws, *x.shape[1:]), 1, 0)
             places = holes if draws is None else (slice(None), holes)
             filled[places] = np.where(np.isnan(x[holes]), values, x[holes])
         return self._by_name(filled)
 
-    def _parameters_of_draws(self, x, noise, condition, draws, chooser):
-        """Those of p(x|z) at z drawn by their weights, `(rows, draws, ...)`."""
+    def _latents_of_draws(self, x, noise, condition, draws, chooser):
+        """z drawn by their weights, `(rows * draws, *latent_shape)`."""
         z, log_weights = self._batched(self._weighted_latents, x, noise, *condition, batch_size=len(x))
         # The largest of log weights and Gumbel noise is a draw of z by its weight.
         gumbel = chooser.gumbel(size=(len(x), draws, log_weights.shape[1]))
         chosen = np.argmax(log_weights[:, None] + gumbel, axis=-1)
-        z = z[np.arange(len(x))[:, None], chosen].reshape(-1, *z.shape[2:])
-        condition = [np.repeat(each, draws, axis=0) for each in condition]
-        parameters = self._batched(self._decode_parameters, z, *condition, batch_size=len(z))
-        return parameters.reshape(len(x), draws, *parameters.shape[1:])
+        return z[np.arange(len(x))[:, None], chosen].reshape(-1, *z.shape[2:])
 
     # Functions of tensors, with the examples on the first axis.
 

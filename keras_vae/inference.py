@@ -5,6 +5,7 @@ encoding, decoding and scoring take several arrays and return several, so a smal
 them all. Every draw comes from NumPy's generator: the same seed gives the same latents on every backend.
 """
 
+import functools
 from typing import Any
 
 import keras
@@ -76,6 +77,8 @@ class Inference:
         return self._by_name(self._decoded(*self._checked_latents(z, condition), batch_size=batch_size))
 
     def _decoded(self, z, *condition, batch_size):
+        if self.is_autoregressive:
+            return self._step_by_step(z, *condition, value=self.likelihood.mean, batch_size=batch_size)
         return self._batched(self._decode_mean, z, *condition, batch_size=batch_size)
 
     def reconstruct(self, x: Any, sample: bool = False, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
@@ -128,10 +131,17 @@ class Inference:
         z, *condition = self._checked_latents(z, condition)
         if not draw:
             return self._by_name(self._decoded(z, *condition, batch_size=batch_size))
-        parameters = self._batched(self._decode_parameters, z, *condition, batch_size=batch_size)
         # Another noise than that of z.
-        noise = None if seed is None else np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
-        return self._by_name(self.likelihood.sample(parameters, noise))
+        noise = np.random.default_rng(None if seed is None else np.random.SeedSequence(seed).spawn(1)[0])
+        return self._by_name(self._drawn(z, *condition, noise=noise, batch_size=batch_size))
+
+    def _drawn(self, z, *condition, noise, batch_size, x=None):
+        """Draws of x from p(x|z); what is there of `x` is what a decoder that follows the steps before goes on from."""
+        if self.is_autoregressive:
+            value = functools.partial(self.likelihood.sample, seed=noise)
+            return self._step_by_step(z, *condition, value=value, batch_size=batch_size, x=x)
+        parameters = self._batched(self._decode_parameters, z, *condition, batch_size=batch_size)
+        return self.likelihood.sample(parameters, noise)
 
     def _draw(self, n, seed, latent_shape, condition):
         """`n` draws of z from the model's prior."""
@@ -242,7 +252,7 @@ class Inference:
         step = max(1, validation.whole_number("batch_size", batch_size) // num_samples)
         generator, terms = np.random.default_rng(seed), []
         for part in self._pieces(x, step):
-            self.likelihood.validate(part[0], missing=self.allow_missing)
+            self._validate(part[0])
             for start in range(0, len(part[0]), step):
                 data, *condition = (array[start : start + step] for array in part)
                 shape = (len(data), num_samples, *self.noise_shape(data.shape[1:]))
@@ -316,8 +326,8 @@ class Inference:
     def _decode_parameters(self, z, condition=None):
         return self.decoder_parameters(z, condition=condition)
 
-    def _decode_mean(self, z, condition=None, training=False):
-        return self.likelihood.mean(self.decoder_parameters(z, training, condition))
+    def _decode_mean(self, z, condition=None, training=False, x=None):
+        return self.likelihood.mean(self.decoder_parameters(z, training, condition, x))
 
     def _bound_terms(self, x, noise, condition=None):
         terms = self.elbo_terms(x, ops.swapaxes(noise, 0, 1), condition)
@@ -328,7 +338,7 @@ class Inference:
 
     def _batched_log_likelihood(self, z, x, condition=None):
         """log p(x|z), `(chains, n)`, of z `(chains, n, *latent_shape)`."""
-        return self._log_likelihood(x, self.decoder_parameters(z, condition=condition))
+        return self._log_likelihood(x, self.decoder_parameters(z, condition=condition, x=x))
 
     def _batched_log_weights(self, x, noise, condition=None):
         return ops.transpose(self.log_weights(x, ops.swapaxes(noise, 0, 1), condition))

@@ -20,6 +20,7 @@ from keras_vae._parts import Parts
 from keras_vae._seeds import SavesSeeds, decorrelate
 from keras_vae._typing import Model, ModelOptions
 from keras_vae._versions import Version
+from keras_vae.autoregressive import Autoregressive, check_steps
 from keras_vae.data import Batch
 from keras_vae.distributions import DiagonalNormal, Mixture
 from keras_vae.imputation import Imputation
@@ -28,7 +29,7 @@ from keras_vae.training import Trackers, Trainer
 
 
 @keras.saving.register_keras_serializable(package="keras_vae")
-class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
+class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, SavesSeeds, Model):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A variational autoencoder: maximises a lower bound of log p(x) with `fit`.
 
         log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))
@@ -165,7 +166,8 @@ class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model)
         validation.check_latents(self.decoder, latent_shape)
         z = keras.KerasTensor((None, *latent_shape), dtype=self.compute_dtype)
         self.likelihood.bind(data_shape[-1] if data_shape else None)
-        parameters = self._decoder_outputs(z, condition)
+        check_steps(self.decoder, data_shape, self.likelihood)
+        parameters = self._decoder_outputs(z, condition, x=x)
         validation.check_decoder(parameters, data_shape, self.likelihood)
         validation.check_last_activation(self.decoder, self.likelihood)
         if self.prior is None or self.prior is self._standard_prior:
@@ -246,16 +248,28 @@ class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model)
             return priors.checked(self.prior.distribution(given=condition, encode=self._posterior), self.prior)
         return self.prior.as_float32()
 
-    def decoder_parameters(self, z: Any, training: bool = False, condition: Any = None) -> Any:
-        """The parameters of p(x|z) in float32: `(..., *latent_shape)` to `(..., *parameter shape)`."""
+    def decoder_parameters(self, z: Any, training: bool = False, condition: Any = None, x: Any = None) -> Any:
+        """The parameters of p(x|z) in float32: `(..., *latent_shape)` to `(..., *parameter shape)`.
+
+        Args:
+            z: `(batch, *latent_shape)`, or with an axis of samples before.
+            training: As in Keras.
+            condition: `(batch, ...)` tensor, if the model is conditional.
+            x: `(batch, steps, ...)` data, of which a decoder with an input "previous" is given the steps before each
+                step: the parameters of step t are those of p(x_t | x_1, ..., x_(t-1), z).
+        """
         condition, rank = self._as_condition(condition, self.decoder), len(self.latent_shape)
         if len(z.shape) == 1 + rank:
-            return ops.cast(self._decoder_outputs(z, condition, training), "float32")
+            return ops.cast(self._decoder_outputs(z, condition, training, x), "float32")
         leading, event = ops.shape(z)[:-rank], ops.shape(z)[-rank:]
-        if condition is not None:  # `(batch, ...)`, the same for each sample
-            condition = ops.broadcast_to(condition, (leading[0], *ops.shape(condition)))
-            condition = ops.reshape(condition, (-1, *ops.shape(condition)[2:]))
-        parameters = self._decoder_outputs(ops.reshape(z, (-1, *event)), condition, training)
+
+        def for_each_sample(tensor):
+            tensor = ops.broadcast_to(tensor, (leading[0], *ops.shape(tensor)))
+            return ops.reshape(tensor, (-1, *ops.shape(tensor)[2:]))
+
+        condition = None if condition is None else for_each_sample(condition)
+        x = for_each_sample(x) if self.is_autoregressive and x is not None else None
+        parameters = self._decoder_outputs(ops.reshape(z, (-1, *event)), condition, training, x)
         return ops.reshape(ops.cast(parameters, "float32"), (*leading, *ops.shape(parameters)[1:]))
 
     def noise(self, batch: Any) -> Any:
@@ -316,7 +330,7 @@ class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model)
         A missing value has 0. Arguments as in `elbo_terms`.
         """
         z, _ = self._posterior(x, False, condition).draw(noise)
-        parameters, observed = self.decoder_parameters(z, condition=condition), self._observed(x)
+        parameters, observed = self.decoder_parameters(z, condition=condition, x=x), self._observed(x)
         return ops.mean(self.likelihood.log_prob_terms(x, parameters, observed), axis=0)
 
     def log_weights(self, x: Any, noise: Any, condition: Any = None) -> Any:
@@ -337,18 +351,21 @@ class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model)
     def _weighted(self, x, noise, condition=None):
         """z, the parameters of p(x|z) and the log weight of each, as in `log_weights`."""
         z, log_posterior = self._posterior(x, False, condition).draw(noise)
-        parameters = self.decoder_parameters(z, condition=condition)
+        parameters = self.decoder_parameters(z, condition=condition, x=x)
         log_prior = self.prior_distribution(condition).log_prob(z)
         return z, parameters, self._log_likelihood(x, parameters) + log_prior - log_posterior
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """The mean of p(x|z) at the posterior's location: the reconstruction, deterministic."""
+        """The mean of p(x|z) at the posterior's location: the reconstruction, deterministic.
+
+        Of a decoder that follows the steps before, each step's mean given those of x: the prediction of the next step.
+        """
         self._version.traces += 1
         batch = Batch.read((x,), self._fields)
         return self._by_name(self._predicted(batch.x, batch.given, training))
 
     def _predicted(self, x, condition=None, training=False):
-        mean = self._decode_mean(self._posterior(x, training, condition).location, condition, training)
+        mean = self._decode_mean(self._posterior(x, training, condition).location, condition, training, x)
         validation.check_sizes(mean.shape[1:], x.shape[1:])
         return mean
 
@@ -378,7 +395,7 @@ class VAE(Trainer, Inference, Imputation, ModelInputs, Parts, SavesSeeds, Model)
         latents = objectives.LatentBatch(
             z=z,
             noise=noise,
-            decode=lambda z: self.decoder_parameters(z, training, batch.given),
+            decode=lambda z: self.decoder_parameters(z, training, batch.given, target),
             log_prob_of=log_prob_of,
             posterior=posterior,
             prior=self.prior_distribution(batch.given) if prior is None else prior,

@@ -217,6 +217,92 @@ def conv_spatial(
     return encoder, _decoder({"z": z}, parameters)
 
 
+def recurrent(
+    data_shape: Sequence[int],
+    latent_dim: int | Sequence[int],
+    hidden: Sequence[int] = (128,),
+    likelihood: str | likelihoods.Likelihood = "bce",
+    data_mean: Any = None,
+    condition: int | Sequence[int] | Mapping[str, Any] | None = None,
+    posterior: str | posteriors.Posterior = "normal",
+    show_missing: bool = False,
+    autoregressive: bool = False,
+) -> tuple[keras.Model, keras.Model]:
+    """GRUs for sequences: an encoder that reads from the end to the start, and a decoder that goes from start to end.
+
+    Shorter sequences end in NaN (`keras_vae.sequences.pad`), in a model with `allow_missing=True`; the encoder reads
+    the padding first, and forgets it.
+
+    Args:
+        data_shape: `(steps, channels)`, or `(steps,)` for codes, with `Categorical(num_classes=...)`.
+        latent_dim: Number of latent dimensions, or the shape of z.
+        hidden: Numbers of units of the encoder's GRUs, one upon the other; the decoder has them in reverse.
+        likelihood: As in `mlp`.
+        data_mean: As in `mlp`; the start is the mean of each channel.
+        condition: As in `mlp`; the encoder receives it after its GRUs.
+        posterior: As in `mlp`.
+        show_missing: As in `mlp`; what is observed is more channels of the encoder.
+        autoregressive: Whether the decoder is told the step before each step, its input "previous": p(x_t|z) is then
+            p(x_t | x_1, ..., x_(t-1), z), and `sample` goes step by step. Such a decoder may need z so little that the
+            posterior collapses: `ELBO(free_bits=...)`.
+
+    Returns:
+        The pair `(encoder, decoder)` of `keras.Model`s.
+
+    Example:
+
+    >>> words = Categorical(num_classes=1000)
+    >>> encoder, decoder = networks.recurrent((20,), 16, likelihood=words, autoregressive=True)
+    >>> vae = VAE(encoder, decoder, words, allow_missing=True)  # of texts of up to 20 words
+
+    Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, arXiv:1511.06349, section 2.
+    """
+    data_shape, latent_shape, likelihood = (
+        _checked_shape(data_shape),
+        _latent_shape(latent_dim),
+        likelihoods.get(likelihood),
+    )
+    hidden, given = _positive_integers("hidden", hidden), _named_conditions(condition)
+    output_shape = validation.parameter_shape(data_shape, likelihood)
+    if len(output_shape) < 2 or output_shape[0] != data_shape[0]:
+        raise ValueError(
+            f"recurrent needs data of shape (steps, channels), or (steps,) of codes; got {data_shape} for "
+            f"{likelihood!r}. Add the axis of channels with x[..., None]."
+        )
+    if data_mean is not None:
+        data_mean = np.mean(np.broadcast_to(data_mean, data_shape), axis=0)
+
+    def features(x):
+        return _steps(_encoder_features(x, likelihood, data_mean))
+
+    x = keras.Input(data_shape, name="x")
+    inputs, h = {"x": x}, features(x)
+    if show_missing:
+        inputs["observed"] = keras.Input(data_shape, name="observed")
+        h = layers.Concatenate()([h, _steps(inputs["observed"])])
+    for i, units in enumerate(hidden):
+        h = layers.GRU(units, go_backwards=i == 0, return_sequences=i < len(hidden) - 1)(h)
+    encoder = _encoder(inputs, _with_conditions(h, inputs, given), posterior, latent_shape)
+
+    inputs, h = _of_latents(latent_shape, given, (), None)
+    h = layers.RepeatVector(data_shape[0])(h)
+    if autoregressive:
+        inputs["previous"] = keras.Input(data_shape, name="previous")
+        h = layers.Concatenate()([h, features(inputs["previous"])])
+    for units in reversed(hidden):
+        h = layers.GRU(units, return_sequences=True)(h)
+    bias = "zeros" if len(data_shape) == 1 else _output_bias(data_mean, data_shape[1:], likelihood)
+    parameters = layers.Dense(math.prod(output_shape[1:]), bias_initializer=bias, name="x_parameters")(h)
+    if parameters.shape[1:] != output_shape:
+        parameters = layers.Reshape(output_shape)(parameters)
+    return encoder, _decoder(inputs, parameters)
+
+
+def _steps(h):
+    """Features of each step as one axis."""
+    return h if len(h.shape) == 3 else layers.Reshape((h.shape[1], math.prod(h.shape[2:])))(h)
+
+
 _LAST = {"data_format": "channels_last"}
 
 

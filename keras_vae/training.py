@@ -58,7 +58,9 @@ class Trainer(ManySteps, Steps):
         self._trackers.update(terms, weight)
         if self._has_compiled_metrics:
             # In inference mode, as `predict` runs it; batch normalisation must not see a second batch.
-            reconstruction = ops.stop_gradient(self._decode_mean(ops.stop_gradient(posterior.location), batch.given))
+            reconstruction = ops.stop_gradient(
+                self._decode_mean(ops.stop_gradient(posterior.location), batch.given, x=target)
+            )
             if self.allow_missing:  # a metric knows no missing values: it sees them reconstructed exactly
                 target = ops.where(ops.isnan(target), reconstruction, target)
             by_name = self._by_name
@@ -293,7 +295,8 @@ class Trainer(ManySteps, Steps):
             name, target = "y", y
             likelihoods.check_finite(x, "x", self.allow_missing)
         validation.check_data(target, self.data_shape, name)
-        self.likelihood.validate(target, name, self.allow_missing)
+        self._validate(target, name)
+        self._check_causal(target, condition)
         words = self.likelihood.caveat(target) or self.likelihood.advice(target, name)
         if words and not self._trackers.has_warned:
             warnings.warn(words, stacklevel=2)

@@ -29,7 +29,7 @@ def pieces(vae: VAE, x: Any, max_bytes: int, draws: int) -> Iterator[tuple[list[
     for piece in vae._pieces(x, 256):
         if len(piece[0]) == 0:
             raise ValueError("log p(x) is estimated for each example, and x has none.")
-        vae.likelihood.validate(piece[0], missing=vae.allow_missing)
+        vae._validate(piece[0])
         caveat = vae.likelihood.caveat(piece[0])
         if caveat:
             raise ValueError(f"log p(x) is not defined here. {caveat}")

@@ -1,0 +1,119 @@
+"""Decoders that follow the steps before: p(x|z) = prod_t p(x_t | x_1, ..., x_(t-1), z).
+
+The decoder has an input "previous", shaped like x: at step t it holds x_(t-1), and at the first step, which follows
+nothing, what stands for a missing value. In training all steps are decoded at once from the data (teacher forcing),
+and the bound is one of log p(x) as ever. Without data, x is made step by step. The steps are the first axis of an
+example: a word of a text, the values of a series at one time, the rows of an image.
+
+A sequence that is shorter than the others ends in NaN, and what does not exist is summed out.
+
+Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, arXiv:1511.06349.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_vae import validation
+from keras_vae._network_inputs import takes_previous
+
+
+class Autoregressive:
+    """Mixed into `VAE`, which has the decoder and the likelihood."""
+
+    @property
+    def is_autoregressive(self) -> bool:
+        """Whether the decoder follows the steps before: whether it has an input "previous" beside z."""
+        return not self.likelihood.part_names and takes_previous(self.decoder)
+
+    def _previous(self, x):
+        """The input "previous" for data: x one step later, and before it nothing; None if the decoder takes none."""
+        if not self.is_autoregressive:
+            return None
+        if x is None:
+            raise ValueError(
+                'This decoder has an input "previous", the steps before each step: pass decoder_parameters(z, x=x). '
+                "decode() and sample() make them step by step."
+            )
+        x = ops.cast(x, "float32")
+        nothing = ops.full_like(x[:, :1], float("nan"))
+        return self.likelihood.fill_missing(ops.concatenate([nothing, x[:, :-1]], axis=1))
+
+    def _step_by_step(
+        self, z: np.ndarray, *condition: np.ndarray, value: Callable[[Any], Any], batch_size: int, x: Any = None
+    ) -> np.ndarray:
+        """Data `(n, steps, ...)` for z, each step from those before it.
+
+        Args:
+            z: `(n, *latent_shape)`.
+            *condition: `(n, ...)`, if there is one.
+            value: What a step is, of the parameters of p(x_t|...), `(n, 1, ...)`: their mean, or a draw.
+            batch_size: Number of examples that are decoded at a time.
+            x: `(n, steps, ...)` data whose NaN are to be filled in; None: all are.
+        """
+        x = np.full((len(z), *self.data_shape), np.nan, "float32") if x is None else x.astype("float32")
+        for step in range(self.data_shape[0]):
+            missing = np.isnan(x[:, step])
+            if missing.any():
+                at = np.full(len(z), step, "int32")
+                parameters = self._batched(self._parameters_at, z, x, at, *condition, batch_size=batch_size)
+                x[:, step] = np.where(missing, validation.to_numpy(value(parameters))[:, 0], x[:, step])
+        return x
+
+    def _parameters_at(self, z, x, step, condition=None):
+        """The parameters of p(x_t|...) at one step of each example: `(n, 1, ...)`."""
+        parameters = self.decoder_parameters(z, condition=condition, x=x)
+        return ops.take_along_axis(parameters, ops.reshape(step, (-1, *[1] * (len(parameters.shape) - 1))), axis=1)
+
+    def _validate(self, x: np.ndarray, name: str = "x") -> None:
+        """Raises a ValueError if data are none of the likelihood's, or lack steps that later ones follow."""
+        self.likelihood.validate(x, name, missing=self.allow_missing)
+        if not (self.allow_missing and self.is_autoregressive):
+            return
+        missing = np.isnan(x).reshape(*x.shape[:2], -1)
+        later = np.flip(np.logical_or.accumulate(np.flip(~missing.all(axis=2), axis=1), axis=1), axis=1)[:, 1:]
+        holes = missing.any(axis=2)[:, :-1] & later
+        if holes.any():
+            example, step = validation.first_index(holes)
+            raise ValueError(
+                f"{name} lacks values at step {step} of example {example} of the batch, and has later ones: the steps "
+                "after a hole cannot be decoded from it, and only the end of a sequence may be missing. Fill such "
+                'holes in, or use a decoder without the input "previous".'
+            )
+
+    def _check_causal(self, x: np.ndarray, condition: np.ndarray | None = None) -> None:
+        """Raises a ValueError if the decoder's parameters depend on steps that they are to predict."""
+        if not self.is_autoregressive or len(x) == 0 or self.data_shape[0] < 2:
+            return
+        later = np.unique(np.linspace(1, self.data_shape[0] - 1, 8).astype(int))  # what is changed, in a copy for each
+        copies = np.repeat(np.nan_to_num(x[:1].astype("float32")), len(later) + 1, axis=0)
+        copies[np.arange(len(later)) + 1, later - 1] = np.where(copies[0, later - 1] == 0.0, 1.0, 0.0)
+        z = ops.zeros((len(copies), *self.latent_shape), self.compute_dtype)
+        condition = None if condition is None else np.repeat(condition[:1], len(copies), axis=0)
+        found = validation.to_numpy(self.decoder_parameters(z, condition=condition, x=copies))
+        for row, step in enumerate(later, 1):
+            if not np.allclose(found[row, :step], found[0, :step], rtol=1e-3, atol=1e-4, equal_nan=True):
+                raise ValueError(
+                    f"The decoder's parameters before step {step} change with previous[:, {step}], which holds x at "
+                    f"step {step - 1}: the decoder reads what it is to predict, and its bound is of nothing. Use "
+                    "layers that look back only: an LSTM or GRU in one direction, Conv1D(padding='causal'), "
+                    "MultiHeadAttention with use_causal_mask=True."
+                )
+
+
+def check_steps(decoder: Any, data_shape: tuple[Any, ...], likelihood: Any) -> None:
+    """Raises a ValueError if data have no steps that an input "previous" could follow."""
+    if likelihood.part_names or not takes_previous(decoder):
+        return
+    parameters = validation.parameter_shape(data_shape, likelihood)
+    if not data_shape or data_shape[0] is None or len(parameters) < 2 or parameters[0] != data_shape[0]:
+        raise ValueError(
+            'A decoder with an input "previous" needs data (steps, ...) of a known number of steps, before the axis of '
+            f"channels; one example has shape {data_shape}. Add the axis with x[..., None], and pad shorter sequences "
+            "with NaN, keras_vae.sequences.pad(x), in a model with allow_missing=True."
+        )
+    (declared,) = (tuple(tensor.shape[1:]) for tensor in decoder.inputs if tensor.name == "previous")
+    if not validation.shape_matches(data_shape, declared):
+        raise ValueError(f'The decoder\'s input "previous" has shape {declared}, and one example has {data_shape}.')

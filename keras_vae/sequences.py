@@ -1,0 +1,69 @@
+"""Sequences of different lengths as one array, in which NaN stands after the end of each.
+
+A model with `allow_missing=True` sums out what is missing, so that no lengths travel beside the data.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from keras_vae import validation
+
+
+def pad(sequences: Iterable[Any], steps: int | None = None) -> np.ndarray:
+    """Sequences as one array, with NaN after the end of each.
+
+    Args:
+        sequences: Arrays or lists `(length, ...)`, alike but in their lengths.
+        steps: Number of steps of the result; None: as many as the longest has.
+
+    Returns:
+        `(n, steps, ...)` float32.
+
+    Raises:
+        ValueError: If a sequence is longer than `steps`, empty, holds NaN, or its shape is not that of the others.
+
+    Example:
+
+    >>> pad([[1, 2, 3], [4]])
+    array([[ 1.,  2.,  3.],
+           [ 4., nan, nan]], dtype=float32)
+    """
+    arrays = [np.asarray(sequence, "float32") for sequence in sequences]
+    if not arrays:
+        raise ValueError("There are no sequences to pad.")
+    longest = max(len(array) if array.ndim else 0 for array in arrays)
+    steps = longest if steps is None else validation.whole_number("steps", steps)
+    for place, array in enumerate(arrays):
+        if array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:]:
+            raise ValueError(
+                f"Sequence {place} has shape {array.shape}, and sequence 0 {arrays[0].shape}: only the lengths, the "
+                "first axis, may differ."
+            )
+        if not 0 < len(array) <= steps:
+            raise ValueError(f"Sequence {place} has {len(array)} steps; it must have from 1 to {steps}: cut it first.")
+        if np.isnan(array).any():
+            raise ValueError(f"Sequence {place} holds NaN, which means here that a sequence has ended.")
+    padded = np.full((len(arrays), steps, *arrays[0].shape[1:]), np.nan, "float32")
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return padded
+
+
+def unpad(x: Any, end: float | None = None) -> list[np.ndarray]:
+    """The sequences of a padded array, each without what is after its end.
+
+    Args:
+        x: `(n, steps, ...)`, as `pad` gives it, or as a model samples it.
+        end: Code that ends a sequence, `(n, steps)`, and is left out; None: only NaN does.
+
+    Returns:
+        A list of arrays `(length, ...)`.
+    """
+    x = validation.to_numpy(x)
+    has_ended = np.isnan(x).reshape(*x.shape[:2], -1).all(axis=2)
+    if end is not None:
+        has_ended |= (x == end).reshape(*x.shape[:2], -1).all(axis=2)
+    lengths = np.where(has_ended.any(axis=1), np.argmax(has_ended, axis=1), x.shape[1])
+    return [row[:length] for row, length in zip(x, lengths, strict=True)]
