@@ -73,8 +73,9 @@ class Autoregressive:
         if not (self.allow_missing and self.is_autoregressive):
             return
         missing = np.isnan(x).reshape(*x.shape[:2], -1)
-        later = np.flip(np.logical_or.accumulate(np.flip(~missing.all(axis=2), axis=1), axis=1), axis=1)[:, 1:]
-        holes = missing.any(axis=2)[:, :-1] & later
+        exists = ~missing.all(axis=2)
+        goes_on = np.cumsum(exists[:, ::-1], axis=1)[:, ::-1] > exists  # whether a later step exists
+        holes = missing.any(axis=2) & goes_on
         if holes.any():
             example, step = validation.first_index(holes)
             raise ValueError(

@@ -161,8 +161,11 @@ def _from_vae(vae):
         z = distribution.from_noise(draws)[0]
         return {"z": z, **({"codes": ops.cast(family.codes(z), "int32")} if codes else {})}
 
-    def decoder(z, *condition):
-        return _decoder_outputs(vae.likelihood, vae.decoder_parameters(z, False, *condition))
+    def decoder(z, *others):
+        so_far, condition = (others[0], others[1:]) if steps else (None, others)
+        return _decoder_outputs(
+            vae.likelihood, vae.decoder_parameters(z, False, next(iter(condition), None), so_far)
+        )
 
     def elbo(x, *others):
         *condition, epsilon = others
@@ -177,20 +180,33 @@ def _from_vae(vae):
         return {"z": (constant or vae.prior_distribution(*condition)).from_noise(noise)}
 
     given = (x, *(condition if vae._takes_condition(vae.encoder) else ()))
-    taken = (latents, *(condition if vae._takes_condition(vae.decoder) else ()))
+    # A decoder that follows the steps before takes x as far as it is known, and NaN after that.
+    steps = (dataclasses.replace(x, dtype="float32"),) if vae.is_autoregressive else ()
+    taken = (latents, *steps, *(condition if vae._takes_condition(vae.decoder) else ()))
     scored, terms = (x, *condition, epsilon), _per_example("reconstruction", "kl")
     # A bound that a class of the user's own has changed is exported as it is, and says nothing besides.
     has_details = vae.likelihood.is_factorised and type(vae).elbo_terms is VAE.elbo_terms
-    weighted = {"x_mean": "log_weight"} if missing and has_details else {}
+    is_weighted = bool(missing) and has_details
+    weighted = {"x_mean": "log_weight"} if is_weighted and not steps else {}
     if has_details:
         terms += _like(x_mean, LOG_PROB)
-    if weighted:
+    if is_weighted:
         of_each = (BATCH, NUM_SAMPLES)
-        terms += (x_mean, Tensor("z", "float32", (*of_each, *z_shape)), Tensor("log_weight", "float32", of_each))
+        means = () if steps else (x_mean,)
+        terms += (*means, Tensor("z", "float32", (*of_each, *z_shape)), Tensor("log_weight", "float32", of_each))
     encoded = () if is_normal else tuple(tensor.name for tensor in outputs)
     graphs = [
         GraphFunction("encoder", encoder, given, outputs, vae, ranges, missing=missing, gives=encoded),
-        GraphFunction("decoder", decoder, taken, _decoder_signature(vae.likelihood, x_mean), vae, labels, latents="z"),
+        GraphFunction(
+            "decoder",
+            decoder,
+            taken,
+            _decoder_signature(vae.likelihood, x_mean),
+            vae,
+            ranges if steps else labels,
+            latents="z",
+            missing="x" if steps else None,
+        ),
         GraphFunction("elbo", elbo, scored, terms, vae, ranges, None, missing, counts, exponentials=weighted),
     ]
     if not is_normal:
@@ -232,7 +248,8 @@ class _Bound:
         self.details[LOG_PROB] = ops.mean(log_prob, axis=0)
         if self._vae.allow_missing:
             log_weight = log_likelihood + batch.prior.log_prob(batch.z) - batch.log_q()
-            self.details["x_mean"] = likelihood.mixture_mean(parameters, ops.softmax(log_weight, axis=0))
+            if not self._vae.is_autoregressive:  # whose mean is known by draws only
+                self.details["x_mean"] = likelihood.mixture_mean(parameters, ops.softmax(log_weight, axis=0))
             self.details["z"] = ops.swapaxes(batch.z, 0, 1)
             self.details["log_weight"] = ops.transpose(log_weight)
         reconstruction, kl = -ops.mean(log_likelihood, axis=0), batch.kl()
