@@ -84,16 +84,17 @@ class Autoregressive:
                 'holes in, or use a decoder without the input "previous".'
             )
 
-    def _check_causal(self, x: np.ndarray, condition: np.ndarray | None = None) -> None:
+    def _check_causal(self) -> None:
         """Raises a ValueError if the decoder's parameters depend on steps that they are to predict."""
-        if not self.is_autoregressive or len(x) == 0 or self.data_shape[0] < 2:
+        steps = self.data_shape[0] if self.is_autoregressive else 1
+        if steps == 1:
             return
-        later = np.unique(np.linspace(1, self.data_shape[0] - 1, 8).astype(int))  # what is changed, in a copy for each
-        copies = np.repeat(np.nan_to_num(x[:1].astype("float32")), len(later) + 1, axis=0)
-        copies[np.arange(len(later)) + 1, later - 1] = np.where(copies[0, later - 1] == 0.0, 1.0, 0.0)
-        z = ops.zeros((len(copies), *self.latent_shape), self.compute_dtype)
-        condition = None if condition is None else np.repeat(condition[:1], len(copies), axis=0)
-        found = validation.to_numpy(self.decoder_parameters(z, condition=condition, x=copies))
+        later = np.unique(np.linspace(1, steps - 1, 8).astype(int))  # what is changed, in a copy for each
+        x = np.zeros((len(later) + 1, *self.data_shape), "float32")
+        x[np.arange(len(later)) + 1, later - 1] = 1.0
+        z = ops.zeros((len(x), *self.latent_shape), self.compute_dtype)
+        condition = None if self.condition_shape is None else np.zeros((len(x), *self.condition_shape), "float32")
+        found = validation.to_numpy(self.decoder_parameters(z, condition=condition, x=x))
         for row, step in enumerate(later, 1):
             if not np.allclose(found[row, :step], found[0, :step], rtol=1e-3, atol=1e-4, equal_nan=True):
                 raise ValueError(

@@ -191,6 +191,7 @@ class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, Sa
         if version != self._version.checked:
             if self.built:
                 self._build_parts(self._known_input_shape() or self._built_input_shape())
+                self._check_causal()
             self._trackers.metrics  # noqa: B018 # makes them: none may be made inside a step
             self._version.accept()
             self._version.checked = version

@@ -296,7 +296,6 @@ class Trainer(ManySteps, Steps):
             likelihoods.check_finite(x, "x", self.allow_missing)
         validation.check_data(target, self.data_shape, name)
         self._validate(target, name)
-        self._check_causal(target, condition)
         words = self.likelihood.caveat(target) or self.likelihood.advice(target, name)
         if words and not self._trackers.has_warned:
             warnings.warn(words, stacklevel=2)

@@ -194,3 +194,9 @@ def test_the_benchmark_of_training(tmp_path):
 
 def test_the_benchmark_of_a_gpu_ends_without_one():
     assert "GPU" in run("benchmarks/gpu.py")
+
+
+def test_words():
+    printed = run("examples/words.py", "--epochs", 1, "--words", 80)
+    assert len(re.findall(rf"test negative ELBO {NUMBER} nats a word", printed)) == 2
+    assert re.search(r"con\.\.\.:( con\w*){8}\n", printed)

@@ -163,9 +163,7 @@ def _from_vae(vae):
 
     def decoder(z, *others):
         so_far, condition = (others[0], others[1:]) if steps else (None, others)
-        return _decoder_outputs(
-            vae.likelihood, vae.decoder_parameters(z, False, next(iter(condition), None), so_far)
-        )
+        return _decoder_outputs(vae.likelihood, vae.decoder_parameters(z, False, next(iter(condition), None), so_far))
 
     def elbo(x, *others):
         *condition, epsilon = others
