@@ -478,6 +478,7 @@ def _describe(model, functions, written, anomaly, engine, policies, folder):
         },
         anomaly=anomaly,
         missing=isinstance(model, VAE) and model.allow_missing,
+        autoregressive=isinstance(model, VAE) and model.is_autoregressive,
         labels=_codes_of_parts(likelihood) | {n: count for graph in functions for n, count in graph.labels.items()},
         latents=None if statistics is None else statistics.get_config(),
         draws=None if likelihood is None else likelihood.drawn_as(),

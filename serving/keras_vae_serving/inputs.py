@@ -46,12 +46,12 @@ class Inputs:
         return tuple(part for tensor in self._of_verb(verb) for part in self._parts_of(tensor))
 
     def _of_verb(self, verb):
-        encoder, decoder = self.graphs["encoder"].inputs, self.graphs["decoder"].inputs
+        encoder = self.graphs["encoder"].inputs
         match verb:
             case "encode":
                 return encoder
             case "decode":
-                return decoder
+                return self._given("decoder")
             case "reconstruct":
                 shared = set(self.names("encoder"))
                 return encoder + tuple(each for each in self.conditioning_inputs() if each.name not in shared)
@@ -70,7 +70,7 @@ class Inputs:
 
     def conditioning_inputs(self) -> tuple[Tensor, ...]:
         """Inputs of the decoder other than the latents."""
-        return tuple(tensor for tensor in self.graphs["decoder"].inputs if tensor.name != self.z)
+        return tuple(tensor for tensor in self._given("decoder") if tensor.name != self.z)
 
     def check(self, graph: str, value: Any) -> dict[str, np.ndarray]:
         """Arrays by name, of the dtypes that a graph takes.
@@ -93,6 +93,8 @@ class Inputs:
         if len({len(array) for array in found.values()}) > 1:  # before anything takes some of their rows
             listed = ", ".join(f"{name}: {len(array)}" for name, array in found.items())
             raise RequestError(f"All inputs must have one batch size; got {listed}.")
+        if graph == "elbo" and self.manifest.autoregressive and self.manifest.missing:
+            _check_ends(found["x"])
         return found
 
     def packed(self, value: Any) -> Any:
@@ -256,11 +258,12 @@ class Inputs:
         return next((tensor for tensor in self._given(graph) if tensor.name == "condition"), None)
 
     def _given(self, graph):
-        """Inputs of a graph, if there is one, other than the noise."""
+        """Inputs of a graph, if there is one, other than the noise and the steps that a decoder has made so far."""
         if graph not in self.graphs:
             return ()
         noise = noise_input(self.graphs[graph])
-        return tuple(tensor for tensor in self.graphs[graph].inputs if tensor is not noise)
+        made = "x" if graph == "decoder" and self.manifest.autoregressive else None
+        return tuple(tensor for tensor in self.graphs[graph].inputs if tensor is not noise and tensor.name != made)
 
     def _checked(self, tensor, value):
         array = np.asarray(value)
@@ -302,6 +305,19 @@ class Inputs:
                 f"{name} must lie in [{limits[0]:g}, {limits[1]:g}], as the model's likelihood says; it ranges from "
                 f"{low:g} to {high:g}.{fix}"
             )
+
+
+def _check_ends(x):
+    """Raises a RequestError if sequences lack steps that later ones follow."""
+    missing = np.isnan(x).reshape(*x.shape[:2], -1)
+    exists = ~missing.all(axis=2)
+    goes_on = np.cumsum(exists[:, ::-1], axis=1)[:, ::-1] > exists  # whether a later step exists
+    holes = np.argwhere(missing.any(axis=2) & goes_on)
+    if len(holes):
+        raise RequestError(
+            f"x lacks values at step {holes[0, 1]} of example {holes[0, 0]}, and has later ones: this model decodes "
+            "each step from those before it, and only the end of a sequence may be missing."
+        )
 
 
 def all_finite(array: np.ndarray) -> bool:

@@ -181,6 +181,8 @@ class Manifest:
         files: sha256 and number of bytes of every file except the manifest itself, by path inside the bundle.
         anomaly: Threshold of the anomaly score, or None.
         missing: Whether a NaN in x stands for a missing number, which the graphs leave out.
+        autoregressive: Whether the decoder follows the steps before: it takes x as far as it is known, with NaN after
+            that, and its outputs at step t are of p(x_t | x_1, ..., x_(t-1), z).
         labels: Number of labels, which count from 0, of each input that holds labels, by name.
         latents: `{"mean": [...], "std": [...]}` of the codes of all data, which broadcast with z, or None.
         draws: How x is drawn from p(x|z), see `draws.py`; None where that is not known.
@@ -204,6 +206,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     anomaly: AnomalyThreshold | None = None
     missing: bool = False
+    autoregressive: bool = False
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
     latents: dict[str, Any] | None = None
     draws: dict[str, Any] | None = None
@@ -305,8 +308,11 @@ class Manifest:
             sizes = [math.prod(shape) for shape in self.parts["x"].values()]
             if set(self.parts) != {"x", "condition"} or (sum(sizes),) != self.data_shape:
                 raise ValueError(f"its parts are not those of x, of shape {self.data_shape}: {self.parts!r}")
-        if not isinstance(self.missing, bool):
-            raise ValueError(f"missing must be true or false; got {self.missing!r}")
+        for name in ("missing", "autoregressive"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false; got {getattr(self, name)!r}")
+        if self.autoregressive and "x" not in {tensor.name for tensor in self.graphs["decoder"].inputs}:
+            raise ValueError("its decoder has no input x for the steps so far")
         if not all(type(count) is int and count > 0 for count in self.labels.values()):
             raise ValueError(f"labels must be whole numbers by the names of inputs; got {self.labels!r}")
         names = tuple(self.posterior.outputs)

@@ -124,19 +124,48 @@ class Verbs:
             mean, std = self._statistics()
             inputs[self.inputs.z] = inputs[self.inputs.z] * std + mean
         if not draw:
+            if self.inputs.manifest.autoregressive:
+                return (yield from self._step_by_step(inputs))
             return (yield GraphRun("decoder", inputs))
-        parameters = yield from self._draw_parameters(inputs)
         # Another noise than that of z, which may have been drawn from the same seed.
         (rng,) = np.random.default_rng(seed).spawn(1)
-        return {"x_drawn": draws.draw(self.require_draws(), parameters, rng)}
+        return {"x_drawn": (yield from self._drawn(inputs, rng))}
 
-    def _draw_parameters(self, inputs):
-        """What x is drawn of, from the inputs of the decoder."""
-        names = self.moments
-        if draws.needs_parameters(self.require_draws()):
-            names = ("x_parameters",)
-        outputs = yield GraphRun("decoder", inputs, outputs=names)
-        return np.concatenate([outputs[name] for name in names], axis=-1)
+    def _drawn(self, inputs, rng, x=None):
+        """Draws from p(x|z), from the inputs of the decoder; `x` as in `_step_by_step`."""
+        if self.inputs.manifest.autoregressive:
+            return (yield from self._step_by_step(inputs, rng, x))["x_mean"]
+        outputs = yield GraphRun("decoder", inputs, outputs=self._drawn_of)
+        return draws.draw(self.require_draws(), self._parameters(outputs), rng)
+
+    def _step_by_step(self, inputs, rng=None, x=None):
+        """What `decode` gives, of a decoder that follows the steps before, as `keras_vae`'s `VAE` does.
+
+        Each step is the mean or, with a generator, a draw, given the steps before it. `x` are steps that are known,
+        with NaN where they are not.
+        """
+        n, shape = len(inputs[self.inputs.z]), self.inputs.manifest.data_shape
+        x = np.full((n, *shape), np.nan, "float32") if x is None else x.copy()
+        outputs, wanted = {}, None if rng is None else self._drawn_of
+        for step in range(int(shape[0])):
+            missing = np.isnan(x[:, step])
+            if not missing.any():
+                continue
+            outputs = yield GraphRun("decoder", {**inputs, "x": x.copy()}, outputs=wanted)
+            if rng is None:
+                made = outputs["x_mean"][:, step]
+            else:
+                made = draws.draw(self.require_draws(), self._parameters(outputs)[:, step : step + 1], rng)[:, 0]
+            x[:, step] = np.where(missing, made, x[:, step])
+        return {**outputs, "x_mean": x}
+
+    @property
+    def _drawn_of(self):
+        """Names of the decoder's outputs that x is drawn of."""
+        return ("x_parameters",) if draws.needs_parameters(self.require_draws()) else self.moments
+
+    def _parameters(self, outputs):
+        return np.concatenate([outputs[name] for name in self._drawn_of], axis=-1)
 
     def standardize(self, arrays: Arrays) -> Arrays:
         """The arrays, with z, or the mean and log variance of a normal, in standard deviations from the mean."""
@@ -250,6 +279,11 @@ class Verbs:
         if draws is not None:
             draws = whole_number("draws", draws)
             self.require_draws()
+        elif self.inputs.manifest.autoregressive:
+            raise RequestError(
+                "The mean of steps that follow each other is known by draws only: ask for draws, 100 for instance, and "
+                "average them."
+            )
         rng, inputs = np.random.default_rng(seed), self.inputs.check("elbo", x)
         drawer, chooser = rng.spawn(2)
         given = np.asarray(x["x"] if isinstance(x, dict) else x)
@@ -282,8 +316,8 @@ class Verbs:
         beside = {
             tensor.name: np.repeat(inputs[tensor.name], count, axis=0) for tensor in self.inputs.conditioning_inputs()
         }
-        parameters = yield from self._draw_parameters({self.inputs.z: z, **beside})
-        return draws.draw(self.require_draws(), parameters.reshape(n, count, *parameters.shape[1:]), drawer)
+        drawn = yield from self._drawn({self.inputs.z: z, **beside}, drawer, np.repeat(inputs["x"], count, axis=0))
+        return drawn.reshape(n, count, *drawn.shape[1:])
 
     def draw(self, n: int, seed: Seed = None, condition: Any = None, latent_shape: Any = None) -> Steps:
         """z, `(n, *latent_shape)`, from the prior."""
