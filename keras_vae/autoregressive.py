@@ -72,7 +72,7 @@ class Autoregressive:
         self.likelihood.validate(x, name, missing=self.allow_missing)
         if not (self.allow_missing and self.is_autoregressive):
             return
-        missing = np.isnan(x).reshape(*x.shape[:2], -1)
+        missing: Any = np.isnan(x).reshape(*x.shape[:2], -1)
         exists = ~missing.all(axis=2)
         goes_on = np.cumsum(exists[:, ::-1], axis=1)[:, ::-1] > exists  # whether a later step exists
         holes = missing.any(axis=2) & goes_on

@@ -144,10 +144,10 @@ class Verbs:
         Each step is the mean or, with a generator, a draw, given the steps before it. `x` are steps that are known,
         with NaN where they are not.
         """
-        n, shape = len(inputs[self.inputs.z]), self.inputs.manifest.data_shape
+        n, shape = len(inputs[self.inputs.z]), tuple(map(int, self.inputs.manifest.data_shape))
         x = np.full((n, *shape), np.nan, "float32") if x is None else x.copy()
         outputs, wanted = {}, None if rng is None else self._drawn_of
-        for step in range(int(shape[0])):
+        for step in range(shape[0]):
             missing = np.isnan(x[:, step])
             if not missing.any():
                 continue
