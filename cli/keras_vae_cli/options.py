@@ -244,6 +244,16 @@ def _export(parser):
     add("--simplify", action="store_true", help="run onnxslim over the graphs")
 
 
+def _card(parser):
+    _add_shared(parser, "--binarize", "--overwrite")
+    add = parser.add_argument
+    add("bundle", help="the folder of an exported bundle")
+    words = "as for train: measure these, held-out ones where there is a test set (default: what is known of the data "
+    add("--data", help=f"{words}given at export)")
+    add("--name", help="name of the model (default: that of the folder)")
+    add("--output", help="file to write (default: README.md in the bundle)")
+
+
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "quickstart": (_quickstart, "Trains on the embedded digits with settings known to work."),
     "train": (_train, "Trains on any data."),
@@ -252,4 +262,5 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "impute": (_impute, "Writes a table or an array with its missing values filled in."),
     "score": (_score, "Writes how unlike the training data each row is, and which of its columns say so."),
     "export": (_export, "Writes a trained model as a bundle of ONNX files that were compared with it, or checks one."),
+    "card": (_card, "Writes a model card of a bundle, with measured nats."),
 }

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import runpy
 import shutil
 import sys
@@ -57,6 +58,27 @@ def test_export_and_check(trained, tmp_path, capsys):
     assert f"{tmp_path}/b is whole and runs on cpu. Largest difference" in capsys.readouterr().out
     assert run("export", "--check", tmp_path / "b", "--tolerance", "1e-30") == 1
     assert "where they may differ by 1e-30" in capsys.readouterr().err
+
+
+def test_a_card_has_the_numbers_of_the_model(trained, tmp_path, capsys):
+    bundle = tmp_path / "my_model"
+    shutil.copytree(trained / "bundle", bundle)
+    assert run("card", bundle) == 0
+    text = (bundle / "README.md").read_text()
+    scores = Manifest.load(bundle).reference["scores"]
+    assert f"median {np.median(scores):.3f}" in text
+    assert text.startswith("---\nlibrary_name: keras\n")
+    assert "# my_model" in text
+    assert run("card", bundle) == 1
+    assert "README.md exists: name another file with --output" in capsys.readouterr().err
+    assert run("card", bundle, "--data", "digits", "--binarize", "threshold", "--overwrite") == 0
+    text = (bundle / "README.md").read_text()
+    assert run("evaluate", trained, "--json") == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for words, name in (("negative ELBO", "negative_elbo"), ("reconstruction", "reconstruction"), ("KL", "kl")):
+        (nats,) = re.findall(rf"\| {words}, nats \| ([\d.]+) ± [\d.]+ \(standard error\) \|", text)
+        assert float(nats) == pytest.approx(found[name], abs=2e-3)
+    assert f"| bits per dimension | {found['bits_per_dim']:.4f} |" in text
 
 
 def test_a_threshold_is_fitted_on_the_held_out_data(trained, tmp_path, capsys):

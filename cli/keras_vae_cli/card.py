@@ -1,0 +1,161 @@
+"""`keras-vae card`: what a bundle is and how good it is, in Markdown, with numbers that its own files gave.
+
+The front matter and the place, README.md in the folder, are those of the Hugging Face hub. What no file can say, such
+as what the model is for, is left to its author, and said to be.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from keras_vae import _files, datasets, tables
+from keras_vae_serving import Manifest, Pipeline
+
+NUM_SAMPLES = 16  # of z, by which each score is averaged
+
+
+def run(given: argparse.Namespace) -> None:
+    """Writes the card of a bundle."""
+    bundle = pathlib.Path(given.bundle)
+    pipeline = Pipeline.load(bundle, providers="cpu")
+    measured = _measured(pipeline, given) if given.data else _at_export(pipeline.manifest)
+    name = given.name or bundle.resolve().name
+    output = bundle / "README.md" if given.output is None else pathlib.Path(given.output)
+    if output.exists() and not given.overwrite:
+        raise ValueError(f"{output} exists: name another file with --output, or replace it with --overwrite.")
+    with _files.atomic_file(output) as temporary:
+        temporary.write_text(card(name, pipeline.manifest, measured), encoding="utf-8")
+    print(f"Wrote {output}.")
+
+
+def card(name: str, manifest: Manifest, measured: list[tuple[str, str]]) -> str:
+    """The text of a card."""
+    versions = manifest.export["versions"]
+    front = "---\nlibrary_name: keras\ntags:\n- variational-autoencoder\n- keras-vae\n- onnx\n---\n"
+    sections = {
+        "What it is": [
+            ("data x", f"shape {_shape(manifest.data_shape)}, {_range(manifest)}"),
+            ("p(x given z)", _part(manifest.likelihood)),
+            ("z", f"shape {_shape(manifest.latent_shape)}"),
+            ("q(z given x)", _part({"name": manifest.posterior.name, "config": manifest.posterior.config})),
+            ("p(z)", _part(manifest.prior and {**manifest.prior, "config": _short(manifest.prior["config"])})),
+            *_columns(manifest),
+            ("missing values", "NaN in x, which is summed out" if manifest.missing else "none are taken"),
+        ],
+        "How good it is": measured,
+        "Where it comes from": [
+            ("exported from", f"keras-vae {versions.get('keras-vae')}, Keras on {manifest.export['backend']}"),
+            ("versions at export", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ],
+    }
+    files = [
+        (graph.file, f"{graph.precision}, {manifest.files[graph.file]['bytes']:,} bytes, {_parity(graph)}")
+        for graph in manifest.graphs.values()
+    ]
+    tables_of = [f"## {title}\n\n{_table(rows)}" for title, rows in sections.items()]
+    return "\n\n".join(
+        [
+            f"{front}\n# {name}",
+            "A variational autoencoder as ONNX files, which onnxruntime runs without Keras. Losses are in nats per "
+            "example: the negative ELBO is an upper bound of -log p(x), and a score for anomalies.",
+            *tables_of,
+            "## Files\n\nEach was run by onnxruntime and compared with the model when it was written.\n\n"
+            + _table(files),
+            '## Use\n\n```python\nfrom keras_vae_serving import Pipeline  # pip install "keras-vae[serving]"\n\n'
+            f'pipeline = Pipeline.load("{name}")\nx = pipeline.sample(16, seed=0)\nnats = pipeline.score(x)\n```',
+            "## To be said by its author\n\nWhat it is for and what not; whose data it was trained on, and with what "
+            "right; what it gets wrong. No file of a bundle knows this.\n",
+        ]
+    )
+
+
+def _measured(pipeline, given):
+    """Terms of the bound on data, by the bundle's own files."""
+    manifest = pipeline.manifest
+    table = None if manifest.table is None else tables.Table.from_config(manifest.table)
+    is_file = pathlib.Path(given.data).expanduser().exists()
+    data = datasets.load(given.data, given.binarize, kinds=table, **({"test_fraction": 0} if is_file else {}))
+    x = data.train if is_file else data.test
+    x = x[..., None] if (*x.shape[1:], 1) == manifest.data_shape else x
+    found = pipeline.run(pipeline.verbs.score(x, NUM_SAMPLES, 0))
+    terms = {name: found[name].astype("float64") for name in ("negative_elbo", "reconstruction", "kl")}
+    rows = [("data", f"{given.data}, {len(x):,} examples, z drawn {NUM_SAMPLES} times for each")]
+    for name, nats in terms.items():
+        error = nats.std(ddof=1) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
+        rows.append(
+            (
+                f"{name.replace('_elbo', ' ELBO').replace('kl', 'KL')}, nats",
+                f"{nats.mean():.3f} ± {error:.3f} (standard error)",
+            )
+        )
+    bits = np.mean(terms["negative_elbo"]) / (math.log(2.0) * np.prod(x.shape[1:]))
+    rows.append(("bits per dimension", f"{bits:.4f}"))
+    if pipeline.threshold is not None:
+        share = np.mean(pipeline.is_anomaly(x))
+        rows.append(("beyond the threshold", f"{share:.2%}; it was fitted to {1 - pipeline.threshold.quantile:.2%}"))
+    return rows
+
+
+def _at_export(manifest):
+    """What the manifest says of the data that were given at export."""
+    if manifest.reference is None:
+        return [("not measured", "export with data, or write the card with --data")]
+    scores = np.asarray(manifest.reference["scores"])
+    low, middle, high = np.quantile(scores, [0.05, 0.5, 0.95])
+    rows = [
+        ("data", f"{manifest.reference['examples']:,} examples that were given at export"),
+        ("negative ELBO, nats", f"median {middle:.3f}, 5 % to 95 %: {low:.3f} to {high:.3f}"),
+    ]
+    if manifest.anomaly is not None:
+        rows.append(("anomaly above", f"{manifest.anomaly.nats:.3f} nats"))
+    return rows
+
+
+def _columns(manifest):
+    if manifest.table is not None:
+        return [("columns", ", ".join(f"{column['name']} ({column['kind']})" for column in manifest.table))]
+    if manifest.parts is not None:
+        return [("parts", ", ".join(f"{name} {_shape(shape)}" for name, shape in manifest.parts["x"].items()))]
+    return []
+
+
+def _part(part: Any) -> str:
+    if part is None:
+        return "not known"
+    config = {name: value for name, value in part["config"].items() if value is not None and name != "dtype"}
+    words = json.dumps(config, ensure_ascii=False)
+    return part["name"] + (f" {words if len(words) <= 200 else words[:200] + '...'}" if config else "")
+
+
+def _short(config):
+    """A config in which a list of one number over and over is that number."""
+    return {
+        name: value[0] if isinstance(value, list) and value == value[:1] * len(value) else value
+        for name, value in config.items()
+    }
+
+
+def _range(manifest):
+    if manifest.data_range is None:
+        return "real numbers"
+    low, high = manifest.data_range
+    return f"from {low:g} to {high:g}"
+
+
+def _parity(graph):
+    differences = [value for value in (graph.parity or {}).get("max_abs_diff", {}).values() if value is not None]
+    return f"within {max(differences):.1e} of the model" if differences else "not compared"
+
+
+def _shape(shape):
+    sizes = ["any" if size is None else str(size) for size in shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+
+def _table(rows):
+    cells = [(name, str(value).replace("|", "\\|").replace("\n", " ")) for name, value in rows]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)])
