@@ -383,6 +383,7 @@ class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, Sa
             size, *latent_shape = ops.shape(posterior.location)
             shape = (self.objective.num_samples, size, *self.posterior_family.noise_shape(tuple(latent_shape)))
             noise = _backend.random_normal(shape, self.seed_generator)
+        noise = ops.cast(noise, "float32")
         # A normal has its density at any z, and most objectives do not ask; others have it of what they have drawn.
         is_normal = isinstance(posterior, DiagonalNormal)
         z, log_posterior = (posterior.from_noise(noise), None) if is_normal else posterior.draw(noise)

@@ -139,6 +139,7 @@ class ContinuousBernoulli(Likelihood):
 
     def mean(self, parameters: Any) -> Any:
         """E[x|z] = A'(l) = 1/2 + (coth(l/2) - 2/l) / 2."""
+        parameters = ops.convert_to_tensor(parameters)
         squared = ops.square(parameters)
         near = squared < 1.0
         series = parameters * (1.0 / 12.0 - squared * (1.0 / 720.0 - squared / 30240.0))
