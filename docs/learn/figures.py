@@ -22,7 +22,7 @@ plt.rcParams |= {
     "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, PINK]),
     "lines.linewidth": 1.8,
     "legend.frameon": False,
-    **{name: GREY for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GREY),
 }
 
 
