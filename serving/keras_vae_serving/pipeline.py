@@ -255,6 +255,9 @@ class Pipeline:
     ) -> list[list[tuple[str, float]]]:
         """Of a table, the `n` most surprising columns of each row, by name, each with its nats; see `score`.
 
+        Columns that are missing in a row come last.
+
+
         Raises:
             RequestError: If the model is not one of a `keras_vae.tables.Table`.
         """

@@ -219,7 +219,8 @@ class Verbs:
 
         If `per_dimension` also the `surprise` of each dimension of x: its -E_q log p(x_d|z), less what is usual where
         the threshold says that; 0 where a value is missing. With a number of `top_columns` these columns of the table,
-        the most surprising first, and their `top_surprise`, in which all numbers of a category are one.
+        the most surprising first and those that are missing last, and their `top_surprise`, in which all numbers of a
+        category are one.
         """
         usual_samples, usual_seed = self.score_settings
         num_samples = whole_number("num_samples", usual_samples if num_samples is None else num_samples)
@@ -240,7 +241,7 @@ class Verbs:
         if log_prob is not None:
             surprise = self._surprise(inputs["x"], log_prob)
             outputs |= {"surprise": surprise} if per_dimension else {}
-            outputs |= self._top_columns(surprise, top_columns) if top_columns else {}
+            outputs |= self._top_columns(inputs["x"], surprise, top_columns) if top_columns else {}
         return outputs
 
     def _run_elbo(self, inputs, num_samples, rng, outputs):
@@ -261,10 +262,11 @@ class Verbs:
         surprise = -log_prob - np.asarray(usual, "float32")
         return np.where(np.isnan(x), np.float32(0.0), surprise) if x.dtype.kind == "f" else surprise
 
-    def _top_columns(self, surprise, n):
+    def _top_columns(self, x, surprise, n):
         starts = np.cumsum([0, *self.columns.values()][:-1])
         of_columns = np.add.reduceat(surprise, starts, axis=-1)
-        order = np.argsort(-of_columns, axis=-1, kind="stable")[:, :n]
+        observed_first = np.where(np.isnan(x[:, starts]), np.inf, -of_columns)
+        order = np.argsort(observed_first, axis=-1, kind="stable")[:, :n]
         names = np.array(list(self.columns))
         return {"top_columns": names[order], "top_surprise": np.take_along_axis(of_columns, order, axis=-1)}
 

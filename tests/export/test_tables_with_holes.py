@@ -100,8 +100,9 @@ def test_a_score_says_where_it_comes_from(vae, pipeline, x):
     np.testing.assert_allclose(surprise.sum(axis=1) + usual, terms["reconstruction"], rtol=1e-4)
     of_columns = np.concatenate([surprise[:, :9], surprise[:, 9:].sum(axis=1, keepdims=True)], axis=1)
     names = [*(f"c{i}" for i in range(9)), "kind"]
-    for row, top in zip(of_columns, pipeline.top_columns(x, 4), strict=True):
-        order = np.argsort(-row, kind="stable")[:4]
+    missing = np.isnan(x[:, :10])
+    for row, gone, top in zip(of_columns, missing, pipeline.top_columns(x, 4), strict=True):
+        order = np.argsort(np.where(gone, np.inf, -row), kind="stable")[:4]  # those that are missing come last
         assert [name for name, _ in top] == [names[i] for i in order]
         np.testing.assert_allclose([nats for _, nats in top], row[order], rtol=1e-5, atol=1e-5)
     assert len(pipeline.top_columns(x[:1], 99)[0]) == 10
@@ -256,6 +257,7 @@ def test_rows_by_name_are_taken_and_given(pipeline, folder, rows):
         assert [row["is_anomaly"] for row in found] == pipeline.is_anomaly(rows).tolist()
         for prediction, given, top in zip(found, rows, pipeline.top_columns(rows), strict=True):
             assert near(prediction["surprise"], {name: nats for name, nats in top if name in given})
+            assert len(prediction["surprise"]) == min(3, len(given))
         assert len(client.predict("score", rows[20:], top_columns=7)[0]["surprise"]) == 7
 
 
