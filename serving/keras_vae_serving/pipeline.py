@@ -257,7 +257,6 @@ class Pipeline:
 
         Columns that are missing in a row come last.
 
-
         Raises:
             RequestError: If the model is not one of a `keras_vae.tables.Table`.
         """
