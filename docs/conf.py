@@ -2,21 +2,77 @@
 
 Its sources are the whole repository and not this folder alone, so that a page may link to the README beside some code
 as it does on GitHub, and the link leads to a page of the site.
+
+Docstrings have Google's sections and one kind of markup, the backtick around code. It becomes a link where it names
+something of the reference. The site is built without network, so names of other packages are no links.
 """
 
 import os
+import re
 
-os.environ.setdefault("KERAS_BACKEND", "torch")  # the reference is read from the imported package
+from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.util.nodes import make_refnode
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # the reference is read from the imported packages
 
 project = "keras_vae"
 root_doc = "docs/index"
 include_patterns = ["docs/**", "export/README.md", "serving/README.md", "benchmarks/README.md", "CHANGELOG.md"]
 exclude_patterns = [".*", "build", "dist", "runs"]
-extensions = ["myst_parser", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 nitpicky = True
+default_role = "py:obj"
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # GitHub's names of headings
 
 html_theme = "furo"
 html_title = "keras_vae"
+
+
+class Docstring(GoogleDocstring):
+    def _consume_returns_section(self, preprocess_types=False):
+        """What is returned is said in a sentence, whose first words are no type."""
+        return [("", "", self._dedent(self._consume_to_next_section()))]
+
+
+def read_docstring(app, what, name, obj, options, lines):
+    """Our docstrings in reStructuredText: what only looks like its markup is escaped, formulas become literal blocks."""
+    text = re.sub(r"(?m)^(?=\w)(.*)\n\n((?:    .*\n?)+)", r"\1\n\n::\n\n\2\n", "\n".join(lines))
+    pieces = re.split(r"(`[^`]*`|^>>> .*$|^::\n\n(?:    .*\n?)+)", text, flags=re.MULTILINE)
+    pieces[::2] = [re.sub(r"[*|\\]|(?<=\w)_(?!\w)|^(?=\w)", r"\\\g<0>", piece) for piece in pieces[::2]]
+    pieces[1::2] = [re.sub(r"^`(?=\.)", ":code:`", piece) for piece in pieces[1::2]]
+    lines[:] = "".join(pieces).split("\n")
+    if what not in ("property", "attribute"):  # of which it would read the words before a colon as the type
+        lines[:] = Docstring(lines, Config(), app, what, name, obj, options).lines()
+
+
+def link_names(app, env, node, contnode):
+    """A link for a name in code or in a type, if it is clear which of ours it means; else code that is no link."""
+    if node.get("reftype") == "myst":  # a folder of code has a page on GitHub and none here
+        folder = env.doc2path(node["refdoc"]).parent / node["reftarget"]
+        return contnode if folder.is_dir() else None
+    if node.get("refdomain") != "py":
+        return None
+    name = re.match(r"([A-Za-z_][\w.]*)(\(.*\))?$|", node["reftarget"], flags=re.DOTALL)[1]
+    if name is None:
+        return contnode
+    objects = env.domains.python_domain.objects
+    is_ours = name.startswith("keras_vae") and "._" not in name
+    prefix, _, last = name.rpartition(".")
+    found = [full for full in objects if full == name or full.endswith(f".{name}")]
+    if is_ours and not found:  # the module that defines a class is another than the one that shows it
+        found = [f for f in objects if f.endswith(f".{last}") and f"{prefix}.".startswith(f.removesuffix(last))]
+    if not prefix:  # `mean` may be a word of many methods
+        found = [full for full in found if objects[full].objtype in ("class", "function", "exception")]
+    near = [full for full in found if full.rpartition(".")[0] == node.get("py:module")]
+    found = found if len(found) == 1 else near
+    if len(found) != 1:
+        return None if is_ours and node["reftype"] != "obj" else contnode
+    entry = objects[found[0]]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found[0])
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("missing-reference", link_names)

@@ -21,10 +21,11 @@ class BetaTC(Objective):
     of each latent's codes from the prior. At alpha = beta = gamma = 1 it is the ELBO (with `kl="monte_carlo"`). q(z) is
     estimated from the batch, in one of two ways:
 
-    "weighted"    1 / (N B) sum_m q(z | x_m): biased low, as the batch was picked to hold the x that z belongs to.
-    "stratified"  1 / N q(z | x_n) + (N - 1) / (N (B - 1)) sum_{m != n} q(z | x_m), with x_n the example that z belongs
-                  to: unbiased. Of the N terms of the true average one is known, and B - 1 stand for the others. The
-                  paper weighs the B - 1 unevenly, by their place in the batch; this is its average over places.
+        "weighted"    1 / (N B) sum_m q(z | x_m): biased low, as the batch was picked to hold the x that z belongs to.
+        "stratified"  1 / N q(z | x_n) + (N - 1) / (N (B - 1)) sum_{m != n} q(z | x_m), with x_n the example that z
+                      belongs to: unbiased. Of the N terms of the true average one is known, and B - 1 stand for the
+                      others. The paper weighs the B - 1 unevenly, by their place in the batch; this is its average
+                      over places.
 
     Posterior and prior must have independent dimensions.
 
