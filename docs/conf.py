@@ -10,8 +10,13 @@ something of the reference. The site is built without network, so names of other
 import os
 import re
 
+from sphinx import addnodes
 from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
+
+from keras_vae_cli import options
+from keras_vae_serving import __main__ as serving
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # the reference is read from the imported packages
 
@@ -47,11 +52,16 @@ def read_docstring(app, what, name, obj, options, lines):
         lines[:] = Docstring(lines, Config(), app, what, name, obj, options).lines()
 
 
+def unlink_folders(app, doctree):
+    """A link to a folder of code leads to its listing on GitHub, and nowhere here."""
+    here = app.env.doc2path(app.env.docname).parent
+    for node in list(doctree.findall(addnodes.pending_xref)):
+        if node["reftype"] == "myst" and (here / node["reftarget"]).is_dir():
+            node.replace_self(node.children)
+
+
 def link_names(app, env, node, contnode):
     """A link for a name in code or in a type, if it is clear which of ours it means; else code that is no link."""
-    if node.get("reftype") == "myst":  # a folder of code has a page on GitHub and none here
-        folder = env.doc2path(node["refdoc"]).parent / node["reftarget"]
-        return contnode if folder.is_dir() else None
     if node.get("refdomain") != "py":
         return None
     name = re.match(r"([A-Za-z_][\w.]*)(\(.*\))?$|", node["reftarget"], flags=re.DOTALL)[1]
@@ -73,6 +83,24 @@ def link_names(app, env, node, contnode):
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found[0])
 
 
+class Commands(SphinxDirective):
+    """A section for each verb of the command line with its options, as the parsers state them."""
+
+    def run(self):
+        (verbs,) = (action.choices for action in options.parser()._actions if isinstance(action.choices, dict))
+        text = []
+        for name, parser in {**verbs, "serve": serving._parser("keras-vae serve")}.items():
+            text += [f"## {name}", "", parser.description, "", "| | |", "|---|---|"]
+            for action in parser._actions[1:]:  # the first is --help
+                value = action.metavar or (f"{{{','.join(action.choices)}}}" if action.choices else action.dest.upper())
+                words = [", ".join(action.option_strings), *([] if action.nargs == 0 else [value])]
+                text.append(f"| `{' '.join(words).strip()}` | {(action.help or '') % vars(action)} |")
+            text.append("")
+        return self.parse_text_to_nodes("\n".join(text), allow_section_headings=True)
+
+
 def setup(app):
+    app.add_directive("commands", Commands)
     app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("doctree-read", unlink_folders)
     app.connect("missing-reference", link_names)
