@@ -12,6 +12,7 @@ import re
 
 from sphinx import addnodes
 from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.util import inspect
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
@@ -28,11 +29,16 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 nitpicky = True
 default_role = "py:obj"
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 4  # GitHub's names of headings
 
 html_theme = "furo"
 html_title = "keras_vae"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+pygments_dark_style = "github-dark"
+html_extra_path = ["_root"]  # sends / to the first page
+html_show_sourcelink = False
 
 
 class Docstring(GoogleDocstring):
@@ -50,6 +56,14 @@ def read_docstring(app, what, name, obj, options, lines):
     lines[:] = "".join(pieces).split("\n")
     if what not in ("property", "attribute"):  # of which it would read the words before a colon as the type
         lines[:] = Docstring(lines, Config(), app, what, name, obj, options).lines()
+
+
+def read_signature(app, what, name, obj, options, signature, return_annotation):
+    """The arguments of `__init__` where Keras's `__new__`, which takes any, hides them."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        found = inspect.signature(obj.__init__, bound_method=True)
+        signature = inspect.stringify_signature(found, show_return_annotation=False, unqualified_typehints=True)
+    return signature, return_annotation
 
 
 def unlink_folders(app, doctree):
@@ -102,5 +116,6 @@ class Commands(SphinxDirective):
 def setup(app):
     app.add_directive("commands", Commands)
     app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("autodoc-process-signature", read_signature)
     app.connect("doctree-read", unlink_folders)
     app.connect("missing-reference", link_names)

@@ -16,9 +16,15 @@ from keras_vae_serving import manifest
 pytestmark = pytest.mark.once
 
 ROOT = pathlib.Path(__file__).parent.parent
+# What the packages ask of each other, and a user needs not.
+INTERNAL = {
+    *("distributions.check_density", "distributions.flatten_event", "likelihoods.check_finite", "posteriors.checked"),
+    *("objectives.compute_terms", "plotting.is_image", "plotting.require_one_tensor", "posteriors.check_prior"),
+    *("priors.check", "priors.checked", "schedules.get", "schedules.varies"),
+}
 
 
-@pytest.mark.filterwarnings("default")  # of Sphinx's own
+@pytest.mark.filterwarnings("ignore:::sphinx", "ignore:::myst_parser")  # deprecations among Sphinx's own
 def test_the_site_builds_strictly_and_its_reference_is_complete(tmp_path):
     """All but the writing of pages, which takes as long as the rest."""
     application = pytest.importorskip("sphinx.application")
@@ -29,8 +35,8 @@ def test_the_site_builds_strictly_and_its_reference_is_complete(tmp_path):
     rooms = [keras_vae.callbacks, keras_vae.datasets, keras_vae.distributions, keras_vae.evaluation]
     rooms += [keras_vae.likelihoods, keras_vae.networks, keras_vae.objectives, keras_vae.plotting, keras_vae.posteriors]
     rooms += [keras_vae.priors, keras_vae.schedules, keras_vae.tables, keras_vae_export, keras_vae_serving]
-    missing = [f"{room.__name__}.{name}" for room in rooms for name in public(room)]
-    assert sorted(set(missing) - set(documented)) == []
+    expected = {f"{room.__name__}.{name}" for room in rooms for name in public(room)}
+    assert sorted(expected - set(documented) - {f"keras_vae.{name}" for name in INTERNAL}) == []
 
 
 def public(module):
