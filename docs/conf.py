@@ -10,6 +10,7 @@ something of the reference. The site is built without network, so names of other
 import os
 import re
 
+from docutils import nodes
 from sphinx import addnodes
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util import inspect
@@ -48,7 +49,7 @@ class Docstring(GoogleDocstring):
 
 
 def read_docstring(app, what, name, obj, options, lines):
-    """Our docstrings in reStructuredText: what only looks like its markup is escaped, formulas become literal blocks."""
+    """Our docstrings in reStructuredText: what only looks like its markup is escaped, formulas are literal blocks."""
     text = re.sub(r"(?m)^(?=\w)(.*)\n\n((?:    .*\n?)+)", r"\1\n\n::\n\n\2\n", "\n".join(lines))
     pieces = re.split(r"(`[^`]*`|^>>> .*$|^::\n\n(?:    .*\n?)+)", text, flags=re.MULTILINE)
     pieces[::2] = [re.sub(r"[*|\\]|(?<=\w)_(?!\w)|^(?=\w)", r"\\\g<0>", piece) for piece in pieces[::2]]
@@ -66,33 +67,34 @@ def read_signature(app, what, name, obj, options, signature, return_annotation):
     return signature, return_annotation
 
 
-def unlink_folders(app, doctree):
-    """A link to a folder of code leads to its listing on GitHub, and nowhere here."""
-    here = app.env.doc2path(app.env.docname).parent
+def read_page(app, doctree):
+    """Code in the text of a page may name something of the reference; a folder has a listing on GitHub alone."""
+    page = app.env.docname
     for node in list(doctree.findall(addnodes.pending_xref)):
-        if node["reftype"] == "myst" and (here / node["reftarget"]).is_dir():
+        if node["reftype"] == "myst" and (app.env.doc2path(page).parent / node["reftarget"]).is_dir():
             node.replace_self(node.children)
+    for node in list(doctree.findall(nodes.literal)):
+        if isinstance(node.parent, nodes.paragraph):
+            target = {"refdomain": "py", "reftype": "obj", "reftarget": node.astext(), "refdoc": page}
+            node.replace_self(addnodes.pending_xref("", node.deepcopy(), **target))
 
 
 def link_names(app, env, node, contnode):
     """A link for a name in code or in a type, if it is clear which of ours it means; else code that is no link."""
     if node.get("refdomain") != "py":
         return None
-    name = re.match(r"([A-Za-z_][\w.]*)(\(.*\))?$|", node["reftarget"], flags=re.DOTALL)[1]
+    name, call = re.match(r"(?:([A-Za-z_][\w.]*)(\(.*\))?)?$|", node["reftarget"], flags=re.DOTALL).groups()
     if name is None:
         return contnode
     objects = env.domains.python_domain.objects
-    is_ours = name.startswith("keras_vae") and "._" not in name
-    prefix, _, last = name.rpartition(".")
-    found = [full for full in objects if full == name or full.endswith(f".{name}")]
-    if is_ours and not found:  # the module that defines a class is another than the one that shows it
-        found = [f for f in objects if f.endswith(f".{last}") and f"{prefix}.".startswith(f.removesuffix(last))]
-    if not prefix:  # `mean` may be a word of many methods
-        found = [full for full in found if objects[full].objtype in ("class", "function", "exception")]
-    near = [full for full in found if full.rpartition(".")[0] == node.get("py:module")]
-    found = found if len(found) == 1 else near
+    shown = [full for full, entry in objects.items() if f".{full}".endswith(f".{name}") and not entry.aliased]
+    found = [full for full in shown if full.rpartition(".")[0] == node.get("py:module")]
+    if not found and (call or re.search("[A-Z_.]", name)):  # else it may be a word, such as `samples`
+        kinds = ("class", "function", "exception")  # a method has many namesakes
+        found = [full for full in shown if "." in name or objects[full].objtype in kinds]
     if len(found) != 1:
-        return None if is_ours and node["reftype"] != "obj" else contnode
+        must_be_found = node["reftype"] != "obj" and name.startswith("keras_vae") and "._" not in name
+        return None if must_be_found else contnode
     entry = objects[found[0]]
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found[0])
 
@@ -117,5 +119,5 @@ def setup(app):
     app.add_directive("commands", Commands)
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", read_signature)
-    app.connect("doctree-read", unlink_folders)
+    app.connect("doctree-read", read_page)
     app.connect("missing-reference", link_names)

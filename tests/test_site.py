@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import pytest
+from sphinx.application import Sphinx
 
 import keras_vae
 import keras_vae.sklearn
@@ -27,8 +28,7 @@ INTERNAL = {
 @pytest.mark.filterwarnings("ignore:::sphinx", "ignore:::myst_parser")  # deprecations among Sphinx's own
 def test_the_site_builds_strictly_and_its_reference_is_complete(tmp_path):
     """All but the writing of pages, which takes as long as the rest."""
-    application = pytest.importorskip("sphinx.application")
-    app = application.Sphinx(ROOT, ROOT / "docs", tmp_path, tmp_path, "dummy", warningiserror=True, status=None)
+    app = Sphinx(ROOT, ROOT / "docs", tmp_path, tmp_path, "dummy", warningiserror=True, status=None)
     app.build()
     assert app.statuscode == 0
     documented = app.env.domains.python_domain.objects
