@@ -169,7 +169,9 @@ def test_the_checks_of_the_readme_are_what_ci_runs():
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("document", ["README.md", *PAGES, "CONTRIBUTING.md", "export/README.md", "serving/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", *PAGES, "CONTRIBUTING.md", "SECURITY.md", "export/README.md", "serving/README.md"]
+)
 def test_links_lead_somewhere(document):
     """To a file that exists, and to a heading in it if one is named."""
     text = re.sub(r"```.*?```", "", (ROOT / document).read_text(), flags=re.DOTALL)
