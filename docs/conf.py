@@ -29,6 +29,7 @@ exclude_patterns = [".*", "build", "dist", "runs"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 nitpicky = True
 default_role = "py:obj"
+autodoc_member_order = "bysource"
 
 myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 4  # GitHub's names of headings
