@@ -1,11 +1,16 @@
 """The site builds without a warning: every link and every name leads somewhere. What must not rot in it is complete."""
 
+import contextlib
 import dataclasses
+import doctest
 import inspect
 import pathlib
 import re
 
+import keras
+import numpy as np
 import pytest
+from keras import ops
 from sphinx.application import Sphinx
 
 import keras_vae
@@ -17,6 +22,11 @@ from keras_vae_serving import manifest
 pytestmark = pytest.mark.once
 
 ROOT = pathlib.Path(__file__).parent.parent
+ROOMS = (
+    *(keras_vae.callbacks, keras_vae.datasets, keras_vae.distributions, keras_vae.evaluation, keras_vae.likelihoods),
+    *(keras_vae.networks, keras_vae.objectives, keras_vae.plotting, keras_vae.posteriors, keras_vae.priors),
+    *(keras_vae.schedules, keras_vae.tables, keras_vae_export, keras_vae_serving),
+)
 # What the packages ask of each other, and a user needs not.
 INTERNAL = {
     *("distributions.check_density", "distributions.flatten_event", "likelihoods.check_finite", "posteriors.checked"),
@@ -32,10 +42,7 @@ def test_the_site_builds_strictly_and_its_reference_is_complete(tmp_path):
     app.build()
     assert app.statuscode == 0
     documented = app.env.domains.python_domain.objects
-    rooms = [keras_vae.callbacks, keras_vae.datasets, keras_vae.distributions, keras_vae.evaluation]
-    rooms += [keras_vae.likelihoods, keras_vae.networks, keras_vae.objectives, keras_vae.plotting, keras_vae.posteriors]
-    rooms += [keras_vae.priors, keras_vae.schedules, keras_vae.tables, keras_vae_export, keras_vae_serving]
-    expected = {f"{room.__name__}.{name}" for room in rooms for name in public(room)}
+    expected = {f"{room.__name__}.{name}" for room in ROOMS for name in public(room)}
     assert sorted(expected - set(documented) - {f"keras_vae.{name}" for name in INTERNAL}) == []
 
 
@@ -45,6 +52,32 @@ def public(module):
         is_ours = getattr(value, "__module__", "").startswith(module.__name__)
         if is_ours and not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)):
             yield name
+
+
+def test_examples_of_docstrings_that_stand_alone_run():
+    """What they say to be printed, or in nats, is so. The others are about a model or data that a reader has."""
+    library = [room for room in ROOMS if room.__name__.startswith("keras_vae.")]
+    shown = {name: getattr(room, name) for room in library for name in public(room)}
+    run = 0
+    for item in shown.values():
+        local = {"np": np, "keras": keras, "ops": ops, "keras_vae": keras_vae, **shown}
+        with contextlib.suppress(NameError):
+            for example in doctest.DocTestParser().get_examples(item.__doc__ or ""):
+                value = evaluate(example.source, local)
+                nats = re.search(r"#.*?(-?[\d.]+) nats$", example.source.strip())
+                if nats and ops.is_tensor(value):
+                    assert float(ops.sum(value)) == pytest.approx(float(nats[1]), abs=0.05), item
+                assert example.want in ("", f"{value!r}\n")
+                run += 1
+    assert run >= 25
+
+
+def evaluate(source, names):
+    """The value of a line; None if it has none."""
+    try:
+        return eval(source, names)
+    except SyntaxError:
+        return exec(source, names)
 
 
 def test_the_specification_of_the_bundle_names_every_field():

@@ -38,7 +38,7 @@ class Categorical(Likelihood):
     Example:
 
     >>> Categorical().log_prob(ops.one_hot([2], 4), ops.zeros((1, 4)))  # -log 4 = -1.386 nats
-    >>> Categorical(num_classes=4).log_prob([[2.0, 0.0]], ops.zeros((1, 2, 4)))  # -2 log 4 = -2.773 nats
+    >>> Categorical(num_classes=4).log_prob(ops.array([[2.0, 0.0]]), ops.zeros((1, 2, 4)))  # -2 log 4 = -2.773 nats
 
     Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs, arXiv:1807.03653.
     """
