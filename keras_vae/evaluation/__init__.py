@@ -7,6 +7,7 @@
     how large are the codes?     latent_statistics, by which encode and decode standardize them
     is a latent one factor?      mig, dci, sap
     is this an outlier?          fit_threshold, anomalies; surprise says where
+    do intervals hold?           coverage of draws of x, and of imputations
 
 All noise comes from NumPy: the same seed gives the same numbers on every backend, however the work is split.
 """
@@ -21,6 +22,8 @@ from keras_vae.evaluation.bound import LogLikelihood as LogLikelihood
 from keras_vae.evaluation.bound import bits_per_dim as bits_per_dim
 from keras_vae.evaluation.bound import held_out as held_out
 from keras_vae.evaluation.bound import log_likelihood as log_likelihood
+from keras_vae.evaluation.coverage import Coverage as Coverage
+from keras_vae.evaluation.coverage import coverage as coverage
 from keras_vae.evaluation.disentanglement import DCI as DCI
 from keras_vae.evaluation.disentanglement import dci as dci
 from keras_vae.evaluation.disentanglement import mig as mig

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_vae import _containers, data, validation
 from keras_vae.distributions import Distribution, Mixture
+from keras_vae.likelihoods import Categorical, Mixed, Multinomial
 from keras_vae.model import VAE
 from keras_vae.priors import Prior
 
@@ -127,6 +128,77 @@ def pieces_with_terms(
 def by_name(vae: VAE, x: np.ndarray) -> Any:
     """What is shaped like the data that `pieces` give: of named parts a dict of them."""
     return vae._by_name(x)
+
+
+def in_memory(vae: VAE, x: Any, batch_size: int) -> list[np.ndarray]:
+    """x as float32, with NaN where a value is missing, and the condition if there is one, of all examples.
+
+    Raises:
+        ValueError: If p(x|z) has no draws like x, or there is no example.
+    """
+    x, *condition = (np.concatenate(part) for part in zip(*vae._pieces(x, batch_size), strict=True))
+    vae.likelihood.validate(x, missing=vae.allow_missing)
+    caveat = vae.likelihood.caveat(x)
+    if caveat:
+        raise ValueError(f"Draws of this model are not like x. {caveat}")
+    return [x.astype("float32"), *condition]
+
+
+def reconstructions(
+    vae: VAE, x: np.ndarray, condition: list[np.ndarray], draws: int, generator: np.random.Generator, batch_size: int
+) -> np.ndarray:
+    """x drawn from p(x|z), z from q(z|x): `(draws, n, ...)`."""
+    z = vae.encode(vae._joined_with_condition(x, *condition), batch_size).sample(draws, seed=generator)
+    given = [np.concatenate([each] * draws) for each in condition]
+    z = np.asarray(z, "float32").reshape(-1, *z.shape[2:])
+    parameters = vae._batched(vae._decode_parameters, z, *given, batch_size=batch_size)
+    return vae.likelihood.sample(parameters, generator).reshape(draws, *x.shape)
+
+
+def imputations(
+    vae: VAE, x: np.ndarray, condition: list[np.ndarray], draws: int, num_samples: int, seed: int, batch_size: int
+) -> np.ndarray:
+    """x with its missing values drawn given the others, by `impute`: `(draws, n, ...)`."""
+    data = vae._joined_with_condition(x, *condition)
+    found = vae.impute(data, draws, num_samples, seed, max(batch_size, num_samples))
+    parts = list(found.values()) if isinstance(found, dict) else [found]
+    return np.concatenate([part.reshape(draws, len(x), -1) for part in parts], axis=-1).reshape(draws, *x.shape)
+
+
+def by_part(vae: VAE, x: np.ndarray, function: Callable[[Any, np.ndarray], np.ndarray]) -> np.ndarray:
+    """`function(likelihood, piece)` of each likelihood and its piece of x, `(..., *data_shape)`; shaped like x."""
+
+    def of(likelihood, x):
+        if not isinstance(likelihood, Mixed):
+            return np.asarray(function(likelihood, x), x.dtype)
+        pieces = zip(likelihood.parts, likelihood._of_data(x), strict=True)
+        return likelihood._together([of(part, piece) for part, piece in pieces])
+
+    return of(vae.likelihood, x)
+
+
+def is_category(likelihood: Any, x: np.ndarray) -> np.ndarray:
+    """Whether the values have no order."""
+    return np.full(x.shape, isinstance(likelihood, Categorical))
+
+
+def numbered(likelihood: Any, x: np.ndarray) -> np.ndarray:
+    """x in which a one-hot category is its number, in the first of its places, with NaN in the others."""
+    if not _is_one_hot(likelihood):
+        return x
+    found = np.full(x.shape, np.nan)
+    found[..., 0] = np.where(np.isnan(x).any(axis=-1), np.nan, np.argmax(x, axis=-1))
+    return found
+
+
+def together(likelihood: Any, x: np.ndarray) -> np.ndarray:
+    """x in which all values that can only be missing together are one, the first of them."""
+    joint = _is_one_hot(likelihood) or isinstance(likelihood, Multinomial)
+    return np.broadcast_to(x[..., :1], x.shape) if joint else x
+
+
+def _is_one_hot(likelihood):
+    return isinstance(likelihood, Categorical) and likelihood.num_classes is None
 
 
 def negative_elbo_at(vae: VAE, x: np.ndarray, noise: np.ndarray, batch_size: int) -> np.ndarray:
