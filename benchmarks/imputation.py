@@ -59,7 +59,7 @@ def seen(table, holes):
             values = holes[:, table.places[column.name].start]
             column = dataclasses.replace(column, mean=float(np.nanmean(values)), stddev=float(np.nanstd(values)))
         columns.append(column)
-    return tables.Table(columns)
+    return tables.Table(tuple(columns))
 
 
 def with_holes(x, blocks, share, rng):

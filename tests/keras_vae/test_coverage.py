@@ -115,14 +115,14 @@ def test_counts_and_categories_of_a_right_model_are_covered_exactly_by_few_draws
     numbers = [rng.poisson(0.8, ROWS)[:, None], np.eye(3)[rng.choice(3, ROWS, p=p)]]
     data = np.concatenate([*numbers, rng.choice(4, (ROWS, 1), p=q), rng.random((ROWS, 1)) < 0.4], axis=1)
     right = constant(likelihood, [np.log(0.8), *np.log(p), *np.log(q), np.log(0.4 / 0.6)], 6)
-    found = evaluation.coverage(right, data, hidden, draws=9, num_samples=5, seed=0)
+    found = evaluation.coverage(right, data, hidden, draws=9, num_samples=5, seed=0, batch_size=10000)
     first = [0, 1, 4, 5]
     assert np.isnan(found.pit[:, 2:4]).all()
     for level in (0.3, 0.8, 0.95):
         check(found.at(level)[first], np.full(4, level), ROWS if hidden is None else 0.3 * ROWS)
     assert found.error < 0.02
     sure = constant(likelihood, [np.log(0.8), 20.0, 0.0, 0.0, *np.log(q), 0.0], 6)
-    wrong = evaluation.coverage(sure, data, hidden, draws=9, num_samples=5, seed=0)
+    wrong = evaluation.coverage(sure, data, hidden, draws=9, num_samples=5, seed=0, batch_size=10000)
     # It says the first category always. That is right in 70 %; a tenth of the level belongs to what 9 draws never say.
     check(wrong.at(0.95)[1], 0.7 * 0.95 + 0.3 * 0.5, ROWS if hidden is None else 0.3 * ROWS)
 
