@@ -38,7 +38,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 # What each dependency is used for: fit, save, pictures, tables, scikit-learn, export and its variants, serving.
 BOUNDS = (
     "tests/test_readme.py::test_the_python_blocks_run_in_order[README.md]",
-    "tests/test_readme.py::test_the_commands_run_in_order[README.md]",
+    "tests/test_readme.py::test_the_commands_run_in_order[README.md-0]",
     "tests/keras_vae/test_older_files.py",
     "tests/keras_vae/test_saving.py::test_training_continues_as_if_it_had_not_stopped",
     "tests/keras_vae/test_saving.py::test_a_convolutional_pair_with_a_data_mean_is_saved",

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = (
     *(keras_vae.callbacks, keras_vae.datasets, keras_vae.distributions, keras_vae.evaluation, keras_vae.likelihoods),
     *(keras_vae.networks, keras_vae.objectives, keras_vae.plotting, keras_vae.posteriors, keras_vae.priors),
-    *(keras_vae.schedules, keras_vae.tables, keras_vae_export, keras_vae_serving),
+    *(keras_vae.schedules, keras_vae.sequences, keras_vae.tables, keras_vae_export, keras_vae_serving),
 )
 # What the packages ask of each other, and a user needs not.
 INTERNAL = {
