@@ -10,6 +10,7 @@ something of the reference. The site is built without network, so names of other
 import os
 import re
 
+import latex2mathml.converter
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.ext.napoleon import Config, GoogleDocstring
@@ -34,6 +35,7 @@ autodoc_member_order = "bysource"
 myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 4  # GitHub's names of headings
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "keras_vae"
 html_static_path = ["_static"]
@@ -100,6 +102,15 @@ def link_names(app, env, node, contnode):
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found[0])
 
 
+def show_formula(self, node):
+    """A formula as MathML, which browsers draw themselves: no script, and nothing from another host."""
+    is_inline = node.tagname == "math"
+    text = re.sub(r"\\(log|max)\b", r"\\\1\\,", node.astext())  # browsers leave no room after them
+    formula = latex2mathml.converter.convert(text, display="inline" if is_inline else "block")
+    self.body.append(formula if is_inline else f'<div class="formula">{formula}</div>')
+    raise nodes.SkipNode
+
+
 class Commands(SphinxDirective):
     """A section for each verb of the command line with its options, as the parsers state them."""
 
@@ -118,6 +129,7 @@ class Commands(SphinxDirective):
 
 def setup(app):
     app.add_directive("commands", Commands)
+    app.add_html_math_renderer("mathml", inline_renderers=(show_formula, None), block_renderers=(show_formula, None))
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", read_signature)
     app.connect("doctree-read", read_page)

@@ -327,7 +327,7 @@ class Inference:
         return self.decoder_parameters(z, condition=condition)
 
     def _decode_mean(self, z, condition=None, training=False, x=None):
-        return self.likelihood.mean(self.decoder_parameters(z, training, condition, x))
+        return self.likelihood.mean(self._parameters_of(z, x, condition, training))
 
     def _bound_terms(self, x, noise, condition=None):
         terms = self.elbo_terms(x, ops.swapaxes(noise, 0, 1), condition)
@@ -338,7 +338,7 @@ class Inference:
 
     def _batched_log_likelihood(self, z, x, condition=None):
         """log p(x|z), `(chains, n)`, of z `(chains, n, *latent_shape)`."""
-        return self._log_likelihood(x, self.decoder_parameters(z, condition=condition, x=x))
+        return self._log_likelihood(x, self._parameters_of(z, x, condition))
 
     def _batched_log_weights(self, x, noise, condition=None):
         return ops.transpose(self.log_weights(x, ops.swapaxes(noise, 0, 1), condition))

@@ -273,6 +273,11 @@ class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, Sa
         parameters = self._decoder_outputs(ops.reshape(z, (-1, *event)), condition, training, x)
         return ops.reshape(ops.cast(parameters, "float32"), (*leading, *ops.shape(parameters)[1:]))
 
+    def _parameters_of(self, z, x, condition=None, training=False):
+        """`decoder_parameters`, which a subclass may have changed: it is told x only if the decoder asks for it."""
+        steps = {"x": x} if self.is_autoregressive else {}
+        return self.decoder_parameters(z, training, condition, **steps)
+
     def noise(self, batch: Any) -> Any:
         """Draws from N(0, I), `(num_samples, batch, *noise_shape)`, new at every call, from the model's seed.
 
@@ -331,7 +336,7 @@ class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, Sa
         A missing value has 0. Arguments as in `elbo_terms`.
         """
         z, _ = self._posterior(x, False, condition).draw(noise)
-        parameters, observed = self.decoder_parameters(z, condition=condition, x=x), self._observed(x)
+        parameters, observed = self._parameters_of(z, x, condition), self._observed(x)
         return ops.mean(self.likelihood.log_prob_terms(x, parameters, observed), axis=0)
 
     def log_weights(self, x: Any, noise: Any, condition: Any = None) -> Any:
@@ -352,7 +357,7 @@ class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, Sa
     def _weighted(self, x, noise, condition=None):
         """z, the parameters of p(x|z) and the log weight of each, as in `log_weights`."""
         z, log_posterior = self._posterior(x, False, condition).draw(noise)
-        parameters = self.decoder_parameters(z, condition=condition, x=x)
+        parameters = self._parameters_of(z, x, condition)
         log_prior = self.prior_distribution(condition).log_prob(z)
         return z, parameters, self._log_likelihood(x, parameters) + log_prior - log_posterior
 
@@ -397,7 +402,7 @@ class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, Sa
         latents = objectives.LatentBatch(
             z=z,
             noise=noise,
-            decode=lambda z: self.decoder_parameters(z, training, batch.given, target),
+            decode=lambda z: self._parameters_of(z, target, batch.given, training),
             log_prob_of=log_prob_of,
             posterior=posterior,
             prior=self.prior_distribution(batch.given) if prior is None else prior,
