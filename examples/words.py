@@ -42,7 +42,7 @@ likelihood = keras_vae.Categorical(num_classes=len(LETTERS))
 for autoregressive in (False, True):
     keras.utils.set_random_seed(0)
     encoder, decoder = networks.recurrent(
-        (12,), 16, (128,), likelihood, show_missing=True, autoregressive=autoregressive
+        (12,), 16, (128,), likelihood=likelihood, show_missing=True, autoregressive=autoregressive
     )
     # A decoder that knows the letters before could do without z: free bits keep it in use.
     vae = keras_vae.VAE(

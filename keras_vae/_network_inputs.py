@@ -103,7 +103,8 @@ def known_input_shape(encoder, decoder, prior=None):
         if inputs and len(inputs) != len(beside) + 1:
             raise ValueError(
                 f"The {name} has {len(inputs)} inputs, {[tensor.name for tensor in inputs]}; a VAE gives it one "
-                'tensor, and the condition if another input is called "condition".'
+                'tensor, and the condition if another input is called "condition"; others are "observed" of an encoder '
+                'and "previous" of a decoder.'
             )
         conditions |= dict.fromkeys([name] * len(given), *given)
     for tensor in inputs_of(condition_network(prior)):

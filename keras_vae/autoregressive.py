@@ -13,11 +13,12 @@ Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, arX
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_vae import validation
-from keras_vae._network_inputs import takes_previous
+from keras_vae._network_inputs import embedded_inputs, takes_previous
 
 
 class Autoregressive:
@@ -39,7 +40,14 @@ class Autoregressive:
             )
         x = ops.cast(x, "float32")
         nothing = ops.full_like(x[:, :1], float("nan"))
-        return self.likelihood.fill_missing(ops.concatenate([nothing, x[:, :-1]], axis=1))
+        previous = self.likelihood.fill_missing(ops.concatenate([nothing, x[:, :-1]], axis=1))
+        if not self.allow_missing:
+            return previous
+        # Where a step is missing before later ones the bound is none, and so NaN: `fit` checks its first batch only.
+        there = ops.cast(ops.logical_not(ops.isnan(x)), "float32")
+        later = ops.flip(ops.cumsum(ops.flip(ops.max(there, axis=_inner(x), keepdims=True), 1), axis=1), 1) - there
+        is_hole = ops.any(ops.logical_and(ops.isnan(x), later > 0.5), axis=tuple(range(1, len(x.shape))), keepdims=True)
+        return ops.where(is_hole, ops.full_like(previous, float("nan")), previous)
 
     def _step_by_step(
         self, z: np.ndarray, *condition: np.ndarray, value: Callable[[Any], Any], batch_size: int, x: Any = None
@@ -85,24 +93,59 @@ class Autoregressive:
             )
 
     def _check_causal(self) -> None:
-        """Raises a ValueError if the decoder's parameters depend on steps that they are to predict."""
+        """Raises a ValueError if the decoder's parameters depend on steps that they are to predict.
+
+        With weights at random beside those that it has, which may be zeros for now, and with values of several sizes.
+        """
         steps = self.data_shape[0] if self.is_autoregressive else 1
         if steps == 1:
             return
+        rng, own = np.random.default_rng(0), self.decoder.trainable_variables
         later = np.unique(np.linspace(1, steps - 1, 8).astype(int))  # what is changed, in a copy for each
-        x = np.zeros((len(later) + 1, *self.data_shape), "float32")
-        x[np.arange(len(later)) + 1, later - 1] = 1.0
-        z = ops.zeros((len(x), *self.latent_shape), self.compute_dtype)
-        condition = None if self.condition_shape is None else np.zeros((len(x), *self.condition_shape), "float32")
-        found = validation.to_numpy(self.decoder_parameters(z, condition=condition, x=x))
-        for row, step in enumerate(later, 1):
-            if not np.allclose(found[row, :step], found[0, :step], rtol=1e-3, atol=1e-4, equal_nan=True):
-                raise ValueError(
-                    f"The decoder's parameters before step {step} change with previous[:, {step}], which holds x at "
-                    f"step {step - 1}: the decoder reads what it is to predict, and its bound is of nothing. Use "
-                    "layers that look back only: an LSTM or GRU in one direction, Conv1D(padding='causal'), "
-                    "MultiHeadAttention with use_causal_mask=True."
-                )
+        z = ops.convert_to_tensor(
+            np.repeat(rng.normal(size=(1, *self.latent_shape)), len(later) + 1, axis=0), "float32"
+        )
+        condition = None if self.condition_shape is None else np.zeros((len(z), *self.condition_shape), "float32")
+        for weights in (None, 0.3, 0.3):
+            values = [] if weights is None else [(w, _random(rng, weights, w)) for w in own]
+            x, other = (_example_of(self.likelihood, self.data_shape, rng) for _ in range(2))
+            for size in (1.0,) if self.likelihood.is_discrete else (1.0, 1e4):
+                copies = np.repeat(size * x, len(later) + 1, axis=0)
+                copies[np.arange(len(later)) + 1, later - 1] = size * other[0, later - 1]
+                with keras.StatelessScope(state_mapping=values):
+                    parameters = self.decoder_parameters(z, condition=condition, x=ops.convert_to_tensor(copies))
+                found = validation.to_numpy(parameters)
+                largest = max(1e-30, np.nan_to_num(np.abs(found), posinf=0.0).max())
+                for row, step in enumerate(later, 1):
+                    if not np.allclose(
+                        found[row, :step], found[0, :step], rtol=1e-4, atol=1e-5 * largest, equal_nan=True
+                    ):
+                        raise ValueError(_LOOKS_AHEAD.format(step=step, before=step - 1))
+
+
+_LOOKS_AHEAD = (
+    "The decoder's parameters before step {step} change with previous[:, {step}], which holds x at step {before}: the "
+    "decoder reads what it is to predict, and its bound is of nothing. Use layers that look back only: an LSTM or GRU "
+    "in one direction, Conv1D(padding='causal'), MultiHeadAttention with use_causal_mask=True."
+)
+
+
+def _inner(x):
+    """The axes of a step."""
+    return tuple(range(2, len(x.shape)))
+
+
+def _random(rng, size, variable):
+    return ops.convert_to_tensor((size * rng.normal(size=tuple(variable.shape))).astype("float32"), variable.dtype)
+
+
+def _example_of(likelihood, data_shape, rng):
+    """One example that the data might have."""
+    shape = validation.parameter_shape(data_shape, likelihood)
+    try:
+        return np.asarray(likelihood.sample(rng.normal(size=(1, *shape)).astype("float32"), rng), "float32")
+    except NotImplementedError:  # of a likelihood of one's own
+        return rng.normal(size=(1, *data_shape)).astype("float32")
 
 
 def check_steps(decoder: Any, data_shape: tuple[Any, ...], likelihood: Any) -> None:
@@ -110,12 +153,18 @@ def check_steps(decoder: Any, data_shape: tuple[Any, ...], likelihood: Any) -> N
     if likelihood.part_names or not takes_previous(decoder):
         return
     parameters = validation.parameter_shape(data_shape, likelihood)
-    if not data_shape or data_shape[0] is None or len(parameters) < 2 or parameters[0] != data_shape[0]:
+    if not data_shape or None in data_shape or len(parameters) < 2 or parameters[0] != data_shape[0]:
         raise ValueError(
-            'A decoder with an input "previous" needs data (steps, ...) of a known number of steps, before the axis of '
+            'A decoder with an input "previous" needs data (steps, ...) of known sizes, the steps before the axis of '
             f"channels; one example has shape {data_shape}. Add the axis with x[..., None], and pad shorter sequences "
             "with NaN, keras_vae.sequences.pad(x), in a model with allow_missing=True."
         )
     (declared,) = (tuple(tensor.shape[1:]) for tensor in decoder.inputs if tensor.name == "previous")
     if not validation.shape_matches(data_shape, declared):
         raise ValueError(f'The decoder\'s input "previous" has shape {declared}, and one example has {data_shape}.')
+    known = embedded_inputs(decoder).get("previous")
+    if known is not None and likelihood.is_discrete:
+        raise ValueError(
+            'The first of "previous" is -1, no code, and the decoder embeds it as it comes: embed previous + 1, with '
+            f"one code more, Embedding({known + 1}, ...)(previous + 1)."
+        )

@@ -65,7 +65,8 @@ class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, Sa
         decoder: Keras model or layer from z, `(batch, *latent_shape)`, to the parameters of the likelihood: the shape
             of the data, with `likelihood.parameter_channels` channels. In a conditional model either or both have an
             input of the name "condition"; a network whose inputs are not known is called with
-            `{"x": x, "condition": c}`, or "z" in place of "x".
+            `{"x": x, "condition": c}`, or "z" in place of "x". With an input "previous", shaped like x, it follows the
+            steps before each step of a sequence: `networks.recurrent(..., autoregressive=True)`.
         likelihood: p(x|z): "bce" (= "bernoulli", the decoder gives logits), "mse" (= "gaussian", scale 1), another name
             or a `Likelihood`, such as `Gaussian("learned")`; a dict of these for named parts.
         objective: Bound that is maximised: "elbo", "iwae" or an `Objective` such as `ELBO(beta=4.0)`.

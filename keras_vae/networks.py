@@ -221,6 +221,7 @@ def recurrent(
     data_shape: Sequence[int],
     latent_dim: int | Sequence[int],
     hidden: Sequence[int] = (128,),
+    *,
     likelihood: str | likelihoods.Likelihood = "bce",
     data_mean: Any = None,
     condition: int | Sequence[int] | Mapping[str, Any] | None = None,

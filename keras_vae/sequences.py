@@ -30,7 +30,10 @@ def pad(sequences: Iterable[Any], steps: int | None = None) -> np.ndarray:
     array([[ 1.,  2.,  3.],
            [ 4., nan, nan]], dtype=float32)
     """
-    arrays = [np.asarray(sequence, "float32") for sequence in sequences]
+    try:
+        arrays = [np.asarray(sequence, "float32") for sequence in sequences]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"Sequences are arrays of numbers, such as codes of letters: {error}.") from None
     if not arrays:
         raise ValueError("There are no sequences to pad.")
     longest = max(len(array) if array.ndim else 0 for array in arrays)
@@ -62,6 +65,8 @@ def unpad(x: Any, end: float | None = None) -> list[np.ndarray]:
         A list of arrays `(length, ...)`.
     """
     x = validation.to_numpy(x)
+    if x.ndim < 2:
+        raise ValueError(f"x must be several sequences, (n, steps, ...); got shape {x.shape}.")
     has_ended = np.isnan(x).reshape(*x.shape[:2], -1).all(axis=2)
     if end is not None:
         has_ended |= (x == end).reshape(*x.shape[:2], -1).all(axis=2)

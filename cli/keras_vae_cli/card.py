@@ -23,7 +23,7 @@ def run(given: argparse.Namespace) -> None:
     bundle = pathlib.Path(given.bundle)
     pipeline = Pipeline.load(bundle, providers="cpu")
     measured = _measured(pipeline, given) if given.data else _at_export(pipeline.manifest)
-    name = given.name or bundle.resolve().name
+    name = " ".join((given.name or bundle.resolve().name).split())
     output = bundle / "README.md" if given.output is None else pathlib.Path(given.output)
     if output.exists() and not given.overwrite:
         raise ValueError(f"{output} exists: name another file with --output, or replace it with --overwrite.")
@@ -44,6 +44,7 @@ def card(name: str, manifest: Manifest, measured: list[tuple[str, str]]) -> str:
             ("q(z given x)", _part({"name": manifest.posterior.name, "config": manifest.posterior.config})),
             ("p(z)", _part(manifest.prior and {**manifest.prior, "config": _short(manifest.prior["config"])})),
             *_columns(manifest),
+            *([("decoder", "follows the steps before each step of x")] if manifest.autoregressive else []),
             ("missing values", "NaN in x, which is summed out" if manifest.missing else "none are taken"),
         ],
         "How good it is": measured,
@@ -65,17 +66,33 @@ def card(name: str, manifest: Manifest, measured: list[tuple[str, str]]) -> str:
             *tables_of,
             "## Files\n\nEach was run by onnxruntime and compared with the model when it was written.\n\n"
             + _table(files),
-            '## Use\n\n```python\nfrom keras_vae_serving import Pipeline  # pip install "keras-vae[serving]"\n\n'
-            f'pipeline = Pipeline.load("{name}")\nx = pipeline.sample(16, seed=0)\nnats = pipeline.score(x)\n```',
+            f"## Use\n\n```python\n{_use(name, manifest)}\n```",
             "## To be said by its author\n\nWhat it is for and what not; whose data it was trained on, and with what "
             "right; what it gets wrong. No file of a bundle knows this.\n",
         ]
     )
 
 
+def _use(name, manifest):
+    """Lines of Python that run beside the folder of this bundle."""
+    lines = [
+        'from keras_vae_serving import Pipeline  # pip install "keras-vae[serving]"',
+        f"\npipeline = Pipeline.load({json.dumps(name)})",
+    ]
+    takes = {tensor.name for graph in manifest.graphs.values() for tensor in graph.inputs}
+    if "elbo" not in manifest.graphs or None in manifest.latent_shape:
+        return "\n".join([*lines, "help(pipeline)"])
+    given = ", condition=condition" if "condition" in takes else ""
+    return "\n".join(
+        [*lines, f"x = pipeline.sample(16, seed=0{given})", *([] if given else ["nats = pipeline.score(x)"])]
+    )
+
+
 def _measured(pipeline, given):
     """Terms of the bound on data, by the bundle's own files."""
     manifest = pipeline.manifest
+    if "elbo" not in manifest.graphs or pipeline.inputs.is_conditional or manifest.parts is not None:
+        raise ValueError("--data is for a bundle with a bound of x alone: leave it out for this one.")
     table = None if manifest.table is None else tables.Table.from_config(manifest.table)
     is_file = pathlib.Path(given.data).expanduser().exists()
     data = datasets.load(given.data, given.binarize, kinds=table, **({"test_fraction": 0} if is_file else {}))
@@ -85,13 +102,9 @@ def _measured(pipeline, given):
     terms = {name: found[name].astype("float64") for name in ("negative_elbo", "reconstruction", "kl")}
     rows = [("data", f"{given.data}, {len(x):,} examples, z drawn {NUM_SAMPLES} times for each")]
     for name, nats in terms.items():
-        error = nats.std(ddof=1) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
-        rows.append(
-            (
-                f"{name.replace('_elbo', ' ELBO').replace('kl', 'KL')}, nats",
-                f"{nats.mean():.3f} ± {error:.3f} (standard error)",
-            )
-        )
+        error = f" ± {nats.std(ddof=1) / math.sqrt(len(nats)):.3f} (standard error)" if len(nats) > 1 else ""
+        words = {"negative_elbo": "negative ELBO", "kl": "KL"}.get(name, name)
+        rows.append((f"{words}, nats", f"{nats.mean():.3f}{error}"))
     bits = np.mean(terms["negative_elbo"]) / (math.log(2.0) * np.prod(x.shape[1:]))
     rows.append(("bits per dimension", f"{bits:.4f}"))
     if pipeline.threshold is not None:
@@ -140,6 +153,8 @@ def _short(config):
 
 
 def _range(manifest):
+    if manifest.likelihood is None:
+        return "of which no range is known"
     if manifest.data_range is None:
         return "real numbers"
     low, high = manifest.data_range

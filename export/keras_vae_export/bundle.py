@@ -242,7 +242,7 @@ def _checked_data(data, model, functions):
     for tensor in expected:
         array = np.asarray(keras.ops.convert_to_numpy(data[tensor.name]))
         if isinstance(model, VAE) and len(array) and tensor.name == "x":
-            model.likelihood.validate(array, "data", model.allow_missing)
+            model._validate(array, "data")
         arrays[tensor.name] = array.astype(tensor.dtype, copy=False)
         tensor.check(arrays[tensor.name])
         if len(array) == 0:

@@ -39,6 +39,7 @@ _USUAL_GROWTH = 2**11
 # Samples of z that an example may be weighted or averaged by, on average over those of a request that is full. They are
 # run one part after the other, so that they take time and not memory.
 _SAMPLES_OF_EACH = 128
+_STEPS_OF_EACH = 16  # runs of a decoder that makes x step by step, for an example of a request that is full
 _MOST_DRAWN = 2**18  # numbers of x drawn for one request, if they are those of more than `max_rows` examples
 # What is like x, and is called by the names of its parts where it has some.
 _LIKE_X = ("x_mean", "x_drawn", "x_filled", "x_draws")
@@ -192,7 +193,8 @@ class Endpoints:
                 if array.size == 0:
                     raise RequestError(f"the input {key!r} holds no numbers: send an example at least.")
                 if not all_finite(array):
-                    nan_allowed = checks.allows_nan(key)
+                    made = name == "decoder" and key == "x" and checks.manifest.autoregressive  # its steps so far
+                    nan_allowed = made or checks.allows_nan(key)
                     if not nan_allowed or np.isinf(array).any():
                         what = "infinite" if nan_allowed else "NaN or infinite"
                         raise RequestError(f"the input {key!r} holds {what} values: leave out such examples.")
@@ -343,6 +345,18 @@ class Endpoints:
                 f"{rows} examples with {num_samples} samples each are more than {most} at a time: send fewer.", 413
             )
 
+    def _check_steps(self, rows):
+        """Of a decoder that runs once for each step, which takes time as rows by steps does."""
+        manifest = self.pipeline.manifest
+        steps = int(manifest.data_shape[0]) if manifest.autoregressive else 1
+        if rows * steps > self.max_rows * _STEPS_OF_EACH:
+            most = max(1, self.max_rows * _STEPS_OF_EACH // steps)
+            raise RequestError(
+                f"{rows} sequences of {steps} steps, made one after the other, are more than {most} at a time: ask for "
+                "fewer.",
+                413,
+            )
+
     def _sample(self, inputs, n=None, seed=None, latent_shape=None, draw=False):
         """`Verbs.sample`, in which the condition says how many are wanted if nothing else does."""
         names = [tensor.name for tensor in self.pipeline.inputs.of_verb("sample")]
@@ -367,6 +381,7 @@ class Endpoints:
                 return done.value
             if run.graph == "decoder":
                 self._check_decoded(run.inputs[self.pipeline.inputs.z].shape)
+                self._check_steps(len(run.inputs[self.pipeline.inputs.z]))
             wanted, every = run.outputs, len(self.batchers[run.graph].session.graph.outputs)
             if wanted is None and run.graph == "decoder":
                 wanted = self.pipeline.verbs.moments

@@ -348,10 +348,13 @@ class Verbs:
         twice = condition if condition is None else np.concatenate([condition, condition])
         z, redrawn = np.split((yield from self.draw(2 * draws, seed, twice)), 2)
         before, activity = (yield from self.decode({self.inputs.z: z, **conditioning}))["x_mean"], []
+        # Of a decoder that follows the steps before, what it does to each step when the others stay as they are.
+        steps = {"x": before} if self.inputs.manifest.autoregressive else {}
         for i in range(z.shape[-1]):
             moved = z.copy()
             moved[..., i] = redrawn[..., i]
-            after = (yield from self.decode({self.inputs.z: moved, **conditioning}))["x_mean"]
+            inputs = self.inputs.check("decoder", {self.inputs.z: moved, **conditioning})
+            after = (yield GraphRun("decoder", {**inputs, **steps}))["x_mean"]
             activity.append(np.sqrt(np.mean(np.square(after - before, dtype="float64"))))
         return np.array(activity)
 

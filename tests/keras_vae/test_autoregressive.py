@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from keras_vae import VAE, Bernoulli, Categorical, Gaussian, networks, sequences
 
@@ -95,7 +95,7 @@ def test_recurrent_networks_learn_to_copy():
     codes = np.random.default_rng(0).integers(0, 4, (512, 3))
     x = sequences.pad([row[: 4 + 2 * (i % 2)] for i, row in enumerate(np.repeat(codes, 2, axis=1))])
     likelihood = Categorical(num_classes=4)
-    pair = networks.recurrent((6,), 2, (32,), likelihood, show_missing=True, autoregressive=True)
+    pair = networks.recurrent((6,), 2, (32,), likelihood=likelihood, show_missing=True, autoregressive=True)
     vae = VAE(*pair, likelihood, allow_missing=True, seed=0)
     vae.compile(keras.optimizers.Adam(0.01))
     vae.fit(x, batch_size=64, epochs=12, verbose=0)
@@ -121,22 +121,57 @@ def test_recurrent_networks_of_series(autoregressive, tmp_path):
     assert vae.sample(3, condition=1, draw=True).shape == vae.reconstruct(data)[:3].shape == (3, 5, 2)
 
 
+def less_mean(previous):
+    return previous - ops.mean(previous, axis=1, keepdims=True)
+
+
+def small(previous):
+    """Features that a change of 1 hardly moves, looked at from both sides."""
+    return layers.Conv1D(1, 3, padding="same")(layers.Rescaling(1e-4)(previous))
+
+
+def dead(previous):
+    """Nothing depends on anything yet: the last weights are zeros."""
+    return layers.Dense(1, kernel_initializer="zeros")(layers.Conv1D(4, 3, padding="same", activation="relu")(previous))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("ahead", [layers.Conv1D(1, 3, padding="same"), less_mean, small, dead])
+def test_a_decoder_that_looks_ahead_is_refused(ahead):
+    vae = VAE(constant_encoder((STEPS, 1)), decoder_of((STEPS, 1), ahead), Gaussian(), seed=0)
+    weights = vae.decoder.get_weights()
+    for use in (lambda: vae.elbo(np.zeros((4, STEPS, 1), "float32")), lambda: vae.sample(2), vae.compile):
+        with pytest.raises(ValueError, match="reads what it is to predict"):
+            use()
+    for before, after in zip(weights, vae.decoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.once
+def test_attention_that_looks_back_is_not():
+    def attention(previous):
+        h = layers.Dense(4)(previous)
+        return layers.Dense(1)(layers.MultiHeadAttention(2, 2)(h, h, use_causal_mask=True))
+
+    vae = VAE(constant_encoder((STEPS, 1)), decoder_of((STEPS, 1), attention), Gaussian(), seed=0)
+    assert vae.sample(2, draw=True).shape == (2, STEPS, 1)
+
+
 @pytest.mark.once
 def test_mistakes_are_sentences(ar1):
     x = np.zeros((2, STEPS, 1), "float32")
     x[1, 2] = np.nan
     with pytest.raises(ValueError, match="lacks values at step 2 of example 1"):
         ar1.elbo(x)
+    assert np.isnan(ops.convert_to_numpy(ar1.terms(x, np.zeros((1, 2, 1), "float32")).loss)).tolist() == [False, True]
     with pytest.raises(ValueError, match="by draws only"):
         ar1.impute(x)
     with pytest.raises(ValueError, match="pass decoder_parameters"):
         ar1.decoder_parameters(np.zeros((1, 1), "float32"))
-    looks_ahead = decoder_of((STEPS, 1), layers.Conv1D(1, 3, padding="same"))
-    vae = VAE(constant_encoder((STEPS, 1)), looks_ahead, Gaussian(), seed=0)
-    for use in (lambda: vae.elbo(np.zeros((4, STEPS, 1), "float32")), lambda: vae.sample(2), vae.compile):
-        with pytest.raises(ValueError, match="reads what it is to predict"):
-            use()
-    with pytest.raises(ValueError, match="known number of steps"):
+    codes = decoder_of((STEPS,), layers.Embedding(3, 3))
+    with pytest.raises(ValueError, match=r"Embedding\(4, ...\)\(previous \+ 1\)"):
+        VAE(constant_encoder((STEPS,)), codes, Categorical(num_classes=3))
+    with pytest.raises(ValueError, match="of known sizes"):
         VAE(constant_encoder((STEPS,)), decoder_of((STEPS,), layers.Dense(STEPS)), Gaussian())
     with pytest.raises(ValueError, match=r"has shape \(5, 1\), and one example has \(6, 1\)"):
         VAE(constant_encoder((STEPS, 1)), decoder_of((STEPS - 1, 1), layers.ZeroPadding1D((0, 1))), Gaussian())
@@ -159,6 +194,9 @@ def test_sequences_of_different_lengths():
         ([[np.nan]], "holds NaN"),
         ([[1], [[1]]], "only the lengths"),
         ([1], "only the lengths"),
+        (["abc"], "Sequences are arrays of numbers"),
     ):
         with pytest.raises(ValueError, match=words):
             sequences.pad(wrong, steps=2)
+    with pytest.raises(ValueError, match="several sequences"):
+        sequences.unpad([1.0, 2.0])

@@ -13,6 +13,7 @@ from keras_vae_serving.http.budget import MemoryLease
 from keras_vae_serving.http.responses import error_content
 
 _PIECE = 2**16  # bytes of an answer that are written at a time
+_MANY = 20_000  # cells of rows that are read or written in some milliseconds
 
 
 class Shortcut:
@@ -157,12 +158,23 @@ class InferRows(Infer):
         if parameters.get("per_dimension"):
             raise RequestError('the surprise of a row is that of its columns: ask for more "top_columns".')
         parameters = rows.defaults(verb, verbs.can_tell_where, verbs.inputs.manifest.draws is not None) | parameters
-        inputs = {"x": table.to_array(instances)} if instances else {}
-        outputs = await self._run(bundle, endpoint, inputs, parameters)
-        lease.reserve(sum(array.nbytes for array in outputs.values()))
-        content = rows.respond(table, outputs, instances)
+        cells = len(instances or ()) * len(table.columns)
+        bundle.users += 1  # `reload` must not end its threads while rows are read
+        try:
+            inputs = {"x": await _aside(cells, table.to_array, instances)} if instances else {}
+            outputs = await self._run(bundle, endpoint, inputs, parameters)
+        finally:
+            bundle.users -= 1
+        size = sum(array.nbytes for array in outputs.values())
+        lease.reserve(size)
+        content = await _aside(size // 4, rows.respond, table, outputs, instances)
         lease.reserve(len(content), refuse=False)
         return content, []
+
+
+async def _aside(numbers, function, *arguments):
+    """A function's result; of many numbers it runs in a thread, so that others are answered meanwhile."""
+    return await asyncio.to_thread(function, *arguments) if numbers > _MANY else function(*arguments)
 
 
 def takes_rows(bundle: Any, endpoint: Any) -> bool:
