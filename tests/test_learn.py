@@ -1,4 +1,4 @@
-"""The pages of docs/learn keep their word: blocks run and print what is shown below them, quoted lines exist.
+"""The pages of docs/learn, and those that show what they print, keep their word: blocks run and print it, quotes exist.
 
 A block of ```python is run, in order, each page by itself. A block of ```text after it is what it prints: to the
 letter, or, after the comment `<!-- numbers within 20 % -->`, with numbers that may differ by so much, as those of a
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.once
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted(path.name for path in (ROOT / "docs" / "learn").glob("*.md"))
+PRINTING = [page for page in test_readme.PAGES if test_readme.prints(page)]
 BLOCK = re.compile(r"(?:<!-- numbers within (\d+) % -->\n+)?```(python|text)\n(.*?)```", flags=re.DOTALL)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
@@ -38,13 +39,14 @@ def differences(printed, shown, percent):
 
 def test_there_are_pages():
     assert {"why.md", "which_likelihood.md", "which_beta.md", "when_it_goes_wrong.md", "numbers.md"} <= set(PAGES)
+    assert len(PRINTING) >= len(PAGES) + 4
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PRINTING)
 def test_blocks_run_and_print_what_the_page_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace, printed, compared = {}, None, 0
-    for percent, language, block in BLOCK.findall(text_of(page)):
+    namespace, printed, compared = {"__name__": "page"}, None, 0
+    for percent, language, block in BLOCK.findall((ROOT / page).read_text()):
         if language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 exec(compile(block, page, "exec"), namespace)

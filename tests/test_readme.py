@@ -42,6 +42,11 @@ def blocks(document, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
 
 
+def prints(document):
+    """Whether a page shows what its blocks print: test_learn.py runs those."""
+    return bool(blocks(document, "python") and blocks(document, "text"))
+
+
 def commands(document):
     """The command lines that are ours, without what installs the package."""
     shell = "\n".join(blocks(document, "bash"))
@@ -121,7 +126,7 @@ def wait_for(port):
         *(
             pytest.param(page, marks=pytest.mark.slow if page in SLOW else pytest.mark.once)
             for page in PAGES
-            if blocks(page, "python") and "/learn/" not in page  # test_learn.py runs those, and what they print
+            if blocks(page, "python") and not prints(page)
         ),
     ],
 )
