@@ -127,7 +127,7 @@ def _not_loaded_as_it_is(model) -> Iterator[str]:
     layers = [layer for part in _ATTRIBUTES[2:] for layer in _layers(getattr(model, part))]
     for part in (model, *(layer for layer in layers if isinstance(layer, Configured))):
         kind, base = type(part), Parts if part is model else Configured
-        is_ours = kind.__init__.__module__.startswith("keras_vae.")
+        is_ours = (kind.__init__.__module__ or "").startswith("keras_vae.")
         if is_ours or kind.from_config.__func__ is not base.from_config.__func__:
             continue
         parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # the first is the object itself
