@@ -147,7 +147,7 @@ def _part(part: Any) -> str:
 def _short(config):
     """A config in which a list of one number over and over is that number."""
     return {
-        name: value[0] if isinstance(value, list) and value == value[:1] * len(value) else value
+        name: value[0] if isinstance(value, list) and value and value == value[:1] * len(value) else value
         for name, value in config.items()
     }
 

@@ -1,5 +1,6 @@
 """`keras-vae export`, and the export that ends `keras-vae quickstart`."""
 
+import dataclasses
 import json
 import math
 import re
@@ -14,7 +15,7 @@ import pytest
 
 import keras_vae
 from keras_vae import datasets, evaluation
-from keras_vae_cli import commands
+from keras_vae_cli import card, commands
 from keras_vae_serving import Manifest
 
 pytestmark = pytest.mark.once
@@ -79,6 +80,20 @@ def test_a_card_has_the_numbers_of_the_model(trained, tmp_path, capsys):
         (nats,) = re.findall(rf"\| {words}, nats \| ([\d.]+) ± [\d.]+ \(standard error\) \|", text)
         assert float(nats) == pytest.approx(found[name], abs=2e-3)
     assert f"| bits per dimension | {found['bits_per_dim']:.4f} |" in text
+
+
+def test_a_card_of_what_has_no_bound(trained, tmp_path, capsys):
+    """A pair of networks, and lists of nothing, as codes have them in their prior's moments."""
+    manifest = Manifest.load(trained / "bundle")
+    graphs = {name: graph for name, graph in manifest.graphs.items() if name != "elbo"}
+    prior = {"name": "UniformCodes", "config": {"levels": [], "mean": [0.5, 0.5]}}
+    pair = dataclasses.replace(manifest, graphs=graphs, likelihood=None, prior=prior, reference=None)
+    text = card.card('a "pair"', pair, card._at_export(pair))
+    assert '| p(z) | UniformCodes {"levels": [], "mean": 0.5} |' in text
+    assert "export with data, or write the card with --data" in text
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    compile(block, "card", "exec")
+    assert "score" not in block
 
 
 def test_a_threshold_is_fitted_on_the_held_out_data(trained, tmp_path, capsys):
