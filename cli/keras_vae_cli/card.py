@@ -39,7 +39,10 @@ def card(name: str, manifest: Manifest, measured: list[tuple[str, str]]) -> str:
     sections = {
         "What it is": [
             ("data x", f"shape {_shape(manifest.data_shape)}, {_range(manifest)}"),
-            ("p(x given z)", _part(manifest.likelihood)),
+            (
+                "p(x given z)",
+                _part(manifest.likelihood) if manifest.table is None else "one for each column, by its kind",
+            ),
             ("z", f"shape {_shape(manifest.latent_shape)}"),
             ("q(z given x)", _part({"name": manifest.posterior.name, "config": manifest.posterior.config})),
             ("p(z)", _part(manifest.prior and {**manifest.prior, "config": _short(manifest.prior["config"])})),
