@@ -161,9 +161,10 @@ def _from_vae(vae):
         z = distribution.from_noise(draws)[0]
         return {"z": z, **({"codes": ops.cast(family.codes(z), "int32")} if codes else {})}
 
-    def decoder(z, *others):
-        so_far, condition = (others[0], others[1:]) if steps else (None, others)
-        return _decoder_outputs(vae.likelihood, vae.decoder_parameters(z, False, next(iter(condition), None), so_far))
+    def decoder(*tensors):
+        named = {tensor.name: value for tensor, value in zip(taken, tensors, strict=True)}
+        parameters = vae._parameters_of(named["z"], named.get("x"), named.get("condition"))
+        return _decoder_outputs(vae.likelihood, parameters)
 
     def elbo(x, *others):
         *condition, epsilon = others

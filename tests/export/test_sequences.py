@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 
 import keras_vae_export
-from keras_vae import VAE, Categorical, sequences
+from keras_vae import VAE, Categorical, networks, sequences
+from keras_vae_export import graphs
 from keras_vae_serving import Pipeline, RequestError
 
 pytestmark = pytest.mark.once
@@ -59,6 +60,20 @@ def test_the_decoder_takes_the_steps_so_far(vae, x, pipeline):
         outputs = pipeline.sessions["decoder"].run({"z": z, "x": made})
         made[:, step] = outputs["x_mean"][:, step]
     np.testing.assert_array_equal(made, vae.decode(z))
+
+
+def test_the_parameters_of_a_subclass_that_knows_no_steps():
+    """Its method has the arguments that it had before there were such decoders."""
+
+    class Doubled(VAE):
+        def decoder_parameters(self, z, training=False, condition=None):
+            return 2.0 * super().decoder_parameters(z, training, condition)
+
+    vae = Doubled(*networks.mlp((4,), 2, hidden=(3,)), seed=0)
+    decoder = next(graph for graph in graphs.from_model(vae) if graph.name == "decoder")
+    z = np.random.default_rng(0).normal(size=(3, 2)).astype("float32")
+    found = decoder.function(keras.ops.convert_to_tensor(z))["x_mean"]
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), vae.decode(z), rtol=1e-5)
 
 
 def test_what_has_no_meaning_is_a_sentence(x, pipeline):
