@@ -27,7 +27,9 @@ _SHAPE_LAYERS = (
 
 def check_latents(decoder: Any, latent_shape: tuple[Any, ...]) -> None:
     """Shape of z, as the encoder gives it, against the input that a decoder declares."""
-    declared = [tuple(t.shape[1:]) for t in getattr(decoder, "inputs", None) or () if t.name != "condition"]
+    inputs = getattr(decoder, "inputs", None) or ()
+    beside = ("condition", "previous") if len(inputs) > 1 else ("condition",)
+    declared = [tuple(tensor.shape[1:]) for tensor in inputs if tensor.name not in beside]
     if len(declared) != 1 or shape_matches(latent_shape, declared[0]):
         return
     advice = "end the encoder and begin the decoder with one shape"
