@@ -137,7 +137,7 @@ def in_memory(vae: VAE, x: Any, batch_size: int) -> list[np.ndarray]:
         ValueError: If p(x|z) has no draws like x, or there is no example.
     """
     x, *condition = (np.concatenate(part) for part in zip(*vae._pieces(x, batch_size), strict=True))
-    vae.likelihood.validate(x, missing=vae.allow_missing)
+    vae._validate(x)
     caveat = vae.likelihood.caveat(x)
     if caveat:
         raise ValueError(f"Draws of this model are not like x. {caveat}")
@@ -151,8 +151,7 @@ def reconstructions(
     z = vae.encode(vae._joined_with_condition(x, *condition), batch_size).sample(draws, seed=generator)
     given = [np.concatenate([each] * draws) for each in condition]
     z = np.asarray(z, "float32").reshape(-1, *z.shape[2:])
-    parameters = vae._batched(vae._decode_parameters, z, *given, batch_size=batch_size)
-    return vae.likelihood.sample(parameters, generator).reshape(draws, *x.shape)
+    return vae._drawn(z, *given, noise=generator, batch_size=batch_size).reshape(draws, *x.shape)
 
 
 def imputations(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_vae import VAE, Bernoulli, Categorical, Gaussian, networks, sequences
+from keras_vae import VAE, Bernoulli, Categorical, Gaussian, evaluation, networks, sequences
 
 STEPS, SLOPE, SIGMA = 6, 0.8, 0.5
 
@@ -58,6 +58,14 @@ def test_samples_are_of_the_process(ar1):
     covariance = SLOPE ** np.abs(at[:, None] - at) * np.minimum(variance[:, None], variance)
     np.testing.assert_allclose(np.cov(x[..., 0].T), covariance, atol=0.06)  # 5 standard errors
     assert (ar1.sample(2, seed=0) == 0.0).all()  # the means of the steps
+
+
+@pytest.mark.once
+def test_reconstructions_are_as_spread_as_they_say(ar1):
+    """x says nothing of z, so that what is drawn again is of the process, as x is."""
+    x = ar1.sample(400, draw=True, seed=1)
+    found = evaluation.coverage(ar1, x, draws=50)
+    assert found.overall(0.9) == pytest.approx(0.9, abs=0.04)
 
 
 def test_a_forecast_goes_on_from_what_is_observed(ar1):
@@ -175,6 +183,8 @@ def test_mistakes_are_sentences(ar1):
         VAE(constant_encoder((STEPS,)), decoder_of((STEPS,), layers.Dense(STEPS)), Gaussian())
     with pytest.raises(ValueError, match=r"has shape \(5, 1\), and one example has \(6, 1\)"):
         VAE(constant_encoder((STEPS, 1)), decoder_of((STEPS - 1, 1), layers.ZeroPadding1D((0, 1))), Gaussian())
+    with pytest.raises(ValueError, match="the decoder takes z of shape"):
+        VAE(constant_encoder((STEPS, 1), 2), decoder_of((STEPS, 1), layers.Dense(1)), Gaussian())
     with pytest.raises(ValueError, match=r"x\[..., None\]"):
         networks.recurrent((6,), 2, likelihood="mse")
 
