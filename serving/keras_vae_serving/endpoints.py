@@ -43,6 +43,7 @@ _STEPS_OF_EACH = 16  # runs of a decoder that makes x step by step, for an examp
 _MOST_DRAWN = 2**18  # numbers of x drawn for one request, if they are those of more than `max_rows` examples
 # What is like x, and is called by the names of its parts where it has some.
 _LIKE_X = ("x_mean", "x_drawn", "x_filled", "x_draws")
+_SHAPED_AS_X = (*_LIKE_X, "x_scale", "surprise")
 # A number of samples has two names: `sample` calls it n, `score` num_samples.
 _OTHER_NAMES = {"n": "num_samples", "num_samples": "n"}
 
@@ -193,8 +194,7 @@ class Endpoints:
                 if array.size == 0:
                     raise RequestError(f"the input {key!r} holds no numbers: send an example at least.")
                 if not all_finite(array):
-                    made = name == "decoder" and key == "x" and checks.manifest.autoregressive  # its steps so far
-                    nan_allowed = made or checks.allows_nan(key)
+                    nan_allowed = checks.allows_nan(key, name)
                     if not nan_allowed or np.isinf(array).any():
                         what = "infinite" if nan_allowed else "NaN or infinite"
                         raise RequestError(f"the input {key!r} holds {what} values: leave out such examples.")
@@ -306,7 +306,7 @@ class Endpoints:
         """What is shaped like x, of a model with named parts, as the parts."""
         found = {}
         for name, array in outputs.items():
-            whole = self.pipeline.inputs.by_name(array) if name in (*_LIKE_X, "x_scale", "surprise") else array
+            whole = self.pipeline.inputs.by_name(array) if name in _SHAPED_AS_X else array
             found |= {_part(name, part): a for part, a in whole.items()} if isinstance(whole, dict) else {name: whole}
         return found
 
@@ -314,7 +314,7 @@ class Endpoints:
         """The same for descriptions of outputs; x_mean and x_drawn, of which a request gets one, become one."""
         shapes, found = (self.pipeline.manifest.parts or {}).get("x"), {}
         for tensor in outputs:
-            if not shapes or tensor.name not in (*_LIKE_X, "x_scale", "surprise"):
+            if not shapes or tensor.name not in _SHAPED_AS_X:
                 found[tensor.name] = tensor
                 continue
             for part, shape in shapes.items():

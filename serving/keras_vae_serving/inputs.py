@@ -250,9 +250,10 @@ class Inputs:
                 f"{name} must hold labels from 0 to {count - 1}; it ranges from {array.min()} to {array.max()}."
             )
 
-    def allows_nan(self, name: str) -> bool:
-        """Whether a NaN in the input of this name stands for a missing number and is not a mistake."""
-        return name == "x" and self.manifest.missing
+    def allows_nan(self, name: str, graph: str = "encoder") -> bool:
+        """Whether a NaN in the input of this name stands for a missing number, or for a step that is to come."""
+        is_to_come = graph == "decoder" and self.manifest.autoregressive
+        return name == "x" and (self.manifest.missing or is_to_come)
 
     def _condition_of(self, graph):
         return next((tensor for tensor in self._given(graph) if tensor.name == "condition"), None)

@@ -1,6 +1,7 @@
 """The one route that must be fast: an ASGI application of its own, without the objects a route usually gets."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -110,7 +111,8 @@ class Infer:
             unknown = [output for output in request.outputs if output not in names]
             if unknown:
                 raise RequestError(f"{name} has no output {unknown[0][:50]!r}; it has {', '.join(names)}.")
-        outputs = await self._run(bundle, endpoint, request.inputs, request.parameters)
+        with _in_use(bundle):
+            outputs = await bundle.endpoints.run(endpoint, request.inputs, request.parameters)
         if request.outputs is not None:
             absent = next((output for output in request.outputs if output not in outputs), None)
             if absent is not None:
@@ -128,14 +130,6 @@ class Infer:
             (b"content-type", b"application/octet-stream"),
             (b"inference-header-content-length", str(json_length).encode()),
         ]
-
-    async def _run(self, bundle, endpoint, inputs, parameters):
-        # No await from `find` to here: `reload` cannot end the bundle's threads in between.
-        bundle.users += 1
-        try:
-            return await bundle.endpoints.run(endpoint, inputs, parameters)
-        finally:
-            bundle.users -= 1
 
     def _check_length(self, length):
         limit = self._server.limits.max_body
@@ -159,17 +153,24 @@ class InferRows(Infer):
             raise RequestError('the surprise of a row is that of its columns: ask for more "top_columns".')
         parameters = rows.defaults(verb, verbs.can_tell_where, verbs.inputs.manifest.draws is not None) | parameters
         cells = len(instances or ()) * len(table.columns)
-        bundle.users += 1  # `reload` must not end its threads while rows are read
-        try:
+        with _in_use(bundle):
             inputs = {"x": await _aside(cells, table.to_array, instances)} if instances else {}
-            outputs = await self._run(bundle, endpoint, inputs, parameters)
-        finally:
-            bundle.users -= 1
+            outputs = await bundle.endpoints.run(endpoint, inputs, parameters)
         size = sum(array.nbytes for array in outputs.values())
         lease.reserve(size)
         content = await _aside(size // 4, rows.respond, table, outputs, instances)
         lease.reserve(len(content), refuse=False)
         return content, []
+
+
+@contextlib.contextmanager
+def _in_use(bundle):
+    """Keeps the threads of a bundle from being ended by `reload`; no await from `find` to here."""
+    bundle.users += 1
+    try:
+        yield
+    finally:
+        bundle.users -= 1
 
 
 async def _aside(numbers, function, *arguments):
