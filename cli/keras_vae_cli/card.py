@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_vae import _files, datasets, tables
+from keras_vae import _files, datasets, evaluation, tables
+from keras_vae_cli import runs
 from keras_vae_serving import Manifest, Pipeline
 
 NUM_SAMPLES = 16  # of z, by which each score is averaged
@@ -99,8 +100,7 @@ def _measured(pipeline, given):
     table = None if manifest.table is None else tables.Table.from_config(manifest.table)
     is_file = pathlib.Path(given.data).expanduser().exists()
     data = datasets.load(given.data, given.binarize, kinds=table, **({"test_fraction": 0} if is_file else {}))
-    x = data.train if is_file else data.test
-    x = x[..., None] if (*x.shape[1:], 1) == manifest.data_shape else x
+    x = runs.fit_shape(data.train if is_file else data.test, manifest)
     found = pipeline.run(pipeline.verbs.score(x, NUM_SAMPLES, 0))
     terms = {name: found[name].astype("float64") for name in ("negative_elbo", "reconstruction", "kl")}
     rows = [("data", f"{given.data}, {len(x):,} examples, z drawn {NUM_SAMPLES} times for each")]
@@ -108,7 +108,7 @@ def _measured(pipeline, given):
         error = f" ± {nats.std(ddof=1) / math.sqrt(len(nats)):.3f} (standard error)" if len(nats) > 1 else ""
         words = {"negative_elbo": "negative ELBO", "kl": "KL"}.get(name, name)
         rows.append((f"{words}, nats", f"{nats.mean():.3f}{error}"))
-    bits = np.mean(terms["negative_elbo"]) / (math.log(2.0) * np.prod(x.shape[1:]))
+    bits = evaluation.bits_per_dim(terms["negative_elbo"].mean(), math.prod(x.shape[1:]))
     rows.append(("bits per dimension", f"{bits:.4f}"))
     if pipeline.threshold is not None:
         share = np.mean(pipeline.is_anomaly(x))

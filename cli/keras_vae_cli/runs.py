@@ -135,9 +135,9 @@ def is_run(folder: pathlib.Path) -> bool:
         return False
 
 
-def fit_shape(x, vae):
-    """Gives images the channel axis that training gave them for a convolutional network."""
-    return x[..., None] if (*x.shape[1:], 1) == tuple(vae.data_shape) else x
+def fit_shape(x, model):
+    """Gives images the channel axis that training gave them for a convolutional network; of a model or a manifest."""
+    return x[..., None] if (*x.shape[1:], 1) == tuple(model.data_shape) else x
 
 
 def in_words(terms: dict[str, float]) -> str:

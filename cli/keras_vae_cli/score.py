@@ -48,9 +48,8 @@ def run(given: argparse.Namespace) -> None:
         f"at most {1 - threshold.quantile:.2%} of the {threshold.examples:,} held-out rows do."
     )
     for row in np.argsort(-scores, kind="stable")[:SHOWN]:
-        words = ", ".join(
-            f"{name} {round(float(nats), 1) + 0.0:+.1f}" for name, nats in most_surprising[row]
-        )  # no -0.0
+        rounded = [(name, round(float(nats), 1) + 0.0) for name, nats in most_surprising[row]]  # no -0.0
+        words = ", ".join(f"{name} {nats:+.1f}" for name, nats in rounded)
         print(f"row {row + 1:<8,} {scores[row]:.3f} nats: {words}")
 
 
