@@ -70,8 +70,3 @@ def test_quoted_lines_are_in_the_file_that_is_named(page):
         named, *lines = quote.splitlines()
         source = {line.strip() for line in (ROOT / named.removeprefix("# ")).read_text().splitlines()}
         assert [line for line in lines if line.strip() not in source] == [], named
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
-    test_readme.test_links_lead_somewhere(f"docs/learn/{page}")
