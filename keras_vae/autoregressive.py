@@ -10,6 +10,7 @@ A sequence that is shorter than the others ends in NaN, and what does not exist 
 Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, arXiv:1511.06349.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -100,33 +101,33 @@ class Autoregressive:
         steps = self.data_shape[0] if self.is_autoregressive else 1
         if steps == 1:
             return
-        rng, own = np.random.default_rng(0), self.decoder.trainable_variables
+        rng = np.random.default_rng(0)
         later = np.unique(np.linspace(1, steps - 1, 8).astype(int))  # what is changed, in a copy for each
-        z = ops.convert_to_tensor(
-            np.repeat(rng.normal(size=(1, *self.latent_shape)), len(later) + 1, axis=0), "float32"
-        )
-        condition = None if self.condition_shape is None else np.zeros((len(z), *self.condition_shape), "float32")
-        for weights in (None, 0.3, 0.3):
-            values = [] if weights is None else [(w, _random(rng, weights, w)) for w in own]
-            x, other = (_example_of(self.likelihood, self.data_shape, rng) for _ in range(2))
-            for size in (1.0,) if self.likelihood.is_discrete else (1.0, 1e4):
-                copies = np.repeat(size * x, len(later) + 1, axis=0)
-                copies[np.arange(len(later)) + 1, later - 1] = size * other[0, later - 1]
-                with keras.StatelessScope(state_mapping=values):
-                    parameters = self.decoder_parameters(z, condition=condition, x=ops.convert_to_tensor(copies))
-                found = validation.to_numpy(parameters)
-                largest = max(1e-30, np.nan_to_num(np.abs(found), posinf=0.0).max())
-                for row, step in enumerate(later, 1):
-                    if not np.allclose(
-                        found[row, :step], found[0, :step], rtol=1e-4, atol=1e-5 * largest, equal_nan=True
-                    ):
-                        raise ValueError(_LOOKS_AHEAD.format(step=step, before=step - 1))
+        sizes = (1.0,) if self.likelihood.is_discrete else (1.0, 1e4)
+        for is_random, size in itertools.product((False, True, True), sizes):
+            x, other = (size * _example_of(self.likelihood, self.data_shape, rng) for _ in range(2))
+            copies = np.repeat(x, len(later) + 1, axis=0)
+            copies[np.arange(len(later)) + 1, later - 1] = other[0, later - 1]
+            found = self._tried(copies, rng, is_random)
+            atol = 1e-5 * np.nan_to_num(np.abs(found), posinf=0.0).max()
+            for row, step in enumerate(later, 1):
+                if not np.allclose(found[row, :step], found[0, :step], rtol=1e-4, atol=atol, equal_nan=True):
+                    raise ValueError(_LOOKS_AHEAD.format(step=step, before=step - 1))
+
+    def _tried(self, x, rng, is_random):
+        """The decoder's parameters for one z and several x, of its own weights or of weights at random."""
+        z = np.repeat(rng.normal(size=(1, *self.latent_shape)), len(x), axis=0)
+        condition = None if self.condition_shape is None else np.zeros((len(x), *self.condition_shape), "float32")
+        weights = [(w, _random(rng, w)) for w in self.decoder.trainable_variables] if is_random else []
+        z, x = (ops.convert_to_tensor(array, "float32") for array in (z, x))
+        with keras.StatelessScope(state_mapping=weights):
+            return validation.to_numpy(self.decoder_parameters(z, condition=condition, x=x))
 
 
 _LOOKS_AHEAD = (
     "The decoder's parameters before step {step} change with previous[:, {step}], which holds x at step {before}: the "
-    "decoder reads what it is to predict, and its bound is of nothing. Use layers that look back only: an LSTM or GRU "
-    "in one direction, Conv1D(padding='causal'), MultiHeadAttention with use_causal_mask=True."
+    "decoder reads what it is to predict, and its loss is no bound of log p(x). Use layers that look back only: an "
+    "LSTM or GRU in one direction, Conv1D(padding='causal'), MultiHeadAttention with use_causal_mask=True."
 )
 
 
@@ -135,8 +136,8 @@ def _inner(x):
     return tuple(range(2, len(x.shape)))
 
 
-def _random(rng, size, variable):
-    return ops.convert_to_tensor((size * rng.normal(size=tuple(variable.shape))).astype("float32"), variable.dtype)
+def _random(rng, variable):
+    return ops.convert_to_tensor(rng.normal(0.0, 0.3, tuple(variable.shape)).astype("float32"), variable.dtype)
 
 
 def _example_of(likelihood, data_shape, rng):

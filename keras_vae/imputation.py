@@ -23,6 +23,8 @@ class Imputation:
             E[x_missing|x_observed] ~ sum_i w_i E[x_missing|z_i] / sum_i w_i
             w_i = p(x_observed|z_i) p(z_i) / q(z_i|x_observed)
 
+        A decoder that follows the steps before goes on from what is observed: of a series, a forecast.
+
         Args:
             x: `(n, ...)` data, in any form, with NaN where a value is missing. The model has `allow_missing=True`.
             draws: Number of completed copies of x, each with missing values drawn from p(x_missing|x_observed), for
@@ -35,8 +37,6 @@ class Imputation:
         Returns:
             `(n, ...)`, or `(draws, n, ...)`, NumPy.
 
-        A decoder that follows the steps before goes on from what is observed: of a series, a forecast.
-
         Raises:
             ValueError: If the model was not told that values may be missing, or `draws` is None and its decoder follows
                 the steps before.
@@ -47,8 +47,8 @@ class Imputation:
             raise ValueError("This model knows no missing values: make and train it with VAE(..., allow_missing=True).")
         if draws is None and self.is_autoregressive:
             raise ValueError(
-                "The mean of steps that follow each other is known by draws only: pass impute(x, draws=100), and "
-                "average them."
+                "This decoder follows the steps before, and the mean of later ones is known by draws only: pass "
+                "impute(x, draws=100), and average them."
             )
         validation.whole_number("num_samples", num_samples)
         if draws is not None:

@@ -258,11 +258,8 @@ def recurrent(
 
     Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, arXiv:1511.06349, section 2.
     """
-    data_shape, latent_shape, likelihood = (
-        _checked_shape(data_shape),
-        _latent_shape(latent_dim),
-        likelihoods.get(likelihood),
-    )
+    data_shape, latent_shape = _checked_shape(data_shape), _latent_shape(latent_dim)
+    likelihood = likelihoods.get(likelihood)
     hidden, given = _positive_integers("hidden", hidden), _named_conditions(condition)
     output_shape = validation.parameter_shape(data_shape, likelihood)
     if len(output_shape) < 2 or output_shape[0] != data_shape[0]:

@@ -283,8 +283,8 @@ class Verbs:
             self.require_draws()
         elif self.inputs.manifest.autoregressive:
             raise RequestError(
-                "The mean of steps that follow each other is known by draws only: ask for draws, 100 for instance, and "
-                "average them."
+                "This decoder follows the steps before, and the mean of later ones is known by draws only: ask for "
+                "draws, 100 for instance, and average them."
             )
         rng, inputs = np.random.default_rng(seed), self.inputs.check("elbo", x)
         drawer, chooser = rng.spawn(2)
