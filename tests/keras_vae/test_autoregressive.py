@@ -77,6 +77,10 @@ def test_a_forecast_goes_on_from_what_is_observed(ar1):
     np.testing.assert_allclose(forecasts[:, :, 3:, 0].mean(0), x[:, 2] * SLOPE**after, atol=5 * 0.8 / np.sqrt(4000))
     deviation = SIGMA * np.sqrt((1 - SLOPE ** (2 * after)) / (1 - SLOPE**2))
     np.testing.assert_allclose(forecasts[:, :, 3:, 0].std(0), [deviation, deviation], rtol=0.06)
+    longer = x[:2].copy()
+    longer[1, 3:5, 0] = [4.0, 5.0]  # where the other ends, this goes on as it is
+    forecasts = ar1.impute(longer, draws=4000, num_samples=2, seed=0)
+    np.testing.assert_allclose(forecasts[:, 1, 5].mean(), SLOPE * 5.0, atol=5 * SIGMA / np.sqrt(4000))
 
 
 def test_a_markov_chain_of_codes():
