@@ -55,6 +55,7 @@ def test_blocks_run_and_print_what_the_page_shows(page, tmp_path, monkeypatch):
             assert differences(printed.getvalue(), block, percent or None) == []
             compared += 1
     assert compared >= 5
+    assert [name for name in test_readme.pictures(page) if not (tmp_path / name).exists()] == []
 
 
 def test_a_wrong_number_or_word_is_noticed():

@@ -47,6 +47,11 @@ def prints(document):
     return bool(blocks(document, "python") and blocks(document, "text"))
 
 
+def pictures(document):
+    """The names of the pictures that a page's own blocks write; `docs/pictures.py` makes them anew."""
+    return re.findall(r"!\[[^\]]*\]\(pictures/([^)]+)\)", (ROOT / document).read_text())
+
+
 def commands(document):
     """The command lines that are ours, without what installs the package."""
     shell = "\n".join(blocks(document, "bash"))
@@ -134,6 +139,7 @@ def test_the_python_blocks_run_in_order(document, folder):
     namespace, registered = {}, dict(keras.saving.get_custom_objects())
     for block in blocks(document, "python"):
         exec(compile(block, document, "exec"), namespace)
+    assert [name for name in pictures(document) if not (folder / name).exists()] == []
     keras.saving.get_custom_objects().update(registered)  # a class of a page is another test's, too
 
 
