@@ -68,7 +68,8 @@ class ModelInputs:
     def _decoder_outputs(self, z, condition=None, training=False, x=None):
         """The parameters of p(x|z): one tensor, of named parts their parameters as one vector."""
         if self._fields is None:
-            return run(self.decoder, "z", z, condition, training, previous=self._previous(x))
+            parameters = run(self.decoder, "z", z, condition, training, previous=self._previous(x))
+            return self._without_holes(parameters, x) if self.is_autoregressive and self.allow_missing else parameters
         found = run_by_name(self.decoder, {"z": z} | self._fields.given_of(condition), training)
         return _packed_parameters(found, self.likelihood.parameter_shapes())
 

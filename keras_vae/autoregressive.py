@@ -41,14 +41,19 @@ class Autoregressive:
             )
         x = ops.cast(x, "float32")
         nothing = ops.full_like(x[:, :1], float("nan"))
-        previous = self.likelihood.fill_missing(ops.concatenate([nothing, x[:, :-1]], axis=1))
-        if not self.allow_missing:
-            return previous
-        # Where a step is missing before later ones the bound is none, and so NaN: `fit` checks its first batch only.
+        return self.likelihood.fill_missing(ops.concatenate([nothing, x[:, :-1]], axis=1))
+
+    def _without_holes(self, parameters, x):
+        """Parameters, and NaN for an example that lacks a step before later ones, of which the bound would be none.
+
+        `fit` checks its first batch only; a network may turn a NaN among its inputs into a number.
+        """
+        x, inner = ops.cast(x, "float32"), tuple(range(2, len(x.shape)))
         there = ops.cast(ops.logical_not(ops.isnan(x)), "float32")
-        later = ops.flip(ops.cumsum(ops.flip(ops.max(there, axis=_inner(x), keepdims=True), 1), axis=1), 1) - there
-        is_hole = ops.any(ops.logical_and(ops.isnan(x), later > 0.5), axis=tuple(range(1, len(x.shape))), keepdims=True)
-        return ops.where(is_hole, ops.full_like(previous, float("nan")), previous)
+        later = ops.flip(ops.cumsum(ops.flip(ops.max(there, axis=inner, keepdims=True), 1), axis=1), 1) - there
+        is_hole = ops.any(ops.logical_and(ops.isnan(x), later > 0.5), axis=tuple(range(1, len(x.shape))))
+        is_hole = ops.reshape(is_hole, (-1, *[1] * (len(parameters.shape) - 1)))
+        return ops.where(is_hole, ops.full_like(parameters, float("nan")), parameters)
 
     def _step_by_step(
         self, z: np.ndarray, *condition: np.ndarray, value: Callable[[Any], Any], batch_size: int, x: Any = None
@@ -129,11 +134,6 @@ _LOOKS_AHEAD = (
     "decoder reads what it is to predict, and its loss is no bound of log p(x). Use layers that look back only: an "
     "LSTM or GRU in one direction, Conv1D(padding='causal'), MultiHeadAttention with use_causal_mask=True."
 )
-
-
-def _inner(x):
-    """The axes of a step."""
-    return tuple(range(2, len(x.shape)))
 
 
 def _random(rng, variable):

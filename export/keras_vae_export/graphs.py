@@ -45,6 +45,7 @@ class GraphFunction:
         gives: Names of the outputs that are the only sensible inputs, of these names, of the graphs after it.
         exponentials: Names of the outputs that are made of exponentials of another, by the name of that: where it is
             large, float32 does not determine them.
+        is_sequence: Whether of the input `missing` only the end may be missing.
     """
 
     name: str
@@ -58,6 +59,7 @@ class GraphFunction:
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
     gives: tuple[str, ...] = ()
     exponentials: dict[str, str] = dataclasses.field(default_factory=dict)
+    is_sequence: bool = False
 
 
 class Pair:
@@ -208,6 +210,7 @@ def _from_vae(vae):
         ),
         GraphFunction("elbo", elbo, scored, terms, vae, ranges, None, missing, counts, exponentials=weighted),
     ]
+    graphs = [dataclasses.replace(graph, is_sequence=vae.is_autoregressive) for graph in graphs]
     if not is_normal:
         codes = _codes(family, latents)
         made = (Tensor("noise", "float32", (BATCH, *noise_shape)),) if noise_shape else ()

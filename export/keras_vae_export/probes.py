@@ -151,11 +151,13 @@ def _made(graph, run, kind, make, held_out, rng, given, known):
 
 
 def _inputs(graph, make, sizes, held_out, rng):
-    """Generated values for every input; a fifth of them is missing if the graph allows missing values."""
+    """Generated values for every input; if the graph allows missing values a fifth of them is, or ends of sequences."""
     inputs = {t.name: make(t, (ROWS, *sizes[t.name]), _range(graph, t, held_out), rng) for t in graph.inputs}
     if graph.missing is not None:
         values = inputs[graph.missing]
-        values[rng.random(values.shape) < 0.2] = np.nan
+        lengths = rng.integers(0, values.shape[1] + 1, (len(values), 1))
+        is_missing = np.arange(values.shape[1]) >= lengths if graph.is_sequence else rng.random(values.shape) < 0.2
+        values[is_missing] = np.nan
     return inputs
 
 
