@@ -50,6 +50,7 @@ class _Estimator(base.BaseEstimator):
         learning_rate: float = 1e-3,
         random_state: Any = None,
         verbose: int = 0,
+        kinds: Any = None,
     ) -> None:
         self.latent_dim = latent_dim
         self.hidden = hidden
@@ -61,6 +62,7 @@ class _Estimator(base.BaseEstimator):
         self.learning_rate = learning_rate
         self.random_state = random_state
         self.verbose = verbose
+        self.kinds = kinds
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Makes a VAE and trains it.
@@ -78,7 +80,7 @@ class _Estimator(base.BaseEstimator):
         latent_dim, epochs, batch_size = (
             validation.whole_number(name, getattr(self, name)) for name in ("latent_dim", "epochs", "batch_size")
         )
-        table = Table.fit(X) if _has_categories(X) else None
+        table = Table.fit(X, self.kinds) if self.kinds or _has_categories(X) else None
         x, likelihood = self._array(X, table, reset=True), self._likelihood(table)
         if table is None and self.standardize and is_real(likelihood):
             likelihood = likelihoods.Standardized.fit(likelihood, x)
@@ -252,10 +254,10 @@ class VAEDetector(base.OutlierMixin, _Estimator):
         learning_rate: float = 1e-3,
         random_state: Any = None,
         verbose: int = 0,
+        kinds: Any = None,
     ) -> None:
-        super().__init__(
-            latent_dim, hidden, likelihood, standardize, beta, epochs, batch_size, learning_rate, random_state, verbose
-        )
+        networks_and_training = latent_dim, hidden, likelihood, standardize, beta, epochs, batch_size, learning_rate
+        super().__init__(*networks_and_training, random_state, verbose, kinds)
         self.contamination = contamination
         self.two_sided = two_sided
 

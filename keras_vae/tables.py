@@ -11,7 +11,9 @@ import dataclasses
 import importlib
 import importlib.util
 import math
+import re
 import shlex
+import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any, Self
 
@@ -20,10 +22,12 @@ import numpy as np
 
 from keras_vae.likelihoods import Categorical, Gaussian, Likelihood, Mixed, Standardized
 
-KINDS: tuple[str, ...] = ("real", "integer", "category")
+KINDS: tuple[str, ...] = ("real", "log", "integer", "category")
 _MAX_CATEGORIES = 200
 _MAX_WHOLE = 2**24  # float32 tells whole numbers apart up to here
 _FEW_ROWS = 20  # so few may differ by chance
+_SKEWED = 0.6  # nats a row that a log-normal distribution fits better than a normal one: an exponential has 0.34
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}.*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +36,11 @@ class Column:
 
     Args:
         name: Name in the DataFrame.
-        kind: "real", "integer" or "category".
+        kind: "real", "log" (the logarithm of a positive number is what is modelled), "integer" or "category".
         categories: Values of a category, in the order of their one-hot columns: strings, booleans or numbers.
         levels: All values of a category that has an order, also those that do not occur.
         low, high: Least and greatest value seen of a number.
-        mean, stddev: Those of a number; a constant column has stddev 1.
+        mean, stddev: Those of a number, or of its logarithm; a constant column has stddev 1.
         dtype: Type in the DataFrame, as narwhals calls it.
     """
 
@@ -54,6 +58,11 @@ class Column:
     def width(self) -> int:
         """Number of columns of the array."""
         return len(self.categories) or 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a value goes back to the DataFrame as a whole number."""
+        return self.kind == "integer" or (self.kind == "log" and self.dtype.startswith(("Int", "UInt")))
 
 
 class Table:
@@ -89,15 +98,18 @@ class Table:
         booleans and the types of categories "category". An ordered category keeps its order and all its levels; another
         has those that occur, sorted.
 
+        "log" is for positive numbers over several decades, such as masses, incomes or durations: the array holds their
+        natural logarithm, and nats are of that. It is never chosen by itself; a warning says where it fits much better.
+
         Args:
             frame: A DataFrame of pandas or polars, of which all rows are looked at.
             kinds: Kind of a column where it is another, by its name, such as `{"zip_code": "category"}`; None leaves
                 the column out.
 
         Raises:
-            ValueError: If a column has no value, is of a type that is neither, or, where `kinds` does not say what it
-                is, names the rows (text that seldom occurs twice, whole numbers that count) or holds whole numbers
-                beyond 2**24, which float32 rounds; says which and what to do.
+            ValueError: If columns have no value, are of a type that is neither, or, where `kinds` does not say what
+                they are, name the rows (text that seldom occurs twice, whole numbers that count), hold whole numbers
+                beyond 2**24, which float32 rounds, or text in a few cells among numbers; says which and what to do.
         """
         frame = _narwhals(frame)
         if not isinstance(kinds, Mapping | None):
@@ -113,20 +125,25 @@ class Table:
         unknown = sorted(set(kinds) - set(frame.columns))
         if unknown:
             raise ValueError(f"kinds names {unknown[0]!r}, which is no column of the table: {_listed(frame.columns)}.")
+        columns, wrong = [], []
         naming = [name for name in frame.columns if name not in kinds and _names_rows(frame[name])]
         if naming:
-            raise ValueError(
+            wrong.append(
                 f"The values of {_listed(naming)} do not repeat, as names of the rows, from which a model learns "
                 f"nothing: {_left_out(*naming)}, or say which kind they are."
             )
-        columns = []
         for name in frame.columns:
             kind = kinds.get(name, "")
-            if kind is None:
+            if kind is None or name in naming:
                 continue
             if kind not in ("", *KINDS):
                 raise ValueError(f"The kind of {name!r} must be one of {', '.join(KINDS)}, or None; got {kind!r}.")
-            columns.append(_column(name, frame[name], kind))
+            try:
+                columns.append(_column(name, frame[name], kind))
+            except ValueError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise ValueError("\n".join(wrong))
         if not columns:
             raise ValueError("The table has no column.")
         return cls(tuple(columns))
@@ -173,7 +190,7 @@ class Table:
         if absent:
             raise ValueError(f"The table has no column {absent[0]!r}; it has {_listed(frame.columns)}.")
         series = {column.name: frame[column.name] for column in self.columns}
-        numbers = [_numbers(c.name, series[c.name].dtype, _cells(series[c.name]))[:, None] for c in self._numbers]
+        numbers = [_modelled(c, _numbers(c.name, _cells(series[c.name])))[:, None] for c in self._numbers]
         one_hot = [_one_hot(column, _cells(series[column.name])) for column in self._categories]
         return np.concatenate([*numbers, *one_hot], axis=1, dtype="float32")
 
@@ -246,8 +263,13 @@ class Table:
 
         Returns:
             An array `(...)` for each column, in the order of the DataFrame.
+
+        Raises:
+            ValueError: If the last axis is not that of the array.
         """
         values, places = np.asarray(values), self.places
+        if values.shape[-1:] != (self.width,):
+            raise ValueError(f"values must have shape (..., {self.width}), as to_array gives it; got {values.shape}.")
         return {column.name: values[..., places[column.name]].sum(axis=-1) for column in self.columns}
 
 
@@ -288,16 +310,50 @@ def _column(name, series, given):
     dtype = str(series.dtype).partition("(")[0]
     if kind == "category":
         return Column(name, kind, *_categories_of(name, series.dtype, cells), dtype=dtype)
-    x = _numbers(name, series.dtype, cells)
+    x = _numbers(name, cells)
     x = x[~np.isnan(x)]
-    low, high, mean, stddev = (float(each) for each in (x.min(), x.max(), x.mean(), x.std()))
+    low, high = float(x.min()), float(x.max())
     if kind == "integer" and not given and max(-low, high) > _MAX_WHOLE:
         raise ValueError(
             f"Column {name!r} has whole numbers from {low:.0f} to {high:.0f}, and float32 tells them apart up to 2**24 "
             f'only. If they name the rows, {_left_out(name)}; if they name groups, "category"; if they are numbers '
             'that may be rounded, "integer".'
         )
-    return Column(name, kind, (), (), low, high, mean, stddev if stddev > 1e-12 * abs(mean) else 1.0, dtype)
+    if not given and _is_skewed(x):
+        warnings.warn(
+            f"Column {name!r} is positive and skewed, from {low:g} to {high:g} with a median of {np.median(x):g}: "
+            f"its logarithm is closer to a normal distribution. {_as_kind(name, 'log')} models that; "
+            f"{_as_kind(name, kind)} keeps it as it is.",
+            stacklevel=3,
+        )
+    column = Column(name, kind, (), (), low, high, dtype=dtype)
+    x = _modelled(column, x)
+    mean, stddev = float(x.mean()), float(x.std())
+    return dataclasses.replace(column, mean=mean, stddev=stddev if stddev > 1e-12 * abs(mean) else 1.0)
+
+
+def _modelled(column, x):
+    """The numbers of a column as the model has them: of the kind "log" their logarithms."""
+    if column.kind != "log":
+        return x
+    if (x <= 0).any():
+        raise ValueError(
+            f"Column {column.name!r} holds {x[x <= 0][0]:g}, and the logarithm is of positive numbers: make it a "
+            f"missing value, or {_as_kind(column.name, 'real')}."
+        )
+    return np.log(x)
+
+
+def _is_skewed(x):
+    """Whether a log-normal distribution fits positive numbers much better than a normal one, in nats a row."""
+    if len(x) <= _FEW_ROWS or x.min() <= 0 or x.min() == x.max():
+        return False
+    logarithm = np.log(x)
+    return np.log(x.std() / logarithm.std()) - logarithm.mean() > _SKEWED
+
+
+def _as_kind(name, kind):
+    return f"kinds={{{name!r}: {kind!r}}} (--kinds {shlex.quote(f'{name}={kind}')})"
 
 
 def _names_rows(series):
@@ -314,10 +370,11 @@ def _kind(name, dtype, cells):
     if dtype.is_integer():
         return "integer"
     if dtype.is_numeric():
-        x = _numbers(name, dtype, cells)
+        x = _numbers(name, cells)
         x = x[~np.isnan(x)]
         return "integer" if len(x) < len(cells) and len(x) and (x == np.round(x)).all() else "real"
     if str(dtype).startswith(("String", "Boolean", "Categorical", "Enum", "Object")):
+        _check_no_numbers(name, cells)
         return "category"
     raise ValueError(
         f"Column {name!r} holds {dtype}, which is neither a number nor a category: make it one, such as the day of the "
@@ -325,12 +382,35 @@ def _kind(name, dtype, cells):
     )
 
 
-def _numbers(name, dtype, cells):
-    """`(n,)` float64, NaN where a value is missing."""
+def _check_no_numbers(name, cells):
+    """Raises a ValueError for text that is nearly everywhere a number, such as 57 and 57 %: those are no categories."""
+    text = [(row, value) for row, value in enumerate(cells) if isinstance(value, str)]
+    other = [(row, value) for row, value in text if not _is_number(value)]
+    if other and len(text) > _FEW_ROWS and 5 * len(other) < len(text) and len({v for _, v in text}) > _FEW_ROWS:
+        row, value = other[0]
+        raise ValueError(
+            f"Column {name!r} holds text in {len(other)} cells, first {value!r} in row {row}, counted from 0, and "
+            f"numbers in all others: make those cells numbers, or empty, or {_as_kind(name, 'category')}."
+        )
+
+
+def _is_number(text):
     try:
-        x = np.array([math.nan if value is None else float(value) for value in cells])
-    except (TypeError, ValueError):
-        raise ValueError(f"Column {name!r} must hold numbers; its type is {dtype}.") from None
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _numbers(name, cells):
+    """`(n,)` float64, NaN where a value is missing."""
+    x = np.full(len(cells), math.nan)
+    for row, value in enumerate(cells):
+        try:
+            x[row] = math.nan if value is None else float(value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"Column {name!r} must hold numbers; row {row}, counted from 0, holds {value!r}."
+            ) from None
     if np.isinf(x).any():
         row = int(np.argmax(np.isinf(x)))
         raise ValueError(f"Column {name!r} holds an infinite value, first in row {row}, counted from 0.")
@@ -352,7 +432,7 @@ def _filled(column, series, values):
     values = [new if value is None else value for value, new in zip(_cells(series), values, strict=True)]
     if column.kind == "category":
         return column, values
-    kind = "integer" if column.kind == "integer" and series.dtype.is_integer() else "real"
+    kind = "integer" if column.is_whole and series.dtype.is_integer() else "real"
     values = values if kind == "integer" else [value if value is None else float(value) for value in values]
     return dataclasses.replace(column, kind=kind, dtype=str(series.dtype)), values
 
@@ -374,8 +454,10 @@ def _categories_of(name, dtype, cells):
     occur = set(values[: len(values) - len(levels)])
     found = [value for value in levels if value in occur] or sorted(occur)
     if len(found) > _MAX_CATEGORIES:
+        is_date = all(isinstance(value, str) and _DATE.fullmatch(value) for value in found)
+        advice = "make numbers of dates, such as the day of the year" if is_date else "join the rare ones"
         raise ValueError(
-            f"Column {name!r} has {len(found)} categories, and {_MAX_CATEGORIES} are the most: join the rare ones, or "
+            f"Column {name!r} has {len(found)} categories, and {_MAX_CATEGORIES} are the most: {advice}, or "
             f"{_left_out(name)}."
         )
     return tuple(found), levels
@@ -404,8 +486,10 @@ def _values(column, x):
     if column.kind == "category":
         largest, missing = np.argmax(np.nan_to_num(x, nan=-np.inf), axis=1), np.isnan(x).any(axis=1)
         return [None if m else column.categories[i] for i, m in zip(largest, missing, strict=True)]
-    x = np.clip(x[:, 0].astype("float64"), column.low, column.high)
-    if column.kind == "integer":
+    x = x[:, 0].astype("float64")
+    with np.errstate(over="ignore"):  # becomes infinite, and then the greatest value that was seen
+        x = np.clip(np.exp(x) if column.kind == "log" else x, column.low, column.high)
+    if column.is_whole:
         return [None if math.isnan(value) else round(value) for value in x.tolist()]
     return [None if math.isnan(value) else value for value in x.tolist()]
 
@@ -421,7 +505,7 @@ def _pandas_dtype(pandas, column, values):
     if column.kind == "category":
         nullable = {bool: "boolean", int: "Int64"}.get(type(column.categories[0]))
         return nullable if None in values or nullable is None else nullable.lower().removesuffix("ean")
-    if column.kind == "integer":
+    if column.is_whole:
         name = column.dtype if column.dtype.startswith(("Int", "UInt")) else "Int64"
         return name if None in values else name.lower()
     return "float32" if column.dtype == "Float32" else "float64"
@@ -438,7 +522,7 @@ def _polars_dtype(polars, column):
         return {bool: polars.Boolean, int: polars.Int64, float: polars.Float64}.get(
             type(column.categories[0]), polars.String
         )
-    if column.kind == "integer":
+    if column.is_whole:
         return getattr(polars, column.dtype) if column.dtype.startswith(("Int", "UInt")) else polars.Int64
     return polars.Float32 if column.dtype == "Float32" else polars.Float64
 

@@ -72,9 +72,9 @@ sizes: Reader = _value(
 
 def kinds(text: str) -> dict[str, str | None]:
     """Kinds of columns by their names, in which there may be commas; None of a column that is left out."""
-    found = re.findall(r"([^=]*)=(real|integer|category|none)(?:,|$)", text)
+    found = re.findall(r"([^=]*)=(real|log|integer|category|none)(?:,|$)", text)
     if not found or ",".join(f"{name}={kind}" for name, kind in found) != text:
-        words = "NAME=KIND, with commas between several, and each KIND real, integer, category or none"
+        words = "NAME=KIND, with commas between several, and each KIND real, log, integer, category or none"
         raise argparse.ArgumentTypeError(f"must be {words}; got {text!r}")
     return {name: None if kind == "none" else kind for name, kind in found}
 
@@ -150,7 +150,8 @@ def _train(parser):
         "digits, mnist, fashion_mnist, cifar10, a file (.npy, .npz, idx, .csv, .tsv, .parquet), or a folder of images"
     )
     add("--data", default="digits", help=words)
-    words = "what columns of a table are, if it is not found: real, integer, category, or none to leave one out"
+    words = "what columns of a table are, if it is not found: real, log (of positive numbers over decades), integer, "
+    words += "category, or none to leave one out"
     add("--kinds", type=kinds, metavar="NAME=KIND,...", help=words)
     _add_shared(parser, "--binarize")
     add("--resize", type=sizes, metavar="H,W", help="resize the images of a folder to this height and width")

@@ -171,7 +171,7 @@ def surprise(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> A
         than usual, 0 where it is missing.
 
     Raises:
-        ValueError: If the threshold does not know what is usual of such data.
+        ValueError: If the threshold is none of `fit_threshold`, or does not know what is usual of such data.
 
     Example:
 
@@ -179,6 +179,8 @@ def surprise(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> A
     >>> nats = vae.likelihood.table.by_column(surprise(vae, x, threshold))
     >>> pandas.DataFrame(nats).idxmax(axis=1)  # the strangest column of each row
     """
+    if not isinstance(threshold, Threshold):
+        raise ValueError(f"threshold must be a Threshold, as fit_threshold returns it; got {threshold!r}.")
     usual, found = threshold.usual, []
     if usual is None:
         raise ValueError(

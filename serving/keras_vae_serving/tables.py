@@ -26,9 +26,10 @@ class Column:
 
     Args:
         name: Name of the column.
-        kind: "real", "integer" or "category".
+        kind: "real", "log" (the array holds the logarithm), "integer" or "category".
         categories: Values of a category, in the order of their one-hot columns.
         low, high: Bounds of a number.
+        dtype: Type in the DataFrame: of the kind "log" that of whole numbers begins with Int or UInt.
     """
 
     name: str
@@ -36,9 +37,10 @@ class Column:
     categories: tuple[Any, ...] = ()
     low: float = -math.inf
     high: float = math.inf
+    dtype: str = "Float64"
 
     def __post_init__(self) -> None:
-        known = isinstance(self.name, str) and self.kind in ("real", "integer", "category")
+        known = isinstance(self.name, str) and self.kind in ("real", "log", "integer", "category")
         scalars = all(isinstance(value, str | bool | int | float) for value in self.categories)
         if not known or not scalars or (self.kind == "category") != bool(self.categories):
             raise ValueError(f"its table has a column that is none: {self}")
@@ -49,6 +51,11 @@ class Column:
     def width(self) -> int:
         """Number of columns of the array."""
         return len(self.categories) or 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are whole numbers."""
+        return self.kind == "integer" or (self.kind == "log" and self.dtype.startswith(("Int", "UInt")))
 
 
 class Table:
@@ -163,17 +170,21 @@ def is_frame(value: Any) -> bool:
 
 
 def _fill_numbers(column, cells, x):
-    numbers = []
+    numbers: Any = []
     for i, value in enumerate(cells):
         if _is_missing(value):
             value = math.nan
         elif isinstance(value, bool) or not isinstance(value, Real):
             quotes = " Send it without quotes." if isinstance(value, str) and _is_number(value) else ""
             raise RequestError(f"{_where(i, column)} must be a number; got {abbreviate(value)}.{quotes}")
+        if column.kind == "log" and value <= 0:
+            raise RequestError(f"{_where(i, column)} must be positive; got {abbreviate(value)}.")
         try:
             numbers.append(float(value))
         except OverflowError:
             numbers.append(math.inf)
+    if column.kind == "log":
+        numbers = np.log(numbers)
     with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
         x[:, 0] = numbers
     if np.isinf(x).any():
@@ -207,8 +218,10 @@ def _values(column, x):
     if column.kind == "category":
         largest = np.argmax(np.nan_to_num(x, nan=-np.inf), axis=1).tolist()
         return [None if m else column.categories[i] for i, m in zip(largest, missing, strict=True)]
-    found = np.clip(x[:, 0].astype("float64"), column.low, column.high).tolist()
-    if column.kind == "integer":
+    found = x[:, 0].astype("float64")
+    with np.errstate(over="ignore"):  # becomes infinite, and then the upper bound
+        found = np.clip(np.exp(found) if column.kind == "log" else found, column.low, column.high).tolist()
+    if column.is_whole:
         return [None if m else round(value) for value, m in zip(found, missing, strict=True)]
     return [None if m else value for value, m in zip(found, missing, strict=True)]
 

@@ -1,6 +1,7 @@
 """A DataFrame as an array for a model, and back: what it reads, what it writes, and what it refuses."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -237,6 +238,58 @@ def test_columns_that_name_the_rows_are_refused_unless_a_kind_is_said():
     assert Table.fit(pandas.DataFrame(columns).head(20)).width == 1 + 10 + 1  # few
 
 
+def test_the_logarithm_of_a_positive_number_is_modelled(frame):
+    """Whole numbers come back whole; no draw is beyond what was seen; nats are those of the logarithm."""
+    table = Table.fit(frame, {"wage": "log", "age": "log"})
+    x = table.to_array(frame)
+    np.testing.assert_allclose(np.exp(x[:, :2]), [[31, 1200.5], [45, np.nan], [22, 3100], [67, 0.5]], rtol=1e-5)
+    complete = table.to_frame(x, like=frame)
+    found = table.to_frame(np.full((1, table.width), 1e6, "float32"), library_of(frame))
+    assert (found["age"][0], found["wage"][0]) == (67, 3100.0)
+    assert [str(complete[name].dtype) for name in ("age", "wage")] == [
+        str(frame[name].dtype) for name in ("age", "wage")
+    ]
+    logarithm = np.log([1200.5, 3100.0, 0.5])
+    assert table.columns[1].mean == pytest.approx(logarithm.mean())
+    assert table.columns[1].stddev == pytest.approx(logarithm.std())
+    assert Table.from_config(json.loads(json.dumps(table.get_config()))).columns == table.columns
+    with pytest.raises(ValueError, match=r"'wage' holds -1, and the logarithm is of positive .*kinds={'wage': 'real'}"):
+        table.to_array(pandas.DataFrame(COLUMNS | {"wage": [1.0, 2.0, -1.0, 3.0]}))
+
+
+def test_a_skewed_column_is_warned_of_unless_its_kind_is_said():
+    masses = pandas.DataFrame({"mass": np.exp(np.random.default_rng(0).normal(0.0, 2.0, 100))})
+    with pytest.warns(
+        UserWarning, match=r"'mass' is positive and skewed, .*\(--kinds mass=log\) models that; kinds={'m"
+    ):
+        assert Table.fit(masses).columns[0].kind == "real"
+    assert [Table.fit(masses, {"mass": kind}).columns[0].kind for kind in ("log", "real")] == ["log", "real"]
+    Table.fit(pandas.DataFrame({"wait": np.random.default_rng(0).exponential(size=1000)}))  # no warning
+
+
+def test_all_columns_that_are_wrong_are_named_at_once():
+    n = 700
+    frame = pandas.DataFrame(
+        {
+            "id": [f"a{i}" for i in range(n)],
+            "moisture": [f"{i % 90} %" if i % 30 == 7 else f"{i % 90}" for i in range(n)],
+            "day": [f"2026-{1 + i // 2 % 12:02}-{1 + i // 2 % 29:02}" for i in range(n)],
+            "x": np.linspace(-1.0, 1.0, n),
+        }
+    )
+    words = (
+        r"The values of 'id' do not repeat",
+        r"'moisture' holds text in 24 cells, first '7 %' in row 7, .*\(--kinds moisture=category\)",
+        r"'day' has 348 categories, .*make numbers of dates, such as the day of the year",
+    )
+    with pytest.raises(ValueError) as refused:
+        Table.fit(frame)
+    for line, word in zip(str(refused.value).split("\n"), words, strict=True):
+        assert re.search(word, line), line
+    with pytest.raises(ValueError, match="'moisture' must hold numbers; row 7, counted from 0, holds '7 %'"):
+        Table.fit(frame[["moisture"]], {"moisture": "real"})
+
+
 def test_a_table_of_numbers_alone_is_modelled_too():
     frame = pandas.DataFrame({"x": [1.5, 2.0, 4.0], "y": [0.5, None, 1.0]})
     table = Table.fit(frame)
@@ -256,11 +309,13 @@ def test_what_it_refuses():
         ValueError, match=r"got \(2, 4, 7\). Of several draws make each a DataFrame: to_frame\(x\[0\]\)"
     ):
         table.to_frame(np.zeros((2, 4, 7)))
+    with pytest.raises(ValueError, match=r"shape \(\.\.\., 7\), as to_array gives it; got \(4, 5\)"):
+        table.by_column(np.zeros((4, 5)))
     with pytest.raises(ValueError, match=r"'country' holds \['Chad'\] in row 0, counted from 0, which is none of the"):
         table.to_array(frame.assign(country=[["Chad"], None, None, None]))
     with pytest.raises(ValueError, match="kinds names 'heigth', which is no column"):
         Table.fit(frame, kinds={"heigth": "real"})
-    with pytest.raises(ValueError, match="kind of 'age' must be one of real, integer, category, or None"):
+    with pytest.raises(ValueError, match="kind of 'age' must be one of real, log, integer, category, or None"):
         Table.fit(frame, kinds={"age": "number"})
     with pytest.raises(ValueError, match="'empty' has no value: leave it out"):
         Table.fit(frame.assign(empty=np.nan))

@@ -15,11 +15,61 @@ from keras_vae_serving.errors import RequestError
 pytestmark = pytest.mark.once
 
 ROWS = [
-    {"wage": 12.3, "grade": 1, "owns": True, "code": "1", "size": "M", "team": 7, "share": 0.1},
-    {"wage": -1e-7, "grade": None, "owns": False, "code": "01", "size": "S", "team": 30, "share": None},
-    {"wage": None, "grade": 16_777_216, "owns": None, "code": "nan", "size": None, "team": 7, "share": 0.2},
-    {"wage": 4.0, "grade": -3, "owns": True, "code": None, "size": "S", "team": None, "share": 0.3},
-    {"wage": 1e30, "grade": 2, "owns": True, "code": "1.0", "size": "M", "team": -1, "share": 0.3},
+    {
+        "wage": 12.3,
+        "grade": 1,
+        "owns": True,
+        "code": "1",
+        "size": "M",
+        "team": 7,
+        "share": 0.1,
+        "mass": 0.02,
+        "heads": 3,
+    },
+    {
+        "wage": -1e-7,
+        "grade": None,
+        "owns": False,
+        "code": "01",
+        "size": "S",
+        "team": 30,
+        "share": None,
+        "mass": 900.0,
+        "heads": 41,
+    },
+    {
+        "wage": None,
+        "grade": 16_777_216,
+        "owns": None,
+        "code": "nan",
+        "size": None,
+        "team": 7,
+        "share": 0.2,
+        "mass": None,
+        "heads": 1,
+    },
+    {
+        "wage": 4.0,
+        "grade": -3,
+        "owns": True,
+        "code": None,
+        "size": "S",
+        "team": None,
+        "share": 0.3,
+        "mass": 1.5,
+        "heads": 8,
+    },
+    {
+        "wage": 1e30,
+        "grade": 2,
+        "owns": True,
+        "code": "1.0",
+        "size": "M",
+        "team": -1,
+        "share": 0.3,
+        "mass": 7.0,
+        "heads": 2,
+    },
 ]
 
 
@@ -35,7 +85,7 @@ def frame():
 
 @pytest.fixture(scope="module")
 def table(frame):
-    return keras_vae.tables.Table.fit(frame, kinds={"team": "category"})
+    return keras_vae.tables.Table.fit(frame, kinds={"team": "category", "mass": "log", "heads": "log"})
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +111,7 @@ def records(frame):
 
 
 def test_rows_become_the_numbers_of_the_library(frame, table, served):
-    assert [column.kind for column in table.columns] == ["real", "integer", *["category"] * 4, "real"]
+    assert [column.kind for column in table.columns] == ["real", "integer", *["category"] * 4, "real", "log", "log"]
     expected = table.to_array(frame)
     of_polars = polars.DataFrame(ROWS, infer_schema_length=None)
     shuffled = [{name: row[name] for name in reversed(row) if row[name] is not None} for row in ROWS]
@@ -101,6 +151,7 @@ def test_what_is_given_stays(frame, table, served, x):
         ({"wage": "12"}, "row 1, column 'wage' must be a number; got '12'. Send it without quotes."),
         ({"wage": "much"}, "row 1, column 'wage' must be a number; got 'much'."),
         ({"grade": True}, "row 1, column 'grade' must be a number; got True."),
+        ({"mass": 0}, "row 1, column 'mass' must be positive; got 0."),
         ({"wage": [1.0]}, "row 1, column 'wage' must be a number; got [1.0]."),
         ({"wage": 10**400}, "row 1, column 'wage': a whole number of more than 40 digits is more than float32 holds."),
         ({"wage": 10**5000}, "a whole number of more than 40 digits is more than float32 holds."),
