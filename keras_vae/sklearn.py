@@ -155,6 +155,8 @@ class VAETransformer(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin
         learning_rate: Learning rate of Adam.
         random_state: Seed of weights, batches and noise: an integer, a `RandomState`, or None for NumPy's global one.
         verbose: As in `keras.Model.fit`.
+        kinds: Kinds of the columns of a DataFrame, where they are others than `Table.fit` finds, such as `{"id": None,
+            "mass": "log"}`.
 
     Attributes:
         vae_: The trained `VAE`.

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import itertools
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -194,9 +195,9 @@ def _fill_numbers(column, cells, x):
 
 def _fill_categories(column, cells, x):
     # True equals 1, and is another value all the same.
-    place = {(isinstance(value, bool), value): i for i, value in enumerate(column.categories)}
+    place = {(isinstance(value, bool), _composed(value)): i for i, value in enumerate(column.categories)}
     for i, value in enumerate(cells):
-        value = value.item() if isinstance(value, np.generic) else value
+        value = _composed(value.item() if isinstance(value, np.generic) else value)
         if _is_missing(value):
             x[i] = np.nan
             continue
@@ -238,6 +239,11 @@ def _is_number(text):
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def _composed(value):
+    """Text with each accented letter as one character, where some systems write two."""
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
 def _plain(value):

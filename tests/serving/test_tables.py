@@ -177,6 +177,13 @@ def test_mistakes_name_row_and_column(served, row, words):
     assert len(str(refused.value)) < 300
 
 
+def test_an_accented_letter_is_the_same_as_one_character_or_as_two():
+    garlic = "B\u00e4rlauch", "Ba\u0308rlauch"
+    for known in garlic:
+        table = tables.Table([{"name": "species", "kind": "category", "categories": [known, "Moos"]}])
+        np.testing.assert_array_equal(table.to_array([{"species": each} for each in garlic]), [[1, 0], [1, 0]])
+
+
 def test_a_model_that_takes_no_missing_values_says_which_is_missing(table):
     strict = tables.Table(table.get_config())
     with pytest.raises(RequestError, match="row 1, column 'grade': there is no value, and this model takes no missing"):

@@ -21,6 +21,7 @@ from keras_vae_serving.inputs import all_finite
 from keras_vae_serving.tables import Table
 
 VERBS: tuple[str, ...] = ("encode", "reconstruct", "sample", "score", "impute")
+_FIELDS = ("instances", "parameters", "signature_name")  # the last is TensorFlow Serving's, and means nothing here
 _TOP_COLUMNS = 3  # named in a score, if nothing else is asked for
 
 
@@ -36,6 +37,12 @@ def parse(body: bytes | bytearray, verb: str, max_rows: int) -> tuple[list[Any],
         RequestError: If it is not a request of this kind; `Table.to_array` looks into the rows.
     """
     fields = protocol.read_object(body)
+    unknown = next((name for name in fields if name not in _FIELDS), None)
+    if unknown is not None:
+        raise RequestError(
+            f"there is no field {abbreviate(unknown)}: a request has "
+            '"instances" and "parameters", such as {"instances": [...], "parameters": {"seed": 0}}.'
+        )
     parameters = fields.get("parameters")
     if not isinstance(parameters, dict | None):
         raise RequestError(f'"parameters" must be a JSON object; got {abbreviate(parameters)}.')
