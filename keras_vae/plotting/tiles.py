@@ -210,7 +210,9 @@ def _rows(vae, x, columns):
     is_square = x.ndim == 2 and x.shape[1] == side**2 and side >= _LEAST_SIDE
     if x.ndim == 4 and not is_image(x.shape[1:]) and x.shape[1] in (1, 3, 4):
         x = np.moveaxis(x, 1, -1)
-    elif is_square and vae is not None and isinstance(vae.likelihood, Bernoulli | ContinuousBernoulli):  # nearly always flattened pictures
+    elif (
+        is_square and vae is not None and isinstance(vae.likelihood, Bernoulli | ContinuousBernoulli)
+    ):  # nearly always flattened pictures
         x = x.reshape(-1, side, side)
     return [list(x[start : start + columns]) for start in range(0, len(x), columns)]
 
