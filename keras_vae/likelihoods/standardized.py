@@ -26,8 +26,8 @@ class Standardized(Likelihood):
         log p(x|z) = log p_likelihood((x - mean) / stddev | z) - sum_i log stddev_i
 
     in nats of the original units; `mean`, `stddev`, draws and `current_scale` are in these units too. The scale of the
-    likelihood inside is that of the standardised data. `networks.mlp` and `conv` standardise the encoder's input, in which the mean stands
-    for a missing value.
+    likelihood inside is that of the standardised data. `networks.mlp` and `conv` standardise the encoder's input, in
+    which the mean stands for a missing value.
 
     Args:
         likelihood: Density over the real numbers, such as `Gaussian("learned")`, or a `Mixed` of such; or its name.
