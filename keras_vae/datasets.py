@@ -57,7 +57,8 @@ def load(
             `train` and `test`, or `x_train` and `x_test`; labels are `y` or `labels`, or `y_train` and `y_test`. A
             table becomes the array of a `Table`, NaN where a cell is empty or says NA, null, None or a question mark.
             Images are turned as their EXIF data say, and transparent pixels are blended with white; hidden files are
-            left out.
+            left out. Where images lie in several folders, their labels are the names of these, as whole numbers if all
+            are such.
         binarize: Method of binarisation: None; "threshold" at 0.5; or "sample", each pixel drawn once with its grey
             value as the probability, which is how binarised MNIST was made.
         test_fraction: Share held out at random, always the same examples, if the source has no test set of its own;
@@ -145,7 +146,8 @@ def _from_path(path, test_fraction, resize, kinds):
             if resize is not None:
                 raise _no_images_to_resize(path)
             return _from_idx_folder(path, *(found[0] for found in idx))
-        return _split(_from_image_folder(path, resize), test_fraction)
+        images, labels = _from_image_folder(path, resize)
+        return _split(images, test_fraction, labels)
     if path.suffix in (".npy", ".npz"):
         return _from_numpy(path, test_fraction)
     if path.suffix.lower() in _tables.SUFFIXES:
@@ -230,7 +232,15 @@ def _from_image_folder(path, resize):
         warnings.warn(
             f"{transparent} of {len(files)} images have transparent pixels: blended with white.", stacklevel=2
         )
-    return _with_channels(np.stack(images))
+    return _with_channels(np.stack(images)), _folder_names(files)
+
+
+def _folder_names(files):
+    """The name of each file's folder, `(n,)`; None if it is the same for all."""
+    names = np.array([file.parent.name for file in files])
+    if len(set(names)) == 1:
+        return None
+    return names.astype(int) if all(name.isascii() and name.isdigit() for name in names) else names
 
 
 def _read_image(file, resize):

@@ -326,6 +326,12 @@ def _checked_axes(name, data_shape):
         raise ValueError(
             f"{name} needs channels last, and {data_shape} has them first: move the axis with np.moveaxis(x, 1, -1)."
         )
+    if axes == 2 and data_shape[0] in (1, 3) and data_shape[1] == data_shape[2] >= 8:
+        warnings.warn(
+            f"{name} reads {data_shape} as {data_shape[0]} rows of {data_shape[1]} pixels with {data_shape[2]} "
+            "channels. If the channels stand first, as in PyTorch, move them: np.moveaxis(x, 1, -1).",
+            stacklevel=3,
+        )
     return axes
 
 

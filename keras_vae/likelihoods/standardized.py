@@ -25,9 +25,9 @@ class Standardized(Likelihood):
 
         log p(x|z) = log p_likelihood((x - mean) / stddev | z) - sum_i log stddev_i
 
-    in nats of the original units; `mean`, `stddev` and draws are in these units too. The scale of the likelihood is
-    that of the standardised data. `networks.mlp` and `conv` standardise the encoder's input, in which the mean stands
-    for a missing value.
+    in nats of the original units; `mean`, `stddev`, draws and `current_scale` are in these units too. The scale of the
+    likelihood inside is that of the standardised data. `networks.mlp` and `conv` standardise the encoder's input, in
+    which the mean stands for a missing value.
 
     Args:
         likelihood: Density over the real numbers, such as `Gaussian("learned")`, or a `Mixed` of such; or its name.
@@ -140,6 +140,14 @@ class Standardized(Likelihood):
         """Mean and standard deviation in the units of the data; of a `Mixed` what its groups have, standardised."""
         of = super() if self._is_drawn_in_own_units else self.likelihood
         return of.draw_parameters(parameters)
+
+    @property
+    def current_scale(self) -> Any:
+        """The scale in use, in the units of the data: a float, or a NumPy array with one for each channel."""
+        if not isinstance(self.likelihood, LocationScale):
+            raise ValueError(f"{self.likelihood!r} has no scale of its own: its parts have.")
+        scale = self.likelihood.current_scale * self._stddev
+        return scale if np.ndim(scale) else float(scale)
 
     @property
     def _is_drawn_in_own_units(self):

@@ -11,6 +11,7 @@ from keras_vae.plotting._figure import require_one_tensor as require_one_tensor
 from keras_vae.plotting.history import training_curves as training_curves
 from keras_vae.plotting.latents import kl_per_unit as kl_per_unit
 from keras_vae.plotting.latents import latent_scatter as latent_scatter
+from keras_vae.plotting.tiles import examples as examples
 from keras_vae.plotting.tiles import is_image as is_image
 from keras_vae.plotting.tiles import manifold as manifold
 from keras_vae.plotting.tiles import reconstructions as reconstructions

@@ -18,8 +18,8 @@ def require_one_tensor(vae: Any) -> None:
     names = vae.likelihood.part_names
     if names:
         raise ValueError(
-            f"Pictures are of one tensor, and this model has {', '.join(map(repr, names))}: draw one of those "
-            f"that reconstruct and sample return, such as vae.reconstruct(x)[{names[0]!r}]."
+            f"Pictures are of one tensor, and this model has {', '.join(map(repr, names))}: draw one of those that "
+            f"reconstruct and sample return, such as plotting.examples(vae.reconstruct(x)[{names[0]!r}])."
         )
 
 

@@ -60,7 +60,29 @@ def samples(
     require_one_tensor(vae)
     drawn = vae.sample(n, seed=seed, condition=condition, prior=prior, latent_shape=latent_shape)
     tiles = _rows(vae, drawn, columns)
-    return _draw(tiles, f"decoded samples of the prior ({_latents(vae)})", path)
+    whose = "the prior" if prior is None else f"a {type(prior).__name__}"
+    return _draw(tiles, f"decoded samples of {whose} ({_latents(vae)})", path)
+
+
+def examples(x: Any, path: str | os.PathLike[str] | None = None, columns: int = 10, title: str = "") -> "Figure":
+    """Examples of any origin: data, `vae.interpolate(a, b, steps=10)`, or one part of a model with named parts.
+
+    Args:
+        x: `(n, ...)` array; `is_image` has the rule by which it is drawn as pictures or as lines.
+        path: Path of the picture to write, or None.
+        columns: Number of examples in a row.
+        title: Title of the picture.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If x holds no examples, or single numbers.
+    """
+    x = validation.to_numpy(x)
+    if x.ndim < 2 or not x.size:
+        raise ValueError(f"x must hold examples, shape (n, ...); got shape {x.shape}. For one example pass x[None].")
+    return _draw(_rows(None, x, validation.whole_number("columns", columns)), title, path)
 
 
 def manifold(vae: VAE, path: str | os.PathLike[str] | None = None, steps: int = 20, condition: Any = None) -> "Figure":
@@ -188,7 +210,7 @@ def _rows(vae, x, columns):
     is_square = x.ndim == 2 and x.shape[1] == side**2 and side >= _LEAST_SIDE
     if x.ndim == 4 and not is_image(x.shape[1:]) and x.shape[1] in (1, 3, 4):
         x = np.moveaxis(x, 1, -1)
-    elif is_square and isinstance(vae.likelihood, Bernoulli | ContinuousBernoulli):  # nearly always flattened pictures
+    elif is_square and isinstance(vae and vae.likelihood, Bernoulli | ContinuousBernoulli):  # mostly flattened pictures
         x = x.reshape(-1, side, side)
     return [list(x[start : start + columns]) for start in range(0, len(x), columns)]
 
@@ -196,7 +218,8 @@ def _rows(vae, x, columns):
 def _draw(tiles, title, path, row_names=None, column_names=None, behind=None):
     """Rows of examples as one picture, with names to the left and below if given, and others behind if not images."""
     columns, shape = max(len(row) for row in tiles), tiles[0][0].shape
-    left, above = (0.8 if row_names else 0.0), (0.75 if column_names else 0.5)  # inches for names and title
+    # Inches for names and title.
+    left, above = (0.8 if row_names else 0.0), (0.75 if column_names else 0.5 if title else 0.1)
     most = 2.0 * len(tiles)  # inches: one example alone need not fill a page
     if is_image(shape):
         mosaic, gap = _mosaic(tiles, columns)
@@ -217,7 +240,8 @@ def _draw(tiles, title, path, row_names=None, column_names=None, behind=None):
     axes.tick_params(length=0, labelsize=8)
     axes.set_yticks(*_centres(row_names, height, gap))
     axes.set_xticks(*_centres(column_names, width, gap))
-    figure.suptitle(title, fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=10)
     return written(figure, path)
 
 

@@ -101,6 +101,18 @@ def test_a_folder_of_images(tmp_path, mode):
     assert data.train.max() <= 1.0
 
 
+@pytest.mark.parametrize(("names", "labels"), [("2 10", [2, 10]), ("cat dog", ["cat", "dog"]), ("2 x", ["2", "x"])])
+def test_the_folders_of_images_are_their_labels(tmp_path, names, labels):
+    for value, name in enumerate(names.split()):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (4, 5), 255 * value).save(tmp_path / "all" / name / f"{i}.png")
+    data = datasets.load(tmp_path)
+    found = [(np.array(labels)[x[:, 0, 0, 0].astype(int)], y) for x, y in zip(data[:2], data[2:4], strict=True)]
+    assert [y.tolist() for _, y in found] == [wanted.tolist() for wanted, _ in found]
+    assert datasets.load(tmp_path / "all" / names.split()[0]).train_labels is None
+
+
 def test_an_image_is_read_as_a_viewer_shows_it(tmp_path):
     """Turned by its EXIF data, on white where it is transparent, resized if told; hidden files are none of the data."""
     left, exif = Image.new("L", (4, 3)), Image.Exif()

@@ -462,6 +462,13 @@ def test_standardized_refuses_other_data_than_it_was_made_for():
         Standardized.fit("mse", np.zeros(3))
 
 
+def test_the_scale_of_standardized_data_is_in_their_units():
+    assert Standardized(Gaussian(0.5), 3.0, 4.0).current_scale == 2.0
+    np.testing.assert_allclose(Standardized(Gaussian(0.5), 0.0, [4.0, 1.0]).current_scale, [2.0, 0.5])
+    with pytest.raises(ValueError, match="no scale of its own: its parts have"):
+        _ = Standardized(Mixed([(Gaussian(1.0), 2)])).current_scale
+
+
 @pytest.mark.parametrize(
     ("scale", "names", "trainable"),
     [("learned", ["raw_log_scale", "error", "batches"], 1), ("optimal", ["error", "batches"], 0), (1.0, [], 0)],

@@ -49,6 +49,11 @@ def test_conv_has_its_channels_last_whatever_keras_is_told():
         keras.config.set_image_data_format("channels_last")
 
 
+def test_conv_warns_of_channels_that_stand_first():
+    with pytest.warns(UserWarning, match=r"3 rows of 16 pixels with 16 channels.*moveaxis\(x, 1, -1\)"):
+        networks.conv((3, 16, 16), 2, filters=(2,), hidden=(4,))
+
+
 @pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", Mixed([("poisson", 4), ("mse", 3)])])
 def test_counts_of_thousands_can_be_trained_on_as_they_are(likelihood, tmp_path):
     x = np.random.default_rng(0).poisson(5e3, (200, 7)).astype("float32")

@@ -38,6 +38,24 @@ def test_reconstructions_show_the_data_above_the_model(make_vae, digits, tmp_pat
     np.testing.assert_allclose(np.concatenate([lower[:, i * 9 : i * 9 + 8] for i in range(10)]), 1.0)
 
 
+def test_examples_of_any_origin(digits, tmp_path):
+    figure = plotting.examples(digits[:3], tmp_path / "e.png", columns=2)
+    picture = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(picture[9:, :8], digits[2, ..., 0])
+    assert (tmp_path / "e.png").exists()
+    assert figure.get_suptitle() == ""
+    assert plotting.examples(digits[:3, :, :3, 0], title="three series").get_suptitle() == "three series"
+    with pytest.raises(ValueError, match=r"shape \(n, ...\); got shape \(8,\). For one example pass x\[None\]"):
+        plotting.examples(digits[0, 0, :, 0])
+
+
+def test_samples_say_whose_they_are(make_vae):
+    vae = make_vae()
+    assert plotting.samples(vae, 3).get_suptitle().startswith("decoded samples of the prior (")
+    other = vae.numpy_prior()
+    assert plotting.samples(vae, 3, prior=other).get_suptitle().startswith("decoded samples of a DiagonalNormal (")
+
+
 @pytest.mark.parametrize("shape", [(12,), (5, 4, 3), (6, 2, 2), (7, 3)])
 def test_other_shapes(shape, tmp_path):
     vae = VAE(*networks.mlp(shape, 2, hidden=(3,)))
