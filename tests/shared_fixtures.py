@@ -37,6 +37,18 @@ def _collect_garbage():
     gc.collect()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _warm_converter():
+    """Conversions are made by a process that has imported everything, but for tests that ask for `fresh_converter`."""
+    try:
+        import warm_converter
+    except ModuleNotFoundError:  # the export extra is not installed
+        yield
+        return
+    with warm_converter.use():
+        yield
+
+
 @pytest.fixture
 def digits():
     """256 real digits, 8x8, binary."""

@@ -1,17 +1,10 @@
-"""Conversions are made by a warm process, except in tests that ask for `fresh_converter`."""
+"""For tests that ask for an export as it is outside the tests, where no process is warm."""
 
 import pytest
 
-import warm_converter
 from keras_vae_export import converters
 
 _START_PROCESS = converters.start_process
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _warm_converter():
-    with warm_converter.use():
-        yield
 
 
 @pytest.fixture

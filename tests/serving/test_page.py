@@ -33,16 +33,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def _warm_converter():
-    pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
-    import warm_converter
-
-    with warm_converter.use():
-        yield
-
-
-@pytest.fixture(scope="module")
-def bundles(_warm_converter, conditional, exported, tmp_path_factory):
+def bundles(conditional, exported, tmp_path_factory):
     """Digits that can be told apart, with a dead latent; twelve numbers, two latents; others with random weights."""
     import keras_vae_export
 
