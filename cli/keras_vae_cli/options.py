@@ -212,6 +212,10 @@ def _impute(parser):
     words = "complete the data N times by draws instead of once by their mean, for the spread: a table has them below "
     words += "each other, with columns row and draw, an array along a new first axis"
     add("--draws", type=count, metavar="N", help=words)
+    words = "of a table: add columns NAME_low and NAME_high, between which this share of N draws of a missing number "
+    words += "lies, and NAME_probability, the share of them that are the category filled in; N is that of --draws, "
+    words += "which writes no further rows then (default 100, or what the share needs)"
+    add("--interval", type=share, metavar="SHARE", help=words)
     add("--num-samples", type=count, default=100, help="samples of z per example (default 100)")
 
 

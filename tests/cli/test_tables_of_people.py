@@ -16,7 +16,7 @@ import pytest
 import people
 import served
 from keras_vae import VAE, datasets, networks
-from keras_vae_cli import commands
+from keras_vae_cli import commands, impute
 from keras_vae_serving import Pipeline
 
 pytestmark = pytest.mark.once
@@ -146,6 +146,45 @@ def test_draws_are_below_each_other(folder, tmp_path):
     assert frame["wage"].to_numpy() == pytest.approx(found[..., 2].ravel().astype(float), rel=1e-6)
 
 
+def test_an_interval_is_beside_what_was_filled_in(folder, tmp_path, capsys, monkeypatch):
+    """From low to high of each number, and how likely each category is; the truth lies where they say."""
+    rows, is_missing = people.write(tmp_path / "holes.csv", n=300)
+    truth, _ = people.write(tmp_path / "whole.csv", n=300, missing=0.0)
+    arguments = ("impute", folder / "run", "--data", tmp_path / "holes.csv", "--output")
+    assert run(*arguments, tmp_path / "full.csv") == 0
+    assert run(*arguments, tmp_path / "i.csv", "--interval", "0.9") == 0
+    assert "Of 100 draws 0.9 lie from _low to _high" in capsys.readouterr().out
+    names, *found = read(tmp_path / "i.csv")
+    added = ["trade_probability", "wage_low", "wage_high", "grade_low", "grade_high"]
+    assert names == [*people.NAMES, *added]  # town has no hole
+    found = np.array(found, dtype=object)
+    assert found[:, :5].tolist() == read(tmp_path / "full.csv")[1:]
+    for i, name in ((1, "trade"), (2, "wage"), (3, "grade")):
+        holes = is_missing[:, i]
+        more = [found[:, names.index(each)] for each in added if each.startswith(name)]
+        assert all((each[~holes] == "").all() for each in more)
+        if name == "trade":
+            share = more[0][holes].astype(float)
+            assert (share[found[holes, 1] == truth[holes, 1]] > 0.5).all()
+            assert share.max() <= 1.0
+            continue
+        low, filled, high, true = (each[holes].astype(float) for each in (more[0], found[:, i], more[1], truth[:, i]))
+        assert (low <= filled).all()
+        assert (filled <= high).all()
+        determined = ~is_missing[holes, 1]  # the trade says it
+        inside = ((low <= true) & (true <= high))[determined]
+        assert inside.mean() >= 0.8
+        assert ((high - low) / true)[determined].mean() < (0.4 if name == "wage" else 1.0)
+    monkeypatch.setattr(impute, "MAX_VALUES", 5000)
+    assert run(*arguments, tmp_path / "i.parquet", "--interval", "0.5", "--draws", "31") == 0
+    narrow = polars.read_parquet(tmp_path / "i.parquet")
+    assert len(narrow) == 300
+    assert [narrow[name].dtype for name in added] == [polars.Float64] * 3 + [polars.Int64] * 2
+    assert narrow["wage_low"].null_count() == (~is_missing[:, 2]).sum()
+    wide = found[is_missing[:, 2]][:, [names.index("wage_low"), names.index("wage_high")]].astype(float)
+    assert (narrow["wage_high"] - narrow["wage_low"]).mean() < 0.8 * np.diff(wide, axis=1).mean()
+
+
 def test_score_names_the_columns_that_do_not_fit(folder, tmp_path, capsys):
     rows, _ = people.write(tmp_path / "new.csv", missing=0.0)
     rows = rows[:20]
@@ -265,6 +304,7 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
             (*whole[:2], "--data", tmp_path / "row.csv", "--draws", "2", "--output", tmp_path / "x.csv"),
             "gets a column 'row', and the data have one already",
         ),
+        ((*whole, tmp_path / "x.csv", "--interval", "0.95", "--draws", "38"), "needs at least 39 draws: --draws 39"),
         (
             ("score", folder / "run", "--data", tmp_path / "mars.csv", "--output", tmp_path / "x.csv"),
             "Column 'town' of .*mars.csv has values that the model does not know: line 2 has 'Mars'",
