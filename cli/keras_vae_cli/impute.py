@@ -41,9 +41,7 @@ def run(given: argparse.Namespace) -> None:
     )
     print(f"Wrote {output}: {count:,} missing values filled in {how}.")
     if given.interval is not None:
-        print(
-            f"Of {given.draws} draws {given.interval:g} lie from _low to _high, and _probability are what was filled in."
-        )
+        print(f"Of {given.draws} draws {given.interval:g} lie from _low to _high; _probability are as filled in.")
 
 
 def _impute_array(given, vae: VAE, source, output):

@@ -52,6 +52,7 @@ count: Reader = _value(int, lambda value: value >= 1, "a whole number of at leas
 seed: Reader = _value(int, lambda value: value >= 0, "a whole number, zero or more")
 positive: Reader = _value(float, lambda value: 0 < value < math.inf, "a positive number")
 share: Reader = _value(float, lambda value: 0 < value < 1, "a number between 0 and 1")
+epochs: Reader = _value(int, lambda value: value >= 0, "a whole number of epochs, zero or more")
 non_negative: Reader = _value(float, lambda value: 0 <= value < math.inf, "a number, zero or more")
 precisions: Reader = _value(
     lambda text: tuple(text.split(",")),
@@ -174,6 +175,10 @@ def _train(parser):
     add("--beta", type=non_negative, default=1.0, help="weight of the KL term (default 1, the ELBO)")
     words = "epochs in which that weight rises from 0 (default: none)"
     add("--warm-up", type=count, metavar="EPOCHS", help=words)
+    words = "stop after this number of epochs without a better bound of the held-out data, and keep the weights of the "
+    words += "best epoch behind the warm-up, which these data then have chosen; 0: train all epochs and keep the last "
+    words += "(default 0, for a table 20)"
+    add("--patience", type=epochs, metavar="EPOCHS", help=words)
     add("--free-bits", type=non_negative, default=0.0, help="nats of each latent without a penalty (default 0)")
     add("--prior", choices=("normal", "mixture", "vamp"), default="normal", help="p(z): N(0, I), or a learned one")
     add("--components", type=count, help="components of the prior (default: mixture 10, vamp 500)")

@@ -54,6 +54,7 @@ def test_train_writes_everything(trained):
     assert held_out["negative_elbo"] == pytest.approx(held_out["reconstruction"] + held_out["kl"])
     assert held_out["bits_per_dim"] == pytest.approx(held_out["negative_elbo"] / 64 / np.log(2))
     assert summary["backend"] == keras.backend.backend()
+    assert (summary["epochs"], summary["kept_epoch"], summary["settings"]["patience"]) == (2, 2, 0)
     with open(trained / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]

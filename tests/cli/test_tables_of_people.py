@@ -55,10 +55,37 @@ def test_train_says_what_it_made_of_the_columns(folder):
     count = is_missing.sum()
     share = f"{count / (900 * 4):.1%}"
     assert lines[4] == f"missing   {count} cells ({share}), of wage, grade, trade: the loss leaves them out"
-    assert sum("epoch" in line for line in lines) == 25
+    assert sum(line.startswith("epoch") for line in lines) == 25
     files = ["history.csv", "model.keras", "samples.csv", "summary.json"]
     assert sorted(file.name for file in (folder / "run").iterdir()) == files
     assert len(read(folder / "run" / "samples.csv", ",")) == 101
+
+
+def test_training_stops_by_the_held_out_rows_and_keeps_the_best(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    lines = ["a,b,c", *(",".join(f"{value:.2f}" for value in row) for row in rng.normal(size=(60, 3)))]
+    (tmp_path / "noise.csv").write_text("\n".join(lines))
+    arguments = ("train", "--data", tmp_path / "noise.csv", *TRAIN[:4], "--batch-size", "10", "--learning-rate", "0.03")
+
+    def train(*more):
+        assert run(*arguments, *more, "--output", tmp_path / "run", "--overwrite") == 0
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        nats = [float(row["val_negative_elbo"]) for row in csv.DictReader(open(tmp_path / "run" / "history.csv"))]
+        assert len(nats) == summary["epochs"]
+        return nats, summary
+
+    nats, summary = train("--epochs", "60", "--patience", "4", "--warm-up", "3")
+    kept, held_out = summary["kept_epoch"], summary["held_out"]
+    assert kept == 4 + np.argmin(nats[3:]) == len(nats) - 4
+    assert len(nats) < 60
+    out = capsys.readouterr().out
+    assert f"Kept epoch {kept} of {len(nats)}, chosen by the held-out data" in out
+    _, summary = train("--epochs", kept, "--patience", "0", "--warm-up", "3")  # by the same seed
+    assert summary["kept_epoch"] == summary["epochs"] == kept
+    assert summary["held_out"] == pytest.approx(held_out, rel=1e-5)
+    assert "Kept" not in capsys.readouterr().out
+    _, summary = train("--epochs", "1")
+    assert summary["settings"]["patience"] == 20
 
 
 def test_columns_that_name_the_rows_are_a_sentence_with_the_option(folder, capsys):
@@ -148,7 +175,7 @@ def test_draws_are_below_each_other(folder, tmp_path):
 
 def test_an_interval_is_beside_what_was_filled_in(folder, tmp_path, capsys, monkeypatch):
     """From low to high of each number, and how likely each category is; the truth lies where they say."""
-    rows, is_missing = people.write(tmp_path / "holes.csv", n=300)
+    _, is_missing = people.write(tmp_path / "holes.csv", n=300)
     truth, _ = people.write(tmp_path / "whole.csv", n=300, missing=0.0)
     arguments = ("impute", folder / "run", "--data", tmp_path / "holes.csv", "--output")
     assert run(*arguments, tmp_path / "full.csv") == 0
