@@ -73,9 +73,7 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
                 plotting.manifold(vae, folder / "manifold.png")
         files = sorted(file.name for file in folder.iterdir())
     if given.patience:
-        print(
-            f"Kept epoch {kept} of {len(history)}, chosen by the held-out data, whose figures are therefore a little too good."
-        )
+        print(f"Kept epoch {kept} of {len(history)}, chosen by the held-out data: their figures are a little too good.")
     print(f"held out  {runs.in_words(terms)}")
     if collapse is not None:
         print(collapse)

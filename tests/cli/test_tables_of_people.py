@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import people
 import served
 from keras_vae import VAE, datasets, networks
-from keras_vae_cli import commands, impute
+from keras_vae_cli import commands, export, impute
 from keras_vae_serving import Pipeline
 
 pytestmark = pytest.mark.once
@@ -70,7 +71,7 @@ def test_training_stops_by_the_held_out_rows_and_keeps_the_best(tmp_path, capsys
     def train(*more):
         assert run(*arguments, *more, "--output", tmp_path / "run", "--overwrite") == 0
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-        nats = [float(row["val_negative_elbo"]) for row in csv.DictReader(open(tmp_path / "run" / "history.csv"))]
+        nats = polars.read_csv(tmp_path / "run" / "history.csv")["val_negative_elbo"].to_list()
         assert len(nats) == summary["epochs"]
         return nats, summary
 
@@ -223,8 +224,10 @@ def test_score_names_the_columns_that_do_not_fit(folder, tmp_path, capsys):
     arguments = ("score", folder / "run", "--data", tmp_path / "new.csv", "--output")
     assert run(*arguments, tmp_path / "scored.csv", "--threshold", "0.95") == 0
     out = capsys.readouterr().out.splitlines()
-    assert re.search(r"of 20 rows score above .* nats, as at most 5\.00% of the 150 held-out rows do", out[0])
-    assert re.match(r"row 4 .* nats: wage \+", out[1])
+    words = r"of 20 rows score above .* nats, the 0\.95 quantile of 150 held-out rows: at most 5\.00% of these do\."
+    assert re.search(words, out[0])
+    assert len(out) == 6
+    assert re.match(r"line 5 .* nats: wage \+", out[1])  # the first line holds names
     names, *found = read(tmp_path / "scored.csv")
     added = [name for i in (1, 2, 3) for name in (f"column_{i}", f"nats_{i}")]
     assert names == [*people.NAMES, "score", "anomaly", *added]
@@ -239,10 +242,33 @@ def test_score_names_the_columns_that_do_not_fit(folder, tmp_path, capsys):
     assert found[9][9:] == [""] * 4
     assert all(float(row[8]) >= float(row[10]) >= float(row[12]) for row in found if row[12])
     assert run(*arguments, tmp_path / "scored.parquet") == 0
+    assert "interquartile" not in capsys.readouterr().out
     scored = polars.read_parquet(tmp_path / "scored.parquet")
     assert scored["score"].to_list() == [float(row[5]) for row in found]
     assert scored.schema["anomaly"] == polars.Boolean
     assert scored["grade"].to_list()[:3] == [int(row[3]) for row in found[:3]]
+
+
+def test_held_out_rows_that_are_strange_themselves_get_a_word(folder, tmp_path, capsys, monkeypatch):
+    rows, _ = people.write(tmp_path / "people.csv", missing=0.0)
+    rows[::25, 2] = "90000.0"  # 4 % of them
+    lines = [",".join(people.NAMES[1:4]) + ",town", *(",".join([*row[1:4], "Graz"]) for row in rows)]
+    (tmp_path / "strange.csv").write_text("\n".join(lines))
+    (tmp_path / "run").mkdir()
+    shutil.copy(folder / "run" / "model.keras", tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({"settings": {"data": str(tmp_path / "strange.csv")}}))
+    monkeypatch.setattr(export, "write", lambda *arguments, **settings: None)
+    words = "more than 10 interquartile ranges above the upper quartile of the held-out scores"
+    for quantile, advice in (("0.99", "Pass --threshold 0.95, or train on rows known to be normal"), ("0.9", None)):
+        for verb in (
+            ("score", tmp_path / "run", "--data", tmp_path / "people.csv", "--output", tmp_path / f"{quantile}.csv"),
+            ("export", tmp_path / "run", tmp_path / "bundle"),
+        ):
+            assert run(*verb, "--threshold", quantile) == 0
+            out = capsys.readouterr().out
+            assert (words in out) == (advice is not None)
+            assert advice is None or advice in out
+    assert "quantile of 150 held-out rows: 10.00% of rows like the held-out ones, give or take 2.45%, will be" in out
 
 
 def test_a_bundle_of_it_is_asked_by_the_names_of_the_columns(folder, tmp_path, capsys):
