@@ -28,6 +28,7 @@ def run(given: argparse.Namespace) -> None:
         raise ValueError("--providers says where --check runs a bundle; an export is always compared on the CPU.")
     if given.bundle is None:
         raise ValueError("name a model and the folder to write: keras-vae export MODEL BUNDLE")
+    runs.check_output(given.bundle, given.overwrite, is_folder=True)
     with without_native_log():
         keras.utils.set_random_seed(given.seed)  # which imports TensorFlow, as saving a model would on every backend
     exporter, vae = load_exporter(), runs.load_model(given.model, given.modules)

@@ -16,6 +16,7 @@ MAX_VALUES = 2**23  # of the draws at a time: 32 MiB, of which a few copies are 
 def run(given: argparse.Namespace) -> None:
     """Writes a table or an array with its missing values filled in."""
     source, output = pathlib.Path(given.data), pathlib.Path(given.output)
+    runs.check_output(output, given.overwrite)
     vae = runs.load_model(given.model, given.modules)
     if not vae.allow_missing:
         raise ValueError("this model was trained on data without missing values: train one with --allow-missing.")

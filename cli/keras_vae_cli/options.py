@@ -100,7 +100,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         "help": "module, or .py file, that registers the custom classes of the model; may be repeated",
     },
     "--binarize": {"choices": ("threshold", "sample"), "help": "make grey values binary"},
-    "--overwrite": {"action": "store_true", "help": "replace the folder if it exists"},
+    "--overwrite": {"action": "store_true", "help": "replace the output if it exists"},
 }
 
 
@@ -200,7 +200,7 @@ def _evaluate(parser):
 
 
 def _sample(parser):
-    _add_shared(parser, "model", "--import")
+    _add_shared(parser, "model", "--import", "--overwrite")
     parser.add_argument("--num", type=count, default=100, help="number of samples (default 100)")
     words = (
         "a .png picture or a .npy array of means of p(x|z) (default samples.png), or a table of draws: .csv, .tsv or "
@@ -210,7 +210,7 @@ def _sample(parser):
 
 
 def _impute(parser):
-    _add_shared(parser, "model", "--import")
+    _add_shared(parser, "model", "--import", "--overwrite")
     add = parser.add_argument
     add("--data", required=True, help="a table (.csv, .tsv, .parquet) or an array (.npy) with missing values")
     add("--output", required=True, help="the same, filled in; what is there stays as it is")
@@ -225,7 +225,7 @@ def _impute(parser):
 
 
 def _score(parser):
-    _add_shared(parser, "model", "--import", "--binarize")
+    _add_shared(parser, "model", "--import", "--binarize", "--overwrite")
     add = parser.add_argument
     add("--data", required=True, help="as for train")
     add("--output", required=True, help="table (.csv, .tsv, .parquet) to write: the data and their scores")

@@ -17,6 +17,13 @@ from keras_vae_cli.commands import sentence
 FAR = 10  # interquartile ranges: the 0.99 quantile of a normal distribution lies 1.2 of them above the upper quartile
 
 
+def check_output(path: str | os.PathLike[str], overwrite: bool, is_folder: bool = False) -> None:
+    """Raises a ValueError if the output of a verb is there already and may not be replaced."""
+    path = pathlib.Path(path)
+    if (path.exists() if is_folder else path.is_file()) and not overwrite:
+        raise ValueError(f"{path} exists already: choose another output, or replace it with --overwrite.")
+
+
 def load_model(path: str, modules: Sequence[str] = ()) -> VAE:
     """The model in a `.keras` file or in the folder of a run.
 
@@ -170,8 +177,8 @@ def far_tail(vae: VAE, held_out: np.ndarray, threshold: evaluation.Threshold) ->
         return None
     advice = "--threshold 0.95" if threshold.quantile > 0.95 else "a smaller --threshold"
     return (
-        f"Note: the threshold lies more than {FAR} interquartile ranges above the upper quartile of the held-out scores: "
-        f"these data probably hold strange rows themselves. Pass {advice}, or train on rows known to be normal."
+        f"Note: the threshold lies more than {FAR} interquartile ranges above the upper quartile of the held-out "
+        f"scores: these data probably hold strange rows themselves. Pass {advice}, or train on rows known to be normal."
     )
 
 

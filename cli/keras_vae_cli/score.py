@@ -17,6 +17,7 @@ def run(given: argparse.Namespace) -> None:
     output = pathlib.Path(given.output)
     if not runs.is_table(output):
         raise ValueError(f"--output must end in .csv, .tsv or .parquet; got {output}.")
+    runs.check_output(output, given.overwrite)
     vae = runs.load_model(given.model, given.modules)
     table = runs.load_table(given.model, vae)
     with _files.atomic_file(output) as temporary:
@@ -45,8 +46,8 @@ def run(given: argparse.Namespace) -> None:
         _tables.write(_tables.with_columns(cells, columns), temporary, like=sheet)
     print(
         f"Wrote {output}: {columns['anomaly'].sum():,} of {len(x):,} rows score above {threshold.nats:.3f} nats, the "
-        f"{threshold.quantile:g} quantile of {threshold.examples:,} held-out rows: at most {1 - threshold.quantile:.2%} "
-        "of these do."
+        f"{threshold.quantile:g} quantile of {threshold.examples:,} held-out rows: at most "
+        f"{1 - threshold.quantile:.2%} of these do."
     )
     if (note := runs.far_tail(vae, held_out, threshold)) is not None:
         print(note)

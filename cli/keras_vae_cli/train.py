@@ -27,6 +27,7 @@ def run(given: argparse.Namespace) -> None:
 def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
     """Trains, writes the folder of the run, and returns the model and the held-out data."""
     started = time.monotonic()
+    runs.check_output(given.output, given.overwrite, is_folder=True)
     # With one sample the importance-weighted bound is the ELBO.
     given.num_samples = given.num_samples or (5 if given.objective == "iwae" else 1)
     if given.data not in ("digits", *datasets.KERAS_SETS) and pathlib.Path(given.data).exists():

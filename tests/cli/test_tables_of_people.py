@@ -349,7 +349,10 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
     (tmp_path / "mars.csv").write_text("score,trade,wage,grade,town\n1,baker,,1,Mars\n")
     vae = VAE(*networks.mlp((3,), 2, hidden=(4,)), "gaussian", seed=0)
     vae.save(tmp_path / "vae.keras")
+    (tmp_path / "old.csv").write_text("old")
     for arguments, words in (
+        ((*whole, tmp_path / "old.csv"), "old.csv exists already: choose another output, or replace it with --over"),
+        (("score", *whole[1:], tmp_path / "old.csv"), "old.csv exists already"),
         ((*whole, tmp_path / "x.npy"), "must both be arrays .* or both tables"),
         ((*whole, tmp_path / "none" / "x.csv"), "the folder .*none does not exist"),
         ((*whole[:2], "--data", "nowhere.csv", "--output", tmp_path / "x.csv"), "There is no file nowhere.csv"),
@@ -367,7 +370,16 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
             "must end in .csv, .tsv or .parquet",
         ),
         (
-            ("score", folder / "run", "--data", tmp_path / "row.csv", "--threshold", ".999", "--output", whole[3]),
+            (
+                "score",
+                folder / "run",
+                "--data",
+                tmp_path / "row.csv",
+                "--threshold",
+                ".999",
+                "--output",
+                tmp_path / "x.csv",
+            ),
             "needs at least 1001 examples",
         ),
         (
@@ -383,7 +395,7 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
         error = capsys.readouterr().err
         assert re.search(words, error), error
         assert error.count("\n") == 1
-    files = ["mars.csv", "people.csv", "row.csv", "vae.keras"]
+    files = ["mars.csv", "old.csv", "people.csv", "row.csv", "vae.keras"]
     assert sorted(file.name for file in tmp_path.iterdir()) == files
 
 

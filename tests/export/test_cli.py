@@ -71,7 +71,7 @@ def test_a_card_has_the_numbers_of_the_model(trained, tmp_path, capsys):
     assert text.startswith("---\nlibrary_name: keras\n")
     assert "# my_model" in text
     assert run("card", bundle) == 1
-    assert "README.md exists: name another file with --output" in capsys.readouterr().err
+    assert "README.md exists already: choose another output, or replace it with --overwrite." in capsys.readouterr().err
     assert run("card", bundle, "--data", "digits", "--binarize", "threshold", "--overwrite") == 0
     text = (bundle / "README.md").read_text()
     assert run("evaluate", trained, "--json") == 0
