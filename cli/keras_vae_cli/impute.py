@@ -42,7 +42,9 @@ def run(given: argparse.Namespace) -> None:
     )
     print(f"Wrote {output}: {count:,} missing values filled in {how}.")
     if given.interval is not None:
-        print(f"Of {given.draws} draws {given.interval:g} lie from _low to _high; _probability are as filled in.")
+        print(
+            f"From _low to _high lie {given.interval:g} of {given.draws} draws; _probability is the share that agree."
+        )
 
 
 def _impute_array(given, vae: VAE, source, output):

@@ -181,7 +181,7 @@ def test_an_interval_is_beside_what_was_filled_in(folder, tmp_path, capsys, monk
     arguments = ("impute", folder / "run", "--data", tmp_path / "holes.csv", "--output")
     assert run(*arguments, tmp_path / "full.csv") == 0
     assert run(*arguments, tmp_path / "i.csv", "--interval", "0.9") == 0
-    assert "Of 100 draws 0.9 lie from _low to _high" in capsys.readouterr().out
+    assert "From _low to _high lie 0.9 of 100 draws; _probability" in capsys.readouterr().out
     names, *found = read(tmp_path / "i.csv")
     added = ["trade_probability", "wage_low", "wage_high", "grade_low", "grade_high"]
     assert names == [*people.NAMES, *added]  # town has no hole
@@ -423,9 +423,12 @@ def test_any_data_are_scored_by_their_places(tmp_path):
 
 def test_the_chain_of_the_guide(tmp_path, monkeypatch, capsys):
     """All but the last lines, which export, serve and ask: test_readme.py runs them too."""
+    docs = pathlib.Path(__file__).parents[2] / "docs"
     monkeypatch.chdir(tmp_path)
-    people.write("people.csv")
-    guide = (pathlib.Path(__file__).parents[2] / "docs" / "guide" / "shell.md").read_text()
+    pathlib.Path("docs").mkdir()
+    people.write("docs/people.csv")
+    assert pathlib.Path("docs/people.csv").read_bytes() == (docs / "people.csv").read_bytes()
+    guide = (docs / "guide" / "shell.md").read_text()
     block = next(text for text in re.findall(r"```bash\n(.*?)```", guide, flags=re.DOTALL) if "people.csv" in text)
     for line in block.splitlines():
         program, verb, *arguments = shlex.split(line)
