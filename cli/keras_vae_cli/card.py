@@ -26,8 +26,7 @@ def run(given: argparse.Namespace) -> None:
     measured = _measured(pipeline, given) if given.data else _at_export(pipeline.manifest)
     name = " ".join((given.name or bundle.resolve().name).split())
     output = bundle / "README.md" if given.output is None else pathlib.Path(given.output)
-    if output.exists() and not given.overwrite:
-        raise ValueError(f"{output} exists: name another file with --output, or replace it with --overwrite.")
+    runs.check_output(output, given.overwrite)
     with _files.atomic_file(output) as temporary:
         temporary.write_text(card(name, pipeline.manifest, measured), encoding="utf-8")
     print(f"Wrote {output}.")

@@ -28,6 +28,7 @@ def run(given: argparse.Namespace) -> None:
         raise ValueError("--providers says where --check runs a bundle; an export is always compared on the CPU.")
     if given.bundle is None:
         raise ValueError("name a model and the folder to write: keras-vae export MODEL BUNDLE")
+    runs.check_output(given.bundle, given.overwrite, is_folder=True)
     with without_native_log():
         keras.utils.set_random_seed(given.seed)  # which imports TensorFlow, as saving a model would on every backend
     exporter, vae = load_exporter(), runs.load_model(given.model, given.modules)
@@ -42,11 +43,14 @@ def run(given: argparse.Namespace) -> None:
         settings["tolerance"] = given.tolerance
     write(exporter, vae, given.bundle, data=data, threshold=threshold, **settings)
     if threshold is not None:
+        rows = "rows" if hasattr(vae.likelihood, "table") else "examples"
         print(
-            f"Threshold {threshold.nats:.3f} nats, fitted on {threshold.examples:,} held-out examples: "
-            f"{1 - threshold.quantile:.2%} of normal data, give or take {threshold.standard_error:.2%}, will be called "
-            "anomalous."
+            f"Threshold {threshold.nats:.3f} nats, the {threshold.quantile:g} quantile of {threshold.examples:,} "
+            f"held-out {rows}: {1 - threshold.quantile:.2%} of {rows} like the held-out ones, give or take "
+            f"{threshold.standard_error:.2%}, will be called anomalous."
         )
+        if (note := runs.far_tail(vae, data, threshold)) is not None:
+            print(note)
 
 
 def load_exporter() -> ModuleType:

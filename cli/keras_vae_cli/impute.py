@@ -1,22 +1,32 @@
 """`keras-vae impute`: a file with its missing values filled in, and everything else in it as it was."""
 
 import argparse
+import math
 import pathlib
 
 import numpy as np
 
-from keras_vae import VAE, _files, _tables
+from keras_vae import VAE, _files, _tables, tables
 from keras_vae_cli import runs
+
+DRAWS = 100  # of which the interval is made, where nothing is said
+MAX_VALUES = 2**23  # of the draws at a time: 32 MiB, of which a few copies are made
 
 
 def run(given: argparse.Namespace) -> None:
     """Writes a table or an array with its missing values filled in."""
     source, output = pathlib.Path(given.data), pathlib.Path(given.output)
+    runs.check_output(output, given.overwrite)
     vae = runs.load_model(given.model, given.modules)
     if not vae.allow_missing:
         raise ValueError("this model was trained on data without missing values: train one with --allow-missing.")
     if not source.is_file():
         raise ValueError(f"There is no file {source}.")
+    if given.interval is not None:
+        needed = math.ceil(round(2.0 / (1.0 - given.interval), 6)) - 1  # with fewer the ends lie beyond all draws
+        given.draws = given.draws or max(DRAWS, needed)
+        if given.draws < needed:
+            raise ValueError(f"--interval {given.interval:g} needs at least {needed} draws: --draws {needed}")
     with _files.atomic_file(output) as temporary:
         if source.suffix == output.suffix == ".npy":
             count = _impute_array(given, vae, source, temporary)
@@ -27,11 +37,19 @@ def run(given: argparse.Namespace) -> None:
                 "--data and --output must both be arrays (.npy) or both tables (.csv, .tsv, .parquet); got "
                 f"{source} and {output}."
             )
-    how = "with their mean or likeliest category" if given.draws is None else f"by {given.draws} draws"
+    how = (
+        f"by {given.draws} draws" if given.interval is None and given.draws else "with their mean or likeliest category"
+    )
     print(f"Wrote {output}: {count:,} missing values filled in {how}.")
+    if given.interval is not None:
+        print(
+            f"From _low to _high lie {given.interval:g} of {given.draws} draws; _probability is the share that agree."
+        )
 
 
 def _impute_array(given, vae: VAE, source, output):
+    if given.interval is not None:
+        raise ValueError("--interval adds columns to a table; the spread of an array is that of its --draws.")
     x = np.load(source, allow_pickle=False)
     if x.dtype.kind != "f":
         raise ValueError(f"{source} must hold floats, among which NaN is missing; its dtype is {x.dtype}.")
@@ -48,8 +66,13 @@ def _impute_table(given, vae: VAE, source, output):
         raise ValueError(f"no summary.json beside {given.model} names the columns: name the folder of a run.")
     sheet = _tables.read(source)
     x = table.to_array(sheet.values(table))
-    filled = vae.impute(x, given.draws, given.num_samples, given.seed)
-    if given.draws is None:
+    draws = None if given.interval is not None else given.draws
+    filled = vae.impute(x, draws, given.num_samples, given.seed)
+    if given.interval is not None:
+        spread = _spread(given, vae, table, x, filled)
+        spread = spread if output.suffix.lower() == ".parquet" else _tables.as_shortest(spread)
+        frame = _tables.with_columns(sheet.filled(output, table, filled), spread.to_dict())
+    elif given.draws is None:
         frame = sheet.filled(output, table, filled)
     else:
         rows, frames = np.arange(1, len(x) + 1), []
@@ -59,3 +82,30 @@ def _impute_table(given, vae: VAE, source, output):
         frame = _tables.below_each_other(frames)
     _tables.write(frame, output, like=sheet)
     return sum(int(np.isnan(x[:, place.start]).sum()) for place in table.places.values())
+
+
+def _spread(given, vae: VAE, table: tables.Table, x, filled):
+    """DataFrame of NAME_low and NAME_high of a number, NAME_probability of a category, empty of what is observed."""
+    low, high, shares = x.copy(), x.copy(), x.copy()
+    quantiles = (0.5 - 0.5 * given.interval, 0.5 + 0.5 * given.interval)
+    holes, size = np.flatnonzero(np.isnan(x).any(axis=1)), max(1, MAX_VALUES // (given.draws * table.width))
+    for piece, start in enumerate(range(0, len(holes), size)):
+        rows = holes[start : start + size]
+        draws = vae.impute(x[rows], given.draws, given.num_samples, given.seed + piece)
+        # The i-th of N draws is their quantile i / (N + 1), as that share of further draws lies below it.
+        low[rows], high[rows] = np.quantile(draws, quantiles, axis=0, method="weibull")
+        shares[rows] = draws.mean(axis=0)
+    ends, found = {"low": table.to_frame(low, "polars"), "high": table.to_frame(high, "polars")}, {}
+    for column in table.columns:
+        name, place = column.name, table.places[column.name]
+        observed = np.flatnonzero(~np.isnan(x[:, place.start]))
+        if len(observed) == len(x):
+            continue
+        if column.kind == "category":
+            chosen = filled[:, place].argmax(axis=1)[:, None]
+            probability = np.take_along_axis(shares[:, place], chosen, axis=1)[:, 0].round(4)
+            probability[observed] = np.nan
+            found[f"{name}_probability"] = [None if np.isnan(share) else share for share in probability.tolist()]
+        else:
+            found |= {f"{name}_{end}": frame[name].scatter(observed, None) for end, frame in ends.items()}
+    return _tables.with_columns(None, found)

@@ -52,6 +52,7 @@ count: Reader = _value(int, lambda value: value >= 1, "a whole number of at leas
 seed: Reader = _value(int, lambda value: value >= 0, "a whole number, zero or more")
 positive: Reader = _value(float, lambda value: 0 < value < math.inf, "a positive number")
 share: Reader = _value(float, lambda value: 0 < value < 1, "a number between 0 and 1")
+epochs: Reader = _value(int, lambda value: value >= 0, "a whole number of epochs, zero or more")
 non_negative: Reader = _value(float, lambda value: 0 <= value < math.inf, "a number, zero or more")
 precisions: Reader = _value(
     lambda text: tuple(text.split(",")),
@@ -99,7 +100,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         "help": "module, or .py file, that registers the custom classes of the model; may be repeated",
     },
     "--binarize": {"choices": ("threshold", "sample"), "help": "make grey values binary"},
-    "--overwrite": {"action": "store_true", "help": "replace the folder if it exists"},
+    "--overwrite": {"action": "store_true", "help": "replace the output if it exists"},
 }
 
 
@@ -175,6 +176,10 @@ def _train(parser):
     add("--beta", type=non_negative, default=1.0, help="weight of the KL term (default 1, the ELBO)")
     words = "epochs in which that weight rises from 0 (default: none)"
     add("--warm-up", type=count, metavar="EPOCHS", help=words)
+    words = "stop after this number of epochs without a better bound of the held-out data, and keep the weights of the "
+    words += "best epoch behind the warm-up, which these data then have chosen; 0: train all epochs and keep the last "
+    words += "(default 0, for a table 20)"
+    add("--patience", type=epochs, metavar="EPOCHS", help=words)
     add("--free-bits", type=non_negative, default=0.0, help="nats of each latent without a penalty (default 0)")
     add("--prior", choices=("normal", "mixture", "vamp"), default="normal", help="p(z): N(0, I), or a learned one")
     add("--components", type=count, help="components of the prior (default: mixture 10, vamp 500)")
@@ -196,7 +201,7 @@ def _evaluate(parser):
 
 
 def _sample(parser):
-    _add_shared(parser, "model", "--import")
+    _add_shared(parser, "model", "--import", "--overwrite")
     parser.add_argument("--num", type=count, default=100, help="number of samples (default 100)")
     words = (
         "a .png picture or a .npy array of means of p(x|z) (default samples.png), or a table of draws: .csv, .tsv or "
@@ -206,18 +211,22 @@ def _sample(parser):
 
 
 def _impute(parser):
-    _add_shared(parser, "model", "--import")
+    _add_shared(parser, "model", "--import", "--overwrite")
     add = parser.add_argument
     add("--data", required=True, help="a table (.csv, .tsv, .parquet) or an array (.npy) with missing values")
     add("--output", required=True, help="the same, filled in; what is there stays as it is")
     words = "complete the data N times by draws instead of once by their mean, for the spread: a table has them below "
     words += "each other, with columns row and draw, an array along a new first axis"
     add("--draws", type=count, metavar="N", help=words)
+    words = "of a table: add columns NAME_low and NAME_high, between which this share of N draws of a missing number "
+    words += "lies, and NAME_probability, the share of them that are the category filled in; N is that of --draws, "
+    words += "which writes no further rows then (default 100, or what the share needs)"
+    add("--interval", type=share, metavar="SHARE", help=words)
     add("--num-samples", type=count, default=100, help="samples of z per example (default 100)")
 
 
 def _score(parser):
-    _add_shared(parser, "model", "--import", "--binarize")
+    _add_shared(parser, "model", "--import", "--binarize", "--overwrite")
     add = parser.add_argument
     add("--data", required=True, help="as for train")
     add("--output", required=True, help="table (.csv, .tsv, .parquet) to write: the data and their scores")

@@ -14,18 +14,47 @@ from keras_vae import VAE, callbacks
 LINES = 60  # about as many, however many epochs
 
 
-def fit(vae: VAE, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: int) -> list[dict[str, float]]:
-    """Trains and returns the logs of each epoch; the first Ctrl-C ends training after the current program."""
+def fit(
+    vae: VAE,
+    train: np.ndarray,
+    test: np.ndarray,
+    epochs: int,
+    batch_size: int,
+    patience: int = 0,
+    start_from_epoch: int = 0,
+) -> tuple[list[dict[str, float]], int]:
+    """Trains; the first Ctrl-C ends training after the current program.
+
+    Args:
+        vae: A compiled model.
+        train: Data to train on.
+        test: Held-out data.
+        epochs: Greatest number of epochs.
+        batch_size: Number of examples in a batch.
+        patience: Number of epochs without a better held-out bound after which training stops, and the best weights are
+            kept; 0: it does not stop, and the last are.
+        start_from_epoch: Number of epochs before the first that may be the best.
+
+    Returns:
+        The logs of each epoch, and the number of the epoch whose weights were kept, counted from 1.
+    """
     progress = _Progress(epochs, math.ceil(len(train) / batch_size))
     previous = signal.signal(signal.SIGINT, lambda *_: progress.stop())
-    watch = [callbacks.NonFiniteGuard(), progress]
+    best = keras.callbacks.EarlyStopping(
+        "val_negative_elbo",
+        patience=patience,
+        mode="min",
+        restore_best_weights=True,
+        start_from_epoch=start_from_epoch,
+    )
+    watch = [callbacks.NonFiniteGuard(), *([best] if patience else []), progress]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*far from the 1 at which networks start")  # `train` has said so
             vae.fit(train, batch_size=batch_size, epochs=epochs, validation_data=(test,), verbose=0, callbacks=watch)
     finally:
         signal.signal(signal.SIGINT, previous)
-    return progress.history
+    return progress.history, len(progress.history) if best.best_weights is None else best.best_epoch + 1
 
 
 class _Progress(keras.callbacks.Callback):

@@ -11,8 +11,17 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_vae import VAE, _tables, callbacks, datasets, tables
+from keras_vae import VAE, _tables, callbacks, datasets, evaluation, tables
 from keras_vae_cli.commands import sentence
+
+FAR = 10  # interquartile ranges: the 0.99 quantile of a normal distribution lies 1.2 of them above the upper quartile
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool, is_folder: bool = False) -> None:
+    """Raises a ValueError if the output of a verb is there already and may not be replaced."""
+    path = pathlib.Path(path)
+    if (path.exists() if is_folder else path.is_file()) and not overwrite:
+        raise ValueError(f"{path} exists already: choose another output, or replace it with --overwrite.")
 
 
 def load_model(path: str, modules: Sequence[str] = ()) -> VAE:
@@ -155,6 +164,22 @@ def collapse_report(vae: VAE, x: np.ndarray, steps_per_epoch: int | None = None)
     words = callbacks.collapse_report(vae, x, steps_per_epoch)
     scale = "" if hasattr(vae.likelihood, "table") else "--scale, "
     return words and f"{words}\nOptions of train for these: --epochs, {scale}--beta, --warm-up, --free-bits."
+
+
+def far_tail(vae: VAE, held_out: np.ndarray, threshold: evaluation.Threshold) -> str | None:
+    """A note if the held-out data probably hold strange examples themselves, by which the threshold is too high.
+
+    The rule: it lies more than FAR interquartile ranges above the upper quartile of their scores.
+    """
+    scores = -vae.elbo(held_out, threshold.num_samples, threshold.seed)
+    lower, upper = np.quantile(scores, [0.25, 0.75])
+    if threshold.nats <= upper + FAR * (upper - lower):
+        return None
+    advice = "--threshold 0.95" if threshold.quantile > 0.95 else "a smaller --threshold"
+    return (
+        f"Note: the threshold lies more than {FAR} interquartile ranges above the upper quartile of the held-out "
+        f"scores: these data probably hold strange rows themselves. Pass {advice}, or train on rows known to be normal."
+    )
 
 
 def _model_file(path):

@@ -14,6 +14,7 @@ def run(given: argparse.Namespace) -> None:
     vae = runs.load_model(given.model, given.modules)
     table = runs.load_table(given.model, vae)
     output = pathlib.Path(given.output or ("samples.png" if table is None else "samples.csv"))
+    runs.check_output(output, given.overwrite)
     if output.suffix == ".npy":
         with _files.atomic_file(output) as temporary:
             np.save(temporary, vae.sample(given.num, seed=given.seed))

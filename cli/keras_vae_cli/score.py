@@ -9,7 +9,7 @@ from keras_vae import VAE, _files, _tables, evaluation, tables
 from keras_vae_cli import runs
 
 NAMED = 3  # columns that are named in each row
-SHOWN = 3  # rows that are printed
+SHOWN = 5  # rows that are printed
 
 
 def run(given: argparse.Namespace) -> None:
@@ -17,6 +17,7 @@ def run(given: argparse.Namespace) -> None:
     output = pathlib.Path(given.output)
     if not runs.is_table(output):
         raise ValueError(f"--output must end in .csv, .tsv or .parquet; got {output}.")
+    runs.check_output(output, given.overwrite)
     vae = runs.load_model(given.model, given.modules)
     table = runs.load_table(given.model, vae)
     with _files.atomic_file(output) as temporary:
@@ -44,13 +45,18 @@ def run(given: argparse.Namespace) -> None:
             columns[f"nats_{i + 1}"] = [None if nats is None else round(float(nats), 3) for _, nats in named]
         _tables.write(_tables.with_columns(cells, columns), temporary, like=sheet)
     print(
-        f"Wrote {output}: {columns['anomaly'].sum():,} of {len(x):,} rows score above {threshold.nats:.3f} nats, as "
-        f"at most {1 - threshold.quantile:.2%} of the {threshold.examples:,} held-out rows do."
+        f"Wrote {output}: {columns['anomaly'].sum():,} of {len(x):,} rows score above {threshold.nats:.3f} nats, the "
+        f"{threshold.quantile:g} quantile of {threshold.examples:,} held-out rows: at most "
+        f"{1 - threshold.quantile:.2%} of these do."
     )
+    if (note := runs.far_tail(vae, held_out, threshold)) is not None:
+        print(note)
+    lines = None if sheet is None else sheet.lines
     for row in np.argsort(-scores, kind="stable")[:SHOWN]:
         rounded = [(name, round(float(nats), 1) + 0.0) for name, nats in most_surprising[row]]  # no -0.0
         words = ", ".join(f"{name} {nats:+.1f}" for name, nats in rounded)
-        print(f"row {row + 1:<8,} {scores[row]:.3f} nats: {words}")
+        where = f"row {row + 1}" if lines is None else f"line {lines[row]}"
+        print(f"{where:<12} {scores[row]:.3f} nats: {words}")
 
 
 def _surprise_by_column(vae: VAE, x: np.ndarray, threshold, table: tables.Table | None):

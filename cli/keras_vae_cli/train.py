@@ -16,6 +16,7 @@ from keras_vae_cli import options, progress, runs
 from keras_vae_cli.quiet import without_native_log
 
 TABLE_STEPS = 3000  # after which the bound of tables of some thousand rows hardly moved
+TABLE_PATIENCE = 20  # epochs; small tables are learned by heart long before TABLE_STEPS
 
 
 def run(given: argparse.Namespace) -> None:
@@ -26,14 +27,15 @@ def run(given: argparse.Namespace) -> None:
 def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
     """Trains, writes the folder of the run, and returns the model and the held-out data."""
     started = time.monotonic()
+    runs.check_output(given.output, given.overwrite, is_folder=True)
     # With one sample the importance-weighted bound is the ELBO.
     given.num_samples = given.num_samples or (5 if given.objective == "iwae" else 1)
     if given.data not in ("digits", *datasets.KERAS_SETS) and pathlib.Path(given.data).exists():
         given.data = str(pathlib.Path(given.data).resolve())  # so that `evaluate` finds it from any folder
     with _files.atomic_folder(given.output, given.overwrite, runs.is_run) as folder:
+        data, table = _load(given)  # first, as it may be refused
         with without_native_log():
             keras.utils.set_random_seed(given.seed)  # which imports TensorFlow on every backend
-        data, table = _load(given)
         train, test = data.train, data.test
         _choose_sizes(given, train, table)
         if given.network == "conv" and train.ndim == 3:
@@ -56,11 +58,13 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
         if not isinstance(vae.numpy_prior(), keras_vae.DiagonalNormal):
             name = type(vae.prior).__name__
             print(f"To a {name} the KL has no closed form: it is averaged over the samples of z, and so is its log.")
-        history = progress.fit(vae, train, test, given.epochs, given.batch_size)
+        history, kept = progress.fit(
+            vae, train, test, given.epochs, given.batch_size, given.patience, given.warm_up or 0
+        )
         terms = evaluation.held_out(vae, test)
         collapse = runs.collapse_report(vae, test, _steps_per_epoch(given, train))
         vae.save(folder / "model.keras")
-        _write_figures(folder, given, data, history, terms, collapse)
+        _write_figures(folder, given, data, history, kept, terms, collapse)
         if data.table is not None:  # of columns in several units a picture shows nothing
             runs.write_draws(vae, data.table, 100, given.seed, folder / "samples.csv")
         else:
@@ -69,6 +73,8 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
             if vae.latent_dim == 2:
                 plotting.manifold(vae, folder / "manifold.png")
         files = sorted(file.name for file in folder.iterdir())
+    if given.patience:
+        print(f"Kept epoch {kept} of {len(history)}, chosen by the held-out data: their figures are a little too good.")
     print(f"held out  {runs.in_words(terms)}")
     if collapse is not None:
         print(collapse)
@@ -87,6 +93,8 @@ def _choose_sizes(given, train, table):
     if given.epochs is None:
         enough = 0 if table is None else math.ceil(TABLE_STEPS / _steps_per_epoch(given, train))
         given.epochs = min(max(20, enough), 200)
+    if given.patience is None:
+        given.patience = 0 if table is None else TABLE_PATIENCE
 
 
 def _load(given):
@@ -215,7 +223,7 @@ def _prior(given, train, data_mean):
     return priors.VampPrior(count, pseudo_inputs=np.where(np.isnan(start), data_mean, start))
 
 
-def _write_figures(folder, given, data, history, terms, collapse):
+def _write_figures(folder, given, data, history, kept, terms, collapse):
     """Writes the logs of each epoch, and what `evaluate` and `export` must know of the run."""
     with open(folder / "history.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(history[0]))
@@ -228,6 +236,7 @@ def _write_figures(folder, given, data, history, terms, collapse):
         "settings": {name: value for name, value in vars(given).items() if name not in no_settings},
         "columns": data.table and [column.name for column in data.table.columns],
         "epochs": len(history),
+        "kept_epoch": kept,
         "held_out": terms,
         "collapse": collapse,
     }

@@ -54,6 +54,7 @@ def test_train_writes_everything(trained):
     assert held_out["negative_elbo"] == pytest.approx(held_out["reconstruction"] + held_out["kl"])
     assert held_out["bits_per_dim"] == pytest.approx(held_out["negative_elbo"] / 64 / np.log(2))
     assert summary["backend"] == keras.backend.backend()
+    assert (summary["epochs"], summary["kept_epoch"], summary["settings"]["patience"]) == (2, 2, 0)
     with open(trained / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -231,6 +232,14 @@ def test_sample_writes_a_picture_or_an_array(trained, tmp_path, capsys):
     assert np.load(tmp_path / "s.npy").shape == (7, 8, 8, 1)
     assert (tmp_path / "s.png").stat().st_size > 1000
     assert "Wrote 7 samples" in capsys.readouterr().out
+    before = (tmp_path / "s.npy").read_bytes()
+    again = ("sample", trained, "--num", 3, "--output", tmp_path / "s.npy")
+    assert run(*again) == 1
+    words = "s.npy exists already: choose another output, or replace it with --overwrite."
+    assert words in capsys.readouterr().err
+    assert (tmp_path / "s.npy").read_bytes() == before
+    assert run(*again, "--overwrite") == 0
+    assert len(np.load(tmp_path / "s.npy")) == 3
 
 
 @pytest.mark.usefixtures("without_onnx")  # test_cli.py of the exporter has the whole
@@ -332,7 +341,8 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, words, trained,
 
 def test_an_existing_folder_is_kept_unless_told(trained, tmp_path, capsys):
     assert run("train", *QUICK, "--output", trained) == 1
-    assert "exists already" in capsys.readouterr().err
+    words = f"{trained} exists already: choose another output, or replace it with --overwrite."
+    assert words in capsys.readouterr().err
     assert sorted(file.name for file in trained.iterdir()) == FILES
     old = tmp_path / "old"
     old.mkdir()
@@ -433,6 +443,15 @@ def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path, back
     assert done.returncode == 0, done.stderr
     assert f"on {backend}." in done.stdout
     assert done.stderr == ""
+
+
+def test_a_run_is_not_served_but_exported_first(trained, tmp_path):
+    done = command("serve", f"mine={trained}")
+    words = f"keras-vae serve: {trained} holds a model and no bundle: keras-vae export {trained} {trained}-onnx\n"
+    assert (done.returncode, done.stderr) == (1, words)
+    shutil.copy(trained / "model.keras", tmp_path)
+    (tmp_path / "bundle").mkdir()  # as quickstart writes it
+    assert command("serve", str(tmp_path)).stderr.endswith(f"no bundle: keras-vae serve {tmp_path}/bundle\n")
 
 
 def test_a_backend_other_than_the_running_one_is_refused(capsys):

@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import people
 import served
 from keras_vae import VAE, datasets, networks
-from keras_vae_cli import commands
+from keras_vae_cli import commands, export, impute
 from keras_vae_serving import Pipeline
 
 pytestmark = pytest.mark.once
@@ -55,10 +56,37 @@ def test_train_says_what_it_made_of_the_columns(folder):
     count = is_missing.sum()
     share = f"{count / (900 * 4):.1%}"
     assert lines[4] == f"missing   {count} cells ({share}), of wage, grade, trade: the loss leaves them out"
-    assert sum("epoch" in line for line in lines) == 25
+    assert sum(line.startswith("epoch") for line in lines) == 25
     files = ["history.csv", "model.keras", "samples.csv", "summary.json"]
     assert sorted(file.name for file in (folder / "run").iterdir()) == files
     assert len(read(folder / "run" / "samples.csv", ",")) == 101
+
+
+def test_training_stops_by_the_held_out_rows_and_keeps_the_best(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    lines = ["a,b,c", *(",".join(f"{value:.2f}" for value in row) for row in rng.normal(size=(60, 3)))]
+    (tmp_path / "noise.csv").write_text("\n".join(lines))
+    arguments = ("train", "--data", tmp_path / "noise.csv", *TRAIN[:4], "--batch-size", "10", "--learning-rate", "0.03")
+
+    def train(*more):
+        assert run(*arguments, *more, "--output", tmp_path / "run", "--overwrite") == 0
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        nats = polars.read_csv(tmp_path / "run" / "history.csv")["val_negative_elbo"].to_list()
+        assert len(nats) == summary["epochs"]
+        return nats, summary
+
+    nats, summary = train("--epochs", "60", "--patience", "4", "--warm-up", "3")
+    kept, held_out = summary["kept_epoch"], summary["held_out"]
+    assert kept == 4 + np.argmin(nats[3:]) == len(nats) - 4
+    assert len(nats) < 60
+    out = capsys.readouterr().out
+    assert f"Kept epoch {kept} of {len(nats)}, chosen by the held-out data" in out
+    _, summary = train("--epochs", kept, "--patience", "0", "--warm-up", "3")  # by the same seed
+    assert summary["kept_epoch"] == summary["epochs"] == kept
+    assert summary["held_out"] == pytest.approx(held_out, rel=1e-5)
+    assert "Kept" not in capsys.readouterr().out
+    _, summary = train("--epochs", "1")
+    assert summary["settings"]["patience"] == 20
 
 
 def test_columns_that_name_the_rows_are_a_sentence_with_the_option(folder, capsys):
@@ -146,6 +174,45 @@ def test_draws_are_below_each_other(folder, tmp_path):
     assert frame["wage"].to_numpy() == pytest.approx(found[..., 2].ravel().astype(float), rel=1e-6)
 
 
+def test_an_interval_is_beside_what_was_filled_in(folder, tmp_path, capsys, monkeypatch):
+    """From low to high of each number, and how likely each category is; the truth lies where they say."""
+    _, is_missing = people.write(tmp_path / "holes.csv", n=300)
+    truth, _ = people.write(tmp_path / "whole.csv", n=300, missing=0.0)
+    arguments = ("impute", folder / "run", "--data", tmp_path / "holes.csv", "--output")
+    assert run(*arguments, tmp_path / "full.csv") == 0
+    assert run(*arguments, tmp_path / "i.csv", "--interval", "0.9") == 0
+    assert "From _low to _high lie 0.9 of 100 draws; _probability" in capsys.readouterr().out
+    names, *found = read(tmp_path / "i.csv")
+    added = ["trade_probability", "wage_low", "wage_high", "grade_low", "grade_high"]
+    assert names == [*people.NAMES, *added]  # town has no hole
+    found = np.array(found, dtype=object)
+    assert found[:, :5].tolist() == read(tmp_path / "full.csv")[1:]
+    for i, name in ((1, "trade"), (2, "wage"), (3, "grade")):
+        holes = is_missing[:, i]
+        more = [found[:, names.index(each)] for each in added if each.startswith(name)]
+        assert all((each[~holes] == "").all() for each in more)
+        if name == "trade":
+            share = more[0][holes].astype(float)
+            assert (share[found[holes, 1] == truth[holes, 1]] > 0.5).all()
+            assert share.max() <= 1.0
+            continue
+        low, filled, high, true = (each[holes].astype(float) for each in (more[0], found[:, i], more[1], truth[:, i]))
+        assert (low <= filled).all()
+        assert (filled <= high).all()
+        determined = ~is_missing[holes, 1]  # the trade says it
+        inside = ((low <= true) & (true <= high))[determined]
+        assert inside.mean() >= 0.8
+        assert ((high - low) / true)[determined].mean() < (0.4 if name == "wage" else 1.0)
+    monkeypatch.setattr(impute, "MAX_VALUES", 5000)
+    assert run(*arguments, tmp_path / "i.parquet", "--interval", "0.5", "--draws", "31") == 0
+    narrow = polars.read_parquet(tmp_path / "i.parquet")
+    assert len(narrow) == 300
+    assert [narrow[name].dtype for name in added] == [polars.Float64] * 3 + [polars.Int64] * 2
+    assert narrow["wage_low"].null_count() == (~is_missing[:, 2]).sum()
+    wide = found[is_missing[:, 2]][:, [names.index("wage_low"), names.index("wage_high")]].astype(float)
+    assert (narrow["wage_high"] - narrow["wage_low"]).mean() < 0.8 * np.diff(wide, axis=1).mean()
+
+
 def test_score_names_the_columns_that_do_not_fit(folder, tmp_path, capsys):
     rows, _ = people.write(tmp_path / "new.csv", missing=0.0)
     rows = rows[:20]
@@ -157,8 +224,10 @@ def test_score_names_the_columns_that_do_not_fit(folder, tmp_path, capsys):
     arguments = ("score", folder / "run", "--data", tmp_path / "new.csv", "--output")
     assert run(*arguments, tmp_path / "scored.csv", "--threshold", "0.95") == 0
     out = capsys.readouterr().out.splitlines()
-    assert re.search(r"of 20 rows score above .* nats, as at most 5\.00% of the 150 held-out rows do", out[0])
-    assert re.match(r"row 4 .* nats: wage \+", out[1])
+    words = r"of 20 rows score above .* nats, the 0\.95 quantile of 150 held-out rows: at most 5\.00% of these do\."
+    assert re.search(words, out[0])
+    assert len(out) == 6
+    assert re.match(r"line 5 .* nats: wage \+", out[1])  # the first line holds names
     names, *found = read(tmp_path / "scored.csv")
     added = [name for i in (1, 2, 3) for name in (f"column_{i}", f"nats_{i}")]
     assert names == [*people.NAMES, "score", "anomaly", *added]
@@ -173,10 +242,33 @@ def test_score_names_the_columns_that_do_not_fit(folder, tmp_path, capsys):
     assert found[9][9:] == [""] * 4
     assert all(float(row[8]) >= float(row[10]) >= float(row[12]) for row in found if row[12])
     assert run(*arguments, tmp_path / "scored.parquet") == 0
+    assert "interquartile" not in capsys.readouterr().out
     scored = polars.read_parquet(tmp_path / "scored.parquet")
     assert scored["score"].to_list() == [float(row[5]) for row in found]
     assert scored.schema["anomaly"] == polars.Boolean
     assert scored["grade"].to_list()[:3] == [int(row[3]) for row in found[:3]]
+
+
+def test_held_out_rows_that_are_strange_themselves_get_a_word(folder, tmp_path, capsys, monkeypatch):
+    rows, _ = people.write(tmp_path / "people.csv", missing=0.0)
+    rows[::25, 2] = "90000.0"  # 4 % of them
+    lines = [",".join(people.NAMES[1:4]) + ",town", *(",".join([*row[1:4], "Graz"]) for row in rows)]
+    (tmp_path / "strange.csv").write_text("\n".join(lines))
+    (tmp_path / "run").mkdir()
+    shutil.copy(folder / "run" / "model.keras", tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({"settings": {"data": str(tmp_path / "strange.csv")}}))
+    monkeypatch.setattr(export, "write", lambda *arguments, **settings: None)
+    words = "more than 10 interquartile ranges above the upper quartile of the held-out scores"
+    for quantile, advice in (("0.99", "Pass --threshold 0.95, or train on rows known to be normal"), ("0.9", None)):
+        for verb in (
+            ("score", tmp_path / "run", "--data", tmp_path / "people.csv", "--output", tmp_path / f"{quantile}.csv"),
+            ("export", tmp_path / "run", tmp_path / "bundle"),
+        ):
+            assert run(*verb, "--threshold", quantile) == 0
+            out = capsys.readouterr().out
+            assert (words in out) == (advice is not None)
+            assert advice is None or advice in out
+    assert "quantile of 150 held-out rows: 10.00% of rows like the held-out ones, give or take 2.45%, will be" in out
 
 
 def test_a_bundle_of_it_is_asked_by_the_names_of_the_columns(folder, tmp_path, capsys):
@@ -257,7 +349,10 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
     (tmp_path / "mars.csv").write_text("score,trade,wage,grade,town\n1,baker,,1,Mars\n")
     vae = VAE(*networks.mlp((3,), 2, hidden=(4,)), "gaussian", seed=0)
     vae.save(tmp_path / "vae.keras")
+    (tmp_path / "old.csv").write_text("old")
     for arguments, words in (
+        ((*whole, tmp_path / "old.csv"), "old.csv exists already: choose another output, or replace it with --over"),
+        (("score", *whole[1:], tmp_path / "old.csv"), "old.csv exists already"),
         ((*whole, tmp_path / "x.npy"), "must both be arrays .* or both tables"),
         ((*whole, tmp_path / "none" / "x.csv"), "the folder .*none does not exist"),
         ((*whole[:2], "--data", "nowhere.csv", "--output", tmp_path / "x.csv"), "There is no file nowhere.csv"),
@@ -265,6 +360,7 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
             (*whole[:2], "--data", tmp_path / "row.csv", "--draws", "2", "--output", tmp_path / "x.csv"),
             "gets a column 'row', and the data have one already",
         ),
+        ((*whole, tmp_path / "x.csv", "--interval", "0.95", "--draws", "38"), "needs at least 39 draws: --draws 39"),
         (
             ("score", folder / "run", "--data", tmp_path / "mars.csv", "--output", tmp_path / "x.csv"),
             "Column 'town' of .*mars.csv has values that the model does not know: line 2 has 'Mars'",
@@ -274,7 +370,16 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
             "must end in .csv, .tsv or .parquet",
         ),
         (
-            ("score", folder / "run", "--data", tmp_path / "row.csv", "--threshold", ".999", "--output", whole[3]),
+            (
+                "score",
+                folder / "run",
+                "--data",
+                tmp_path / "row.csv",
+                "--threshold",
+                ".999",
+                "--output",
+                tmp_path / "x.csv",
+            ),
             "needs at least 1001 examples",
         ),
         (
@@ -290,7 +395,7 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
         error = capsys.readouterr().err
         assert re.search(words, error), error
         assert error.count("\n") == 1
-    files = ["mars.csv", "people.csv", "row.csv", "vae.keras"]
+    files = ["mars.csv", "old.csv", "people.csv", "row.csv", "vae.keras"]
     assert sorted(file.name for file in tmp_path.iterdir()) == files
 
 
@@ -318,9 +423,12 @@ def test_any_data_are_scored_by_their_places(tmp_path):
 
 def test_the_chain_of_the_guide(tmp_path, monkeypatch, capsys):
     """All but the last lines, which export, serve and ask: test_readme.py runs them too."""
+    docs = pathlib.Path(__file__).parents[2] / "docs"
     monkeypatch.chdir(tmp_path)
-    people.write("people.csv")
-    guide = (pathlib.Path(__file__).parents[2] / "docs" / "guide" / "shell.md").read_text()
+    pathlib.Path("docs").mkdir()
+    people.write("docs/people.csv")
+    assert pathlib.Path("docs/people.csv").read_bytes() == (docs / "people.csv").read_bytes()
+    guide = (docs / "guide" / "shell.md").read_text()
     block = next(text for text in re.findall(r"```bash\n(.*?)```", guide, flags=re.DOTALL) if "people.csv" in text)
     for line in block.splitlines():
         program, verb, *arguments = shlex.split(line)

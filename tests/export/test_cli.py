@@ -71,7 +71,7 @@ def test_a_card_has_the_numbers_of_the_model(trained, tmp_path, capsys):
     assert text.startswith("---\nlibrary_name: keras\n")
     assert "# my_model" in text
     assert run("card", bundle) == 1
-    assert "README.md exists: name another file with --output" in capsys.readouterr().err
+    assert "README.md exists already: choose another output, or replace it with --overwrite." in capsys.readouterr().err
     assert run("card", bundle, "--data", "digits", "--binarize", "threshold", "--overwrite") == 0
     text = (bundle / "README.md").read_text()
     assert run("evaluate", trained, "--json") == 0
@@ -105,8 +105,8 @@ def test_a_threshold_is_fitted_on_the_held_out_data(trained, tmp_path, capsys):
     assert found.nats == pytest.approx(expected.nats, rel=1e-6)
     assert (found.quantile, found.num_samples, found.seed, found.examples) == (0.98, 16, 4, 300)
     assert (
-        f"Threshold {found.nats:.3f} nats, fitted on 300 held-out examples: 2.00% of normal data, give or take 0.81%, "
-        "will be called anomalous."
+        f"Threshold {found.nats:.3f} nats, the 0.98 quantile of 300 held-out examples: 2.00% of examples like the "
+        "held-out ones, give or take 0.81%, will be called anomalous."
     ) in capsys.readouterr().out
 
 
