@@ -4,6 +4,7 @@
 LONGEST = (
     "backends_agree",
     "converters",
+    "learn",
     "readme",
     "changes",
     "fast_paths",
