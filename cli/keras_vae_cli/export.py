@@ -32,11 +32,12 @@ def run(given: argparse.Namespace) -> None:
     with without_native_log():
         keras.utils.set_random_seed(given.seed)  # which imports TensorFlow, as saving a model would on every backend
     exporter, vae = load_exporter(), runs.load_model(given.model, given.modules)
-    data, threshold = _held_out(given, vae), None
+    data, threshold, note = _held_out(given, vae), None, None
     if given.threshold is not None:
         if data is None:
             raise ValueError("--threshold is fitted on held-out data, of which there are none: name some with --data.")
         threshold = evaluation.fit_threshold(vae, data, given.threshold, seed=given.seed)
+        note = runs.far_tail(vae, data, threshold)
     names = ("engine", "precision", "max_elbo_loss", "max_batch_size", "simplify", "overwrite")
     settings = {name: getattr(given, name) for name in names}
     if given.tolerance is not None:
@@ -49,8 +50,8 @@ def run(given: argparse.Namespace) -> None:
             f"held-out {rows}: {1 - threshold.quantile:.2%} of {rows} like the held-out ones, give or take "
             f"{threshold.standard_error:.2%}, will be called anomalous."
         )
-        if (note := runs.far_tail(vae, data, threshold)) is not None:
-            print(note)
+    if note is not None:
+        print(note)
 
 
 def load_exporter() -> ModuleType:
