@@ -163,7 +163,7 @@ def test_custom_classes_are_imported_from_a_module_or_a_file(tmp_path, monkeypat
     vae.save(tmp_path / "model.keras")
     del keras.saving.get_custom_objects()["mine>Doubled"]
     monkeypatch.chdir(tmp_path)
-    command = ("sample", "model.keras", "--output", "x.npy")
+    command = ("sample", "model.keras", "--output", "x.npy", "--overwrite")
     assert run(*command) == 1
     assert "Could not locate class 'Doubled'" in (error := capsys.readouterr().err)
     assert "Name the module that registers it with --import." in error
