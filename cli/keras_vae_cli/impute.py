@@ -37,9 +37,8 @@ def run(given: argparse.Namespace) -> None:
                 "--data and --output must both be arrays (.npy) or both tables (.csv, .tsv, .parquet); got "
                 f"{source} and {output}."
             )
-    how = (
-        f"by {given.draws} draws" if given.interval is None and given.draws else "with their mean or likeliest category"
-    )
+    has_mean = given.draws is None or given.interval is not None
+    how = "with their mean or likeliest category" if has_mean else f"by {given.draws} draws"
     print(f"Wrote {output}: {count:,} missing values filled in {how}.")
     if given.interval is not None:
         print(
