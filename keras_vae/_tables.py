@@ -248,5 +248,6 @@ def _polars(path: pathlib.Path | None = None) -> Any:
     try:
         return importlib.import_module("polars")
     except ModuleNotFoundError:
-        words = f'{path} is a table, which needs polars: pip install "keras-vae[tables]".'
+        what = "A table" if path is None else f"{path} is a table, which"
+        words = f'{what} needs polars: pip install "keras-vae[tables]".'
         raise ModuleNotFoundError(words, name="polars") from None

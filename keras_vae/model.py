@@ -111,6 +111,7 @@ class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, Sa
         # Autocasting is off: in bfloat16 the float label 301 becomes 302.
         super().__init__(**{"autocast": False, **kwargs})
         validation.check_compute_loss(type(self))
+        validation.check_train_step(type(self))
         self._version = Version(self)
         self._trackers = Trackers(self)
         self._batched = CompiledFunctions(self)

@@ -22,7 +22,7 @@ def pad(sequences: Iterable[Any], steps: int | None = None) -> np.ndarray:
         `(n, steps, ...)` float32.
 
     Raises:
-        ValueError: If a sequence is longer than `steps`, empty, holds NaN, or its shape is not that of the others.
+        ValueError: If a sequence is longer than `steps`, empty, ends in NaN, or its shape is not that of the others.
 
     Example:
 
@@ -46,8 +46,11 @@ def pad(sequences: Iterable[Any], steps: int | None = None) -> np.ndarray:
             )
         if not 0 < len(array) <= steps:
             raise ValueError(f"Sequence {place} has {len(array)} steps; it must have from 1 to {steps}: cut it first.")
-        if np.isnan(array).any():
-            raise ValueError(f"Sequence {place} holds NaN, which means here that a sequence has ended.")
+        if np.isnan(array[-1]).all():
+            raise ValueError(
+                f"Sequence {place} ends in NaN, which means here that it has ended before: leave that step out, "
+                "x[:length]. A gap inside may stay NaN."
+            )
     padded = np.full((len(arrays), steps, *arrays[0].shape[1:]), np.nan, "float32")
     for row, array in zip(padded, arrays, strict=True):
         row[: len(array)] = array

@@ -296,10 +296,32 @@ class Trainer(ManySteps, Steps):
             likelihoods.check_finite(x, "x", self.allow_missing)
         validation.check_data(target, self.data_shape, name)
         self._validate(target, name)
-        words = self.likelihood.caveat(target) or self.likelihood.advice(target, name)
-        if words and not self._trackers.has_warned:
+        if self._trackers.has_warned:
+            return
+        words = self.likelihood.caveat(target) or self.likelihood.advice(target, name) or self._far_from_1(x)
+        if words:
             warnings.warn(words, stacklevel=2)
             self._trackers.has_warned = True
+
+    def _far_from_1(self, x):
+        """A note where the likelihood standardises x, and the encoder's first layer with weights is given x as is."""
+        layer = next((layer for layer in getattr(self.encoder, "layers", ()) if layer.trainable_weights), None)
+        is_plain = self._fields is None and len(getattr(self.encoder, "inputs", None) or ()) == 1
+        if layer is None or not is_plain or not isinstance(self.likelihood, likelihoods.Standardized):
+            return None
+        try:
+            before = keras.Model(self.encoder.inputs, layer.input)
+        except (AttributeError, ValueError):  # a layer that is called twice, or in a network of which only code knows
+            return None
+        filled = self.likelihood.fill_missing(ops.convert_to_tensor(x[:256], "float32"))
+        usual = np.quantile(np.abs(validation.to_numpy(before(filled))), 0.9)
+        if not usual > likelihoods.MAX_USUAL:
+            return None
+        return (
+            f"The likelihood is Standardized, but the encoder's first layer is given numbers such as {usual:g}, far "
+            "from the 1 at which networks start. Begin the encoder with h = likelihood.for_encoder(x), which "
+            "standardises them, or with keras.layers.Normalization; networks.mlp and conv do it if they get likelihood=."
+        )
 
     def _check_optimizer(self):
         """Raises a ValueError if the optimizer has no state for what is trainable now; gives it one if it has none."""

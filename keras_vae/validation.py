@@ -117,6 +117,17 @@ def check_compute_loss(kind: type[keras.Model]) -> None:
         )
 
 
+def check_train_step(kind: type[keras.Model]) -> None:
+    """Warns of a subclass of `VAE` with a `train_step` that leaves ours out, as those of Keras's examples do."""
+    code = getattr(kind.train_step, "__code__", None)
+    if code is not None and not kind.train_step.__module__.startswith("keras_vae.") and "super" not in code.co_names:
+        warnings.warn(
+            f"{kind.__name__} has a train_step of its own and calls no super().train_step: what it trains is not the "
+            "bound of this model. A VAE needs none; a loss of your own is a keras_vae.objectives.Objective.",
+            stacklevel=3,
+        )
+
+
 def check_posterior(kind: type[Any], base: type[Any], is_normal: bool) -> None:
     """Raises a TypeError if a subclass changes `posterior` of a family that is no normal: `encode` would not see it."""
     if not is_normal and kind.posterior is not base.posterior:
@@ -135,6 +146,11 @@ def check_data(x: Any, data_shape: Any, name: str = "x") -> None:
         fix = f"it looks like one example: add the batch axis with {name}[None]"
     elif (*got, 1) == tuple(data_shape):
         fix = f"add the channel axis with {name}[..., None]"
+    elif None not in (*got, *data_shape) and sorted(got) == sorted(data_shape):
+        order = [0]
+        for size in data_shape:
+            order.append(next(i for i, have in enumerate(got, 1) if have == size and i not in order))
+        fix = f"its axes stand in another order, and should be moved: np.transpose({name}, {tuple(order)})"
     elif None not in (*got, *data_shape) and np.prod(got) == np.prod(data_shape):
         fix = f"reshape it with {name}.reshape({(-1, *data_shape)})"
     elif name == "y":

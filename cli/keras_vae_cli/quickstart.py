@@ -17,4 +17,4 @@ def run(given: argparse.Namespace) -> None:
         export.write(exporter, vae, f"{given.output}/bundle", data=test)
         following.append(f"keras-vae serve {given.output}/bundle")
     print(f"\nNext: {', or '.join(following)}")
-    print(f"or, in Python: keras.saving.load_model('{given.output}/model.keras')")
+    print(f"or, in Python: import keras, keras_vae; keras.saving.load_model('{given.output}/model.keras')")

@@ -148,8 +148,17 @@ def anomalies(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> 
 
     Returns:
         `(n,)` bool, NumPy.
+
+    Raises:
+        ValueError: If the threshold is none of `fit_threshold`.
     """
+    _check_threshold(threshold)
     return threshold.is_anomaly(-vae.elbo(x, threshold.num_samples, threshold.seed, batch_size))
+
+
+def _check_threshold(threshold):
+    if not isinstance(threshold, Threshold):
+        raise ValueError(f"threshold must be a Threshold, as fit_threshold returns it; got {threshold!r}.")
 
 
 def surprise(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> Any:
@@ -179,8 +188,7 @@ def surprise(vae: VAE, x: Any, threshold: Threshold, batch_size: int = 256) -> A
     >>> nats = vae.likelihood.table.by_column(surprise(vae, x, threshold))
     >>> pandas.DataFrame(nats).idxmax(axis=1)  # the strangest column of each row
     """
-    if not isinstance(threshold, Threshold):
-        raise ValueError(f"threshold must be a Threshold, as fit_threshold returns it; got {threshold!r}.")
+    _check_threshold(threshold)
     usual, found = threshold.usual, []
     if usual is None:
         raise ValueError(

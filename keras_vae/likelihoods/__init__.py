@@ -28,6 +28,7 @@ from keras_vae.likelihoods.discrete import Multinomial as Multinomial
 from keras_vae.likelihoods.discrete import NegativeBinomial as NegativeBinomial
 from keras_vae.likelihoods.discrete import Poisson as Poisson
 from keras_vae.likelihoods.joint import Joint as Joint
+from keras_vae.likelihoods.location_scale import MAX_USUAL as MAX_USUAL
 from keras_vae.likelihoods.location_scale import SCALES as SCALES
 from keras_vae.likelihoods.location_scale import DiscretizedLogistic as DiscretizedLogistic
 from keras_vae.likelihoods.location_scale import Gaussian as Gaussian

@@ -36,7 +36,7 @@ MAX_LOG_SCALE: float = 30.0  # a scale of 1e13, above which float32 loses what i
 
 _GAIN = 10.0  # an optimizer of step 0.001 changes a learned scale by up to 1 % a step
 
-_MAX_USUAL = 20.0  # no column of standardised data has a tenth of its values above
+MAX_USUAL: float = 20.0  # no column of standardised data has a tenth of its values above
 
 _WINDOW = 100  # training batches that the value kept by "optimal" is averaged over
 
@@ -191,7 +191,7 @@ class LocationScale(Likelihood):
         size = np.nan_to_num(np.abs(x.astype("float64"))).reshape(-1, x.shape[-1])
         # Of ten values of a column one may be as large as it likes: tails are no reason to speak.
         usual = np.quantile(size, 0.9, axis=0, method="lower").max(initial=0.0)
-        if usual <= _MAX_USUAL:
+        if usual <= MAX_USUAL:
             return None
         likelihood = f'keras_vae.{type(self).__name__}("{self.scale if isinstance(self.scale, str) else "learned"}")'
         pixels = (

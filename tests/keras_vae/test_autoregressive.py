@@ -199,13 +199,14 @@ def test_sequences_of_different_lengths():
     np.testing.assert_array_equal(padded, [[1, 2, 3, np.nan], [4, np.nan, np.nan, np.nan]])
     assert [row.tolist() for row in sequences.unpad(padded)] == [[1, 2, 3], [4]]
     assert [row.tolist() for row in sequences.unpad(padded, end=3)] == [[1, 2], [4]]
+    np.testing.assert_array_equal(sequences.pad([[1, np.nan, 2], [4]]), [[1, np.nan, 2], [4, np.nan, np.nan]])
     pairs = sequences.unpad(sequences.pad([np.ones((2, 2)), np.ones((3, 2))]))
     assert [pair.shape for pair in pairs] == [(2, 2), (3, 2)]
     for wrong, words in (
         ([], "no sequences"),
         ([[1, 2, 3]], "must have from 1 to 2"),
         ([[1], []], "Sequence 1 has 0 steps"),
-        ([[np.nan]], "holds NaN"),
+        ([[1, np.nan]], r"Sequence 0 ends in NaN, .* leave that step out, x\[:length\]. A gap inside may stay NaN"),
         ([[1], [[1]]], "only the lengths"),
         ([1], "only the lengths"),
         (["abc"], "Sequences are arrays of numbers"),

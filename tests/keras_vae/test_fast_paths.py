@@ -325,7 +325,8 @@ def test_a_subclass_with_a_step_of_its_own_gets_it(digits, make_vae):
         def train_step(self, *arguments):
             raise RuntimeError("my own step")
 
-    vae = Loud(*keras_vae.networks.mlp((8, 8, 1), 2))
+    with pytest.warns(UserWarning, match="Loud has a train_step of its own"):
+        vae = Loud(*keras_vae.networks.mlp((8, 8, 1), 2))
     vae.compile("adam", steps_per_execution=4)
     with pytest.raises(RuntimeError, match="my own step"):
         vae.fit(digits, verbose=0)

@@ -222,6 +222,24 @@ def test_grey_values_are_no_bernoulli_and_fit_says_so_once(digits, make_vae):
         make_vae(likelihood="continuous_bernoulli").fit(grey, verbose=0)
 
 
+def test_an_encoder_of_ones_own_is_to_standardise_what_the_likelihood_does():
+    x = np.random.default_rng(0).normal(1000.0, 5.0, (40, 4)).astype("float32")
+    likelihood = likelihoods.Standardized.fit(likelihoods.Gaussian("learned"), x)
+    _, decoder = keras_vae.networks.mlp((4,), 2, (8,), likelihood=likelihood)
+    inputs = keras.Input((4,))
+
+    def fit(h):
+        encoder = keras.Model(inputs, [keras.layers.Dense(2)(h), keras.layers.Dense(2)(h)])
+        vae = keras_vae.VAE(encoder, decoder, likelihood, seed=0)
+        vae.compile("adam")
+        vae.fit(x, epochs=1, verbose=0)
+
+    words = r"encoder's first layer is given numbers such as 100\d.*h = likelihood.for_encoder\(x\)"
+    with pytest.warns(UserWarning, match=words):
+        fit(inputs)
+    fit(likelihood.for_encoder(inputs))  # no warning
+
+
 def test_data_far_from_1_are_warned_of_once_with_what_to_do(digits, make_vae):
     """And the advice, taken as it is written, is not repeated."""
     pixels, vae = 255.0 * digits, make_vae(likelihood="mse")

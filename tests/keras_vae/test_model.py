@@ -188,7 +188,14 @@ def test_compute_loss_of_a_subclass_is_refused_unless_a_step_of_its_own_calls_it
         TypeError, match=r"^Mine defines compute_loss, which a VAE does not call.* an? .*Objective.*step_loss"
     ):
         Mine(*pair)
-    Stepping(*pair)
+    with pytest.warns(UserWarning, match="Stepping has a train_step of its own .* not the bound .*Objective"):
+        Stepping(*pair)
+
+    class Counting(VAE):
+        def train_step(self, *args):
+            return super().train_step(*args)
+
+    Counting(*pair)  # no warning
 
 
 # Parts of one's own that lack something
@@ -347,6 +354,7 @@ def test_a_loss_and_class_weights_are_refused_with_the_reason(make_vae, digits):
         (lambda x: 2.0 * x - 1.0, r"map x from \[-1, 1\]"),
         (lambda x: np.where(x > 0, np.nan, x), "contains NaN"),
         (lambda x: x[..., 0], r"add the channel axis with x\[..., None\]"),
+        (lambda x: np.moveaxis(x, -1, 1), r"moved: np.transpose\(x, \(0, 2, 3, 1\)\)"),
         (lambda x: x.reshape(-1, 64), r"reshape it with x.reshape\(\(-1, 8, 8, 1\)\)"),
     ],
 )
