@@ -320,7 +320,7 @@ class Trainer(ManySteps, Steps):
         return (
             f"The likelihood is Standardized, but the encoder's first layer is given numbers such as {usual:g}, far "
             "from the 1 at which networks start. Begin the encoder with h = likelihood.for_encoder(x), which "
-            "standardises them, or with keras.layers.Normalization; networks.mlp and conv do it if they get likelihood=."
+            "standardises them, or with keras.layers.Normalization; networks.mlp and conv do so if they get likelihood."
         )
 
     def _check_optimizer(self):
