@@ -108,6 +108,8 @@ class VAE(Trainer, Inference, Imputation, Autoregressive, ModelInputs, Parts, Sa
         posterior: str | posteriors.Posterior = "normal",
         **kwargs: Unpack[ModelOptions],
     ):
+        if "beta" in kwargs:
+            raise TypeError("beta belongs to the objective: VAE(..., objective=keras_vae.ELBO(beta=4.0)).")
         # Autocasting is off: in bfloat16 the float label 301 becomes 302.
         super().__init__(**{"autocast": False, **kwargs})
         validation.check_compute_loss(type(self))

@@ -62,7 +62,17 @@ def parameter_shape(data_shape: Any, likelihood: Any) -> tuple[Any, ...]:
     return tuple(likelihood.parameter_shape(tuple(data_shape)))
 
 
+def _order(got, expected):
+    """The axes of `got`, counted from 1, in the order of another shape of the same sizes."""
+    order = []
+    for size in expected:
+        order.append(next(axis for axis, have in enumerate(got, 1) if have == size and axis not in order))
+    return tuple(order)
+
+
 def _shape_fix(got, expected):
+    if None not in got and None not in expected and sorted(got) == sorted(expected):
+        return f"Its axes stand in another order: end the decoder with keras.layers.Permute({_order(got, expected)})."
     if None not in got and None not in expected and np.prod(got) == np.prod(expected):
         return f"The sizes agree: end the decoder with keras.layers.Reshape({expected})."
     if len(got) == len(expected) and got[:-1] == expected[:-1]:
@@ -147,16 +157,15 @@ def check_data(x: Any, data_shape: Any, name: str = "x") -> None:
     elif (*got, 1) == tuple(data_shape):
         fix = f"add the channel axis with {name}[..., None]"
     elif None not in (*got, *data_shape) and sorted(got) == sorted(data_shape):
-        order = [0]
-        for size in data_shape:
-            order.append(next(i for i, have in enumerate(got, 1) if have == size and i not in order))
-        fix = f"its axes stand in another order, and should be moved: np.transpose({name}, {tuple(order)})"
+        order = (0, *_order(got, data_shape))
+        fix = f"its axes stand in another order, and should be moved: np.transpose({name}, {order})"
     elif None not in (*got, *data_shape) and np.prod(got) == np.prod(data_shape):
         fix = f"reshape it with {name}.reshape({(-1, *data_shape)})"
     elif name == "y":
         fix = (
             "y is the target to reconstruct, such as the clean image of a noisy x; labels have no place here, "
-            "so pass x alone, or drop them with dataset.map(lambda x, y: x)"
+            "so pass x alone: dataset.map(lambda x, y: x), or a collate_fn of the DataLoader that gives batches of x. "
+            'A conditional model takes them as {"x": x, "condition": y}'
         )
     else:
         fix = "the model was built for other data"

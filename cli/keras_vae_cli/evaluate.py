@@ -41,7 +41,7 @@ def run(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps(found))
         return
-    print(f"{len(x):,} examples on {found['backend']}   {runs.in_words(found)}")
+    print(f"{len(x):,} examples on {found['backend']}   {runs.in_words(found, vae, x)}")
     of_channels = kl.sum(axis=tuple(range(kl.ndim - 1)))
     each = "each" if kl.ndim == 1 else "each channel"
     units = ", ".join(f"{nats:.2f}" for nats in sorted(of_channels, reverse=True))

@@ -149,12 +149,13 @@ def fit_shape(x, model):
     return x[..., None] if (*x.shape[1:], 1) == tuple(model.data_shape) else x
 
 
-def in_words(terms: dict[str, float]) -> str:
-    """The terms of `evaluation.held_out` in words."""
+def in_words(terms: dict[str, float], vae: VAE, x: np.ndarray) -> str:
+    """The terms of `evaluation.held_out` in words; bits are those of a code, where the likelihood is a probability."""
+    is_code = vae.likelihood.is_discrete and vae.likelihood.caveat(x) is None
     return (
         f"negative ELBO {terms['negative_elbo']:.3f} = reconstruction {terms['reconstruction']:.3f} + kl "
-        f"{terms['kl']:.3f} nats per example, {terms['bits_per_dim']:.4f} bits per dimension"
-    )
+        f"{terms['kl']:.3f} nats per example"
+    ) + (f", {terms['bits_per_dim']:.4f} bits per dimension" if is_code else "")
 
 
 def collapse_report(vae: VAE, x: np.ndarray, steps_per_epoch: int | None = None) -> str | None:

@@ -75,7 +75,7 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
         files = sorted(file.name for file in folder.iterdir())
     if given.patience:
         print(f"Kept epoch {kept} of {len(history)}, chosen by the held-out data: their figures are a little too good.")
-    print(f"held out  {runs.in_words(terms)}")
+    print(f"held out  {runs.in_words(terms, vae, test)}")
     if collapse is not None:
         print(collapse)
     print(f"Wrote {', '.join(files)} to {given.output} in {time.monotonic() - started:.0f} s.")

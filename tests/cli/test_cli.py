@@ -437,7 +437,7 @@ def command(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("torch", marks=pytest.mark.slow)])
 def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path, backend):
     done = command("train", "--backend", backend, *QUICK, "--output", str(tmp_path / "out"), KERAS_BACKEND="theano")
     assert done.returncode == 0, done.stderr

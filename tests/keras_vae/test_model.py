@@ -174,6 +174,17 @@ def test_a_posterior_that_a_subclass_defines_is_a_diagonal_normal(digits, verb):
 
 
 @pytest.mark.once
+def test_what_people_of_other_libraries_write_is_told_its_place():
+    encoder, decoder = networks.mlp((8, 8, 3), 2, likelihood="mse")
+    with pytest.raises(TypeError, match=r"beta belongs to the objective: VAE\(\.\.\., objective=keras_vae\.ELBO"):
+        VAE(encoder, decoder, "mse", beta=4.0)
+    z = keras.Input((2,))
+    channels_first = keras.Model(z, keras.layers.Reshape((3, 8, 8))(keras.layers.Dense(192)(z)))
+    with pytest.raises(ValueError, match=r"axes stand in another order: .* keras.layers.Permute\(\(2, 3, 1\)\)"):
+        VAE(encoder, channels_first, "mse")
+
+
+@pytest.mark.once
 def test_compute_loss_of_a_subclass_is_refused_unless_a_step_of_its_own_calls_it():
     class Mine(VAE):
         def compute_loss(self, *args, **kwargs):
