@@ -53,4 +53,4 @@ from keras_vae.objectives import IWAE as IWAE
 from keras_vae.objectives import BetaTC as BetaTC
 from keras_vae.objectives import InfoVAE as InfoVAE
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
