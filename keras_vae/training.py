@@ -276,7 +276,7 @@ class Trainer(ManySteps, Steps):
         loss, rest = super().metrics[:1], super().metrics[1:]
         return [*loss, *self._trackers.metrics, *rest]
 
-    def _check_batch(self, data):
+    def _check_batch(self, data, is_training):
         """Raises a ValueError if a batch, as Keras hands it to a step, is not what this model can be trained on."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(self._device_data.gather(data))
         if isinstance(x, list | tuple):
@@ -298,7 +298,8 @@ class Trainer(ManySteps, Steps):
         self._validate(target, name)
         if self._trackers.has_warned:
             return
-        words = self.likelihood.caveat(target) or self.likelihood.advice(target, name) or self._far_from_1(x)
+        words = self.likelihood.caveat(target) or self.likelihood.advice(target, name)
+        words = words or (self._far_from_1(x) if is_training else None)  # not at every validation inside fit
         if words:
             warnings.warn(words, stacklevel=2)
             self._trackers.has_warned = True
@@ -310,7 +311,7 @@ class Trainer(ManySteps, Steps):
         if layer is None or not is_plain or not isinstance(self.likelihood, likelihoods.Standardized):
             return None
         try:
-            before = keras.Model(self.encoder.inputs, layer.input)
+            before = keras.Model(self.encoder.inputs, layer.input, name="before")  # a name of its own: no counter moves
         except (AttributeError, ValueError):  # a layer that is called twice, or in a network of which only code knows
             return None
         filled = self.likelihood.fill_missing(ops.convert_to_tensor(x[:256], "float32"))
@@ -397,11 +398,12 @@ class StepFunction:
         return result
 
     def _check(self, batches):
+        is_training = self.name == "train_function"
         if isinstance(batches, list):
-            self.model._check_batch(batches[0])
+            self.model._check_batch(batches[0], is_training)
             return batches
         batch = next(batches)
-        self.model._check_batch(batch)
+        self.model._check_batch(batch, is_training)
         return itertools.chain([batch], batches)
 
     def _remake(self, state):
