@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import shutil
 import socket
@@ -47,8 +48,8 @@ def prints(document):
 
 
 def pictures(document):
-    """The names of the pictures that a page's own blocks write; `docs/pictures.py` makes them anew."""
-    return re.findall(r"!\[[^\]]*\]\(pictures/([^)]+)\)", (ROOT / document).read_text())
+    """The names of the pictures that a page's own blocks write."""
+    return runpy.run_path(str(ROOT / "docs" / "pictures.py"))["shown"](ROOT / document)
 
 
 def commands(document):

@@ -14,62 +14,16 @@ from keras_vae_serving.errors import RequestError
 
 pytestmark = pytest.mark.once
 
+NAMES = ("wage", "grade", "owns", "code", "size", "team", "share", "mass", "heads")
 ROWS = [
-    {
-        "wage": 12.3,
-        "grade": 1,
-        "owns": True,
-        "code": "1",
-        "size": "M",
-        "team": 7,
-        "share": 0.1,
-        "mass": 0.02,
-        "heads": 3,
-    },
-    {
-        "wage": -1e-7,
-        "grade": None,
-        "owns": False,
-        "code": "01",
-        "size": "S",
-        "team": 30,
-        "share": None,
-        "mass": 900.0,
-        "heads": 41,
-    },
-    {
-        "wage": None,
-        "grade": 16_777_216,
-        "owns": None,
-        "code": "nan",
-        "size": None,
-        "team": 7,
-        "share": 0.2,
-        "mass": None,
-        "heads": 1,
-    },
-    {
-        "wage": 4.0,
-        "grade": -3,
-        "owns": True,
-        "code": None,
-        "size": "S",
-        "team": None,
-        "share": 0.3,
-        "mass": 1.5,
-        "heads": 8,
-    },
-    {
-        "wage": 1e30,
-        "grade": 2,
-        "owns": True,
-        "code": "1.0",
-        "size": "M",
-        "team": -1,
-        "share": 0.3,
-        "mass": 7.0,
-        "heads": 2,
-    },
+    dict(zip(NAMES, row, strict=True))
+    for row in (
+        (12.3, 1, True, "1", "M", 7, 0.1, 0.02, 3),
+        (-1e-7, None, False, "01", "S", 30, None, 900.0, 41),
+        (None, 16_777_216, None, "nan", None, 7, 0.2, None, 1),
+        (4.0, -3, True, None, "S", None, 0.3, 1.5, 8),
+        (1e30, 2, True, "1.0", "M", -1, 0.3, 7.0, 2),
+    )
 ]
 
 
