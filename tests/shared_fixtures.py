@@ -22,9 +22,11 @@ gc.freeze()  # what the imports have made stays: no later collection visits it
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    """Same weights whatever ran before, and no global policy left over."""
+    """Same weights whatever ran before; no global policy, and no class under the name of another, left over."""
     keras.utils.set_random_seed(7)
+    registered = dict(keras.saving.get_custom_objects())
     yield
+    keras.saving.get_custom_objects().update(registered)
     keras.config.set_dtype_policy("float32")
     # Without a collection, which visits every object of the framework and takes longer than most tests.
     keras.backend.clear_session(free_memory=False)

@@ -137,11 +137,10 @@ def wait_for(port):
     ],
 )
 def test_the_python_blocks_run_in_order(document, folder):
-    namespace, registered = {}, dict(keras.saving.get_custom_objects())
+    namespace = {}
     for block in blocks(document, "python"):
         exec(compile(block, document, "exec"), namespace)
     assert [name for name in pictures(document) if not (folder / name).exists()] == []
-    keras.saving.get_custom_objects().update(registered)  # a class of a page is another test's, too
 
 
 @pytest.mark.slow
