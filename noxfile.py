@@ -61,6 +61,8 @@ nox.options.reuse_existing_virtualenvs = True
 def checks(session):
     """Format, lint, types and import contracts; the tests on each backend; the tests that compare backends."""
     parts = session.posargs or ("lint", "jax", "tensorflow", "torch")
+    # Where the shell forbids compiled files, each process that a test starts would compile a framework again.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     if set(parts) != {"bounds"}:
         session.install("-q", "--no-compile", "-c", "constraints.txt", "-e", ".[all,dev]")
     for part in parts:

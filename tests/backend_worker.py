@@ -1,8 +1,9 @@
 """Runs in a process of its own on one backend: the same weights, noise and data for all of them.
 
-python backend_worker.py write FOLDER          one step of each model below; results and saved models into FOLDER, and
-                                               values and gradients of what formulas.py names
-python backend_worker.py read FOLDER NAME...   loads what `write` saved into each FOLDER/NAME; results beside them
+python backend_worker.py FOLDER NAME OTHER...   one step of each model below; results and saved models into FOLDER/NAME,
+                                                and values and gradients of what formulas.py names; says "written"
+                                                and waits for a line; then loads what the other backends saved, with
+                                                the results in FOLDER
 """
 
 import pathlib
@@ -95,4 +96,8 @@ def read(folder, *writers):
 
 
 if __name__ == "__main__":
-    {"write": write, "read": read}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])
+    root, own, *others = sys.argv[1:]
+    write(pathlib.Path(root, own))
+    print("written", flush=True)
+    sys.stdin.readline()
+    read(pathlib.Path(root), *others)

@@ -1,6 +1,8 @@
 """Promises about imports. Each is seen to fail on a planted violation, so that it is known to look."""
 
+import functools
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -21,49 +23,54 @@ def python(code, backend):
     )
 
 
-FRAMEWORKS = "sorted({'tensorflow', 'jax', 'torch'} & set(__import__('sys').modules))"
+# What importing does in a fresh process, as JSON: frameworks that are there after it, and the state before and after.
+# An import that others share is made before, so that what is seen is ours.
+IMPORT = """
+import json, os, random, signal, sys, warnings
+import keras, numpy
+def state():
+    torch = sys.modules.get("torch")
+    return repr({"keras": (keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format()),
+                 "random": random.getstate(), "numpy": str(numpy.random.get_state()), "warnings": warnings.filters,
+                 "environment": dict(os.environ), "interrupt": signal.getsignal(signal.SIGINT),
+                 "matplotlib": "matplotlib.pyplot" in sys.modules,
+                 "torch": torch and (torch.is_grad_enabled(), torch.get_default_dtype(), torch.initial_seed())})
+before = state()
+import keras_vae
+after, threads = state(), None
+frameworks = sorted({"tensorflow", "jax", "torch"} & set(sys.modules))
+if keras.backend.backend() == "tensorflow":
+    from tensorflow.python.eager import context
+    threads = context.context()._context_handle is not None
+print(json.dumps({"before": before, "after": after, "frameworks": frameworks, "threads": threads}))
+"""
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
+@functools.cache
+def imported(backend):
+    if not importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    done = python(IMPORT, backend)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_importing_on_jax_imports_neither_tensorflow_nor_torch():
-    done = python(f"import keras_vae; print({FRAMEWORKS})", "jax")
-    assert done.stdout.strip() == "['jax']", done.stderr
+    assert imported("jax")["frameworks"] == ["jax"]
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 def test_the_test_above_would_see_another_framework():
-    done = python(f"import keras_vae, torch; print({FRAMEWORKS})", "jax")
-    assert "torch" in done.stdout
+    assert "torch" in imported("torch")["frameworks"]
 
 
 def test_importing_starts_no_threads_of_tensorflow():
     """A process that forks, as some servers do, would wait for them for ever."""
-    code = "import keras_vae; from tensorflow.python.eager import context; print(context.context()._context_handle)"
-    if not importlib.util.find_spec("tensorflow"):
-        pytest.skip("tensorflow is not installed")
-    done = python(code, "tensorflow")
-    assert done.stdout.strip() == "None", done.stderr
+    assert imported("tensorflow")["threads"] is False
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_importing_changes_nothing_global(backend):
-    if not importlib.util.find_spec(backend):
-        pytest.skip(f"{backend} is not installed")
-    code = """
-import keras, numpy, warnings, random, os, signal
-def state():
-    import sys
-    torch, matplotlib = sys.modules.get("torch"), sys.modules.get("matplotlib.pyplot")
-    return (keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format(),
-            random.getstate(), str(numpy.random.get_state()), list(warnings.filters), dict(os.environ),
-            signal.getsignal(signal.SIGINT),
-            torch and (torch.is_grad_enabled(), torch.get_default_dtype(), torch.initial_seed()), matplotlib)
-before = state()
-import keras_vae
-assert state() == before, (state(), before)
-"""
-    done = python(code, backend)
-    assert done.returncode == 0, done.stderr
+    assert imported(backend)["after"] == imported(backend)["before"]
 
 
 def test_an_unsupported_backend_is_refused_with_the_fix():

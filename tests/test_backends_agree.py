@@ -3,6 +3,7 @@
 The mathematics is tested on one backend only; here its values and gradients are compared with those of the others.
 """
 
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -30,11 +31,27 @@ pytestmark = [
 def results(tmp_path_factory):
     """The folder in which each backend has written, and then read what the others have written."""
     folder = tmp_path_factory.mktemp("backends")
-    for backend in INSTALLED:
-        run(backend, "write", folder / backend)
-    for backend in INSTALLED:
-        run(backend, "read", folder, *(name for name in INSTALLED if name != backend))
+    with contextlib.ExitStack() as started:
+        workers = [started.enter_context(worker(folder, backend)) for backend in INSTALLED]
+        for process in workers:
+            process.communicate("read\n")
+            assert process.returncode == 0
     return folder
+
+
+@contextlib.contextmanager
+def worker(folder, backend):
+    """A process on a backend that has written its results and waits."""
+    command = [sys.executable, WORKER, folder, backend, *(name for name in INSTALLED if name != backend)]
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert "written\n" in iter(process.stdout.readline, "")
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +62,6 @@ def tables(results):
         with np.load(results / backend / "mathematics.npz") as file:
             found[backend] = dict(file)
     return found
-
-
-def run(backend, *arguments):
-    subprocess.run([sys.executable, WORKER, *arguments], check=True, env={**os.environ, "KERAS_BACKEND": backend})
 
 
 def assert_close(path, reference, rtol, atol, names=None):
