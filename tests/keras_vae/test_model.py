@@ -409,6 +409,7 @@ def test_the_data_of_a_later_fit_and_of_validation_are_checked_too(make_vae, dig
         vae.fit(digits, validation_data=(digits * 255.0,), verbose=0)
 
 
+@pytest.mark.once
 def test_integers_are_cast(make_vae, digits):
     as_float, as_integer = make_vae(), make_vae()
     as_integer.set_weights(as_float.get_weights())

@@ -168,7 +168,10 @@ def clipped_by_norm(step):
 
 @pytest.mark.parametrize(
     ("clipping", "clipped"),
-    [({"clipvalue": 0.003}, lambda step: np.clip(step, -0.003, 0.003)), ({"clipnorm": 0.02}, clipped_by_norm)],
+    [
+        pytest.param({"clipvalue": 0.003}, lambda step: np.clip(step, -0.003, 0.003), marks=pytest.mark.once),
+        ({"clipnorm": 0.02}, clipped_by_norm),
+    ],
 )
 def test_gradients_are_clipped(make_vae, digits, clipping, clipped):
     plain, _ = steps_of(make_vae, digits, keras.optimizers.SGD(1.0))
@@ -217,7 +220,7 @@ def test_gradient_accumulation_equals_the_large_batch(make_vae, digits):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.once)])
 def test_mixed_precision_trains_as_well_as_float32(make_vae, digits, policy):
     """With plain SGD too, where gradients that are not scaled vanish in float16."""
     losses = {}
@@ -274,6 +277,7 @@ def test_stock_callbacks(make_vae, digits, tmp_path):
     assert len(rows) == 3
 
 
+@pytest.mark.once
 def test_early_stopping_stops(make_vae, digits):
     vae = make_vae(compile={"optimizer": keras.optimizers.SGD(0.0)})
     stop = keras.callbacks.EarlyStopping("val_negative_elbo", patience=2)
@@ -281,6 +285,7 @@ def test_early_stopping_stops(make_vae, digits):
     assert len(history["loss"]) == 3  # frozen weights and the same noise: the second epoch is no better
 
 
+@pytest.mark.once
 def test_tensorboard_writes_events(make_vae, digits, tmp_path):
     pytest.importorskip("tensorboard")
     vae = make_vae()
