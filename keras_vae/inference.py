@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vae import _backend, _containers, validation
+from keras_vae import _backend, _containers, likelihoods, validation
 from keras_vae._numpy_posterior import NumpyPosterior
 from keras_vae.data import count, with_condition
 from keras_vae.distributions import OF_ARRAYS, DiagonalNormal
@@ -278,6 +278,8 @@ class Inference:
             if not was_built:
                 self._refresh()
             validation.check_data(data, self.data_shape)
+            if len(data):
+                likelihoods.check_finite(data, missing=self.allow_missing)
             yield _present(data, self._checked_condition(condition, len(data)))
 
     def _checked_latents(self, z, condition):

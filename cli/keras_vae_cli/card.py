@@ -10,6 +10,7 @@ import math
 import pathlib
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_vae import _files, datasets, evaluation, tables
@@ -107,8 +108,10 @@ def _measured(pipeline, given):
         error = f" ± {nats.std(ddof=1) / math.sqrt(len(nats)):.3f} (standard error)" if len(nats) > 1 else ""
         words = {"negative_elbo": "negative ELBO", "kl": "KL"}.get(name, name)
         rows.append((f"{words}, nats", f"{nats.mean():.3f}{error}"))
-    bits = evaluation.bits_per_dim(terms["negative_elbo"].mean(), math.prod(x.shape[1:]))
-    rows.append(("bits per dimension", f"{bits:.4f}"))
+    kind = manifest.likelihood and keras.saving.get_registered_object(f"keras_vae>{manifest.likelihood['name']}")
+    if kind is not None and runs.is_code(kind.from_config(manifest.likelihood["config"]), x):
+        bits = evaluation.bits_per_dim(terms["negative_elbo"].mean(), math.prod(x.shape[1:]))
+        rows.append(("bits per dimension", f"{bits:.4f}"))
     if pipeline.threshold is not None:
         share = np.mean(pipeline.is_anomaly(x))
         rows.append(("beyond the threshold", f"{share:.2%}; it was fitted to {1 - pipeline.threshold.quantile:.2%}"))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_vae import VAE, _tables, callbacks, datasets, evaluation, tables
+from keras_vae import VAE, _tables, callbacks, datasets, evaluation, likelihoods, tables
 from keras_vae_cli.commands import sentence
 
 FAR = 10  # interquartile ranges: the 0.99 quantile of a normal distribution lies 1.2 of them above the upper quartile
@@ -150,12 +150,16 @@ def fit_shape(x, model):
 
 
 def in_words(terms: dict[str, float], vae: VAE, x: np.ndarray) -> str:
-    """The terms of `evaluation.held_out` in words; bits are those of a code, where the likelihood is a probability."""
-    is_code = vae.likelihood.is_discrete and vae.likelihood.caveat(x) is None
+    """The terms of `evaluation.held_out` in words."""
     return (
         f"negative ELBO {terms['negative_elbo']:.3f} = reconstruction {terms['reconstruction']:.3f} + kl "
         f"{terms['kl']:.3f} nats per example"
-    ) + (f", {terms['bits_per_dim']:.4f} bits per dimension" if is_code else "")
+    ) + (f", {terms['bits_per_dim']:.4f} bits per dimension" if is_code(vae.likelihood, x) else "")
+
+
+def is_code(likelihood: likelihoods.Likelihood, x: np.ndarray) -> bool:
+    """Whether the likelihood is a probability of these data, so that bits per dimension are those of a code."""
+    return likelihood.is_discrete and likelihood.caveat(x) is None
 
 
 def collapse_report(vae: VAE, x: np.ndarray, steps_per_epoch: int | None = None) -> str | None:

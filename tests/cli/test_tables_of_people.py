@@ -291,6 +291,7 @@ def test_a_bundle_of_it_is_asked_by_the_names_of_the_columns(folder, tmp_path, c
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "| columns | trade (category), wage (real), grade (integer), town (category) |" in card
     assert f"{tmp_path}/new.csv, 120 examples" in card
+    assert "bits" not in card  # of a density there are none
     with served.serving(tmp_path / "bundle") as client:
         filled = client.predict("impute", rows, seed=0)
         expected = table.to_frame(vae.impute(x, seed=0), like=polars.DataFrame(rows)).to_dicts()

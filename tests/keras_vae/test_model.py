@@ -385,6 +385,18 @@ def test_the_first_batch_is_checked_and_the_model_is_none_the_worse(make_vae, di
     assert np.isfinite(vae.train_on_batch(digits, return_dict=True)["loss"])
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("verb", ["encode", "reconstruct", "elbo"])
+def test_a_value_that_is_no_number_is_refused_wherever_it_stands(make_vae, digits, verb):
+    vae, x = make_vae(), digits[:30].copy()
+    x[25, 3, 2, 0] = np.nan  # not in the first piece
+    with pytest.raises(ValueError, match=r"x contains NaN, first at index .*allow_missing=True"):
+        getattr(vae, verb)(x, batch_size=10)
+    x[25, 3, 2, 0] = -np.inf
+    with pytest.raises(ValueError, match="x contains infinite values"):
+        getattr(vae, verb)(x, batch_size=10)
+
+
 def test_several_inputs_are_refused(make_vae, digits):
     with pytest.raises(ValueError, match=r"a tuple of 2 arrays.*fit\(x, y\)"):
         make_vae().fit((digits, digits), verbose=0)
