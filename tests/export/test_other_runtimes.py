@@ -3,11 +3,15 @@
 `nox -- slow` makes the three environments and names them in the variables that are read here.
 """
 
+import functools
+import http.server
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -180,3 +184,33 @@ def test_onnxruntime_web_runs_every_graph(bundle, tmp_path):
     for (graph, batch, _, expected), outputs in zip(tried, results, strict=True):
         found = {name: np.array(each["data"], each["type"]).reshape(each["dims"]) for name, each in outputs.items()}
         assert_close(found, expected, graph, batch)
+
+
+@needs(NODE_MODULES, "KERAS_VAE_NODE_MODULES", "the folder node_modules that `npm install onnxruntime-web` makes")
+def test_the_web_page_of_the_guide_draws_what_the_decoder_gives(bundle, tmp_path):
+    browser = pytest.importorskip("browser", reason="the dev extra is not installed")
+    if browser.missing():
+        pytest.skip(browser.missing())
+    guide = HERE.parents[1] / "docs" / "guide" / "browser.md"
+    (page,) = re.findall(r"```html\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
+    copy, found = re.subn(r"https://cdn.jsdelivr.net/npm/onnxruntime-web@[\d.]+", "./onnxruntime-web", page)
+    assert found == 1
+    (tmp_path / "digits.html").write_text(copy, encoding="utf-8")
+    (tmp_path / "digits-onnx").symlink_to(bundle)
+    (tmp_path / "onnxruntime-web").symlink_to(pathlib.Path(NODE_MODULES) / "onnxruntime-web")
+    pipeline, z = serving.Pipeline.load(bundle, providers="cpu"), np.zeros((1, 3), "float32")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browser.browsing() as page:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.open(f"http://127.0.0.1:{server.server_port}/digits.html")
+        for value in (0.0, 2.5):
+            z[0, 2] = value
+            page.script(
+                "for (const slider of [...document.querySelectorAll('input')].slice(2)) {"
+                "    slider.value = arguments[0]; slider.oninput(); }",
+                value,
+            )
+            expected = 255 * pipeline.decode(z)[0, ..., 0]
+            page.wait(lambda expected=expected: np.abs(page.pixels("body")[0] - expected).max() < 1.0, "the picture")
+        assert page.errors() == []
+        server.shutdown()
