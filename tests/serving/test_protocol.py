@@ -15,7 +15,7 @@ from keras_vae_serving.inputs import all_finite
 
 pytestmark = pytest.mark.once
 
-hypothesis.settings.register_profile("protocol", deadline=None, derandomize=True, max_examples=100)
+hypothesis.settings.register_profile("protocol", deadline=None, derandomize=True, max_examples=200)
 hypothesis.settings.load_profile("protocol")
 
 # In a range that every JSON parser keeps: whole numbers exactly, floats to the last bit as Python prints them.
@@ -260,7 +260,7 @@ ANY_REQUEST = st.fixed_dictionaries(
 
 
 @hypothesis.given(ANY_REQUEST | JSON, st.binary(max_size=40), st.integers(-3, 60) | st.none())
-@hypothesis.settings(max_examples=400)
+@hypothesis.settings(max_examples=1000)
 def test_anything_is_read_or_refused_in_few_words(fields, raw, shift):
     text = json.dumps(fields).encode()
     length = None if shift is None else max(0, len(text) + min(shift, 3) * (shift % 2))
