@@ -57,7 +57,7 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
 def _to_onnx(definition, **options):
     """What tf2onnx makes of a graph; a pass of its optimizer that fails is left out.
 
-    To leave one out it copies the graph before each, half of its time: here only once one has failed.
+    To leave one out it copies the graph before each, a third of a conversion: here only once one has failed.
     """
     try:
         with mock.patch.dict(os.environ, TF2ONNX_CATCH_ERRORS="FALSE"):
