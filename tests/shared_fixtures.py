@@ -1,5 +1,7 @@
 """Fixtures shared by all tests, which run on the backend of KERAS_BACKEND."""
 
+import contextlib
+import functools
 import gc
 import os
 import pathlib
@@ -71,16 +73,26 @@ def make_vae():
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory):
+def shared_folder(tmp_path_factory):
+    """A folder of this run, for what any of its processes makes and all read."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared"
+
+
+@pytest.fixture(scope="session")
+def bundle(shared_folder):
     """A bundle, to read only: a small convolutional model of the digits, one epoch old, and its int8 variant."""
     keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
+    folder = shared_folder / "bundles" / "digits"
+    if folder.exists():
+        return folder
     keras.utils.set_random_seed(3)
     data = keras_vae.datasets.load("digits", binarize="threshold")
     vae = keras_vae.VAE(*keras_vae.networks.conv((8, 8, 1), 3, filters=(4,), hidden=(16,), activation="gelu"), seed=0)
     vae.compile("adam")
     vae.fit(data.train, batch_size=128, verbose=0)
-    folder = tmp_path_factory.mktemp("bundles") / "digits"
-    keras_vae_export.export(vae, folder, data=data.test, precision="int8")
+    with contextlib.suppress(FileExistsError):  # another process has made it meanwhile
+        keras_vae_export.export(vae, folder, data=data.test, precision="int8")
     return folder
 
 
@@ -96,28 +108,25 @@ def two_versions(bundle, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def conditional(tmp_path_factory):
-    """A bundle, to read only: a pair of networks with an image and a label, and so without ELBO and prior."""
+def _exported(name, shared_folder):
     keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
-    folder = tmp_path_factory.mktemp("bundles") / "conditional"
-    keras_vae_export.export(families.make("conditional"), folder)
+    folder = shared_folder / "families" / name
+    if not folder.exists():
+        with contextlib.suppress(FileExistsError):  # another process has made it meanwhile
+            keras_vae_export.export(families.make(name), folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory):
+def exported(shared_folder):
     """Bundles, to read only, of the models in `families.py`, by their names."""
-    keras_vae_export = pytest.importorskip("keras_vae_export", reason="the export extra is not installed")
-    made = {}
+    return functools.partial(_exported, shared_folder=shared_folder)
 
-    def of(name):
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp("bundles") / name
-            keras_vae_export.export(families.make(name), made[name])
-        return made[name]
 
-    return of
+@pytest.fixture(scope="session")
+def conditional(shared_folder):
+    """A bundle, to read only: a pair of networks with an image and a label, and so without ELBO and prior."""
+    return _exported("conditional", shared_folder)
 
 
 @pytest.fixture

@@ -151,7 +151,8 @@ def test_a_fresh_process_gives_the_same_bytes_as_the_warm_one(exported, vae, tmp
         assert (tmp_path / "again" / file).read_bytes() == (exported[0] / file).read_bytes()
 
 
-def test_exporting_leaves_the_model_as_it_was(vae, tmp_path):
+def test_exporting_leaves_the_model_as_it_was(vae, tmp_path, tampered):
+    tampered(lambda folder: None)  # another process converts
     x = np.ones((3, 4, 3), "float32")
     weights, elbo = vae.get_weights(), vae.elbo(x, seed=1)
     keras_vae_export.export(vae, tmp_path / "bundle", data=x)
@@ -258,8 +259,8 @@ def test_networks_that_were_assigned_a_moment_ago_are_exported_in_their_shape():
         assert {tensor.shape[-1] for tensor in (*graph.inputs, *graph.outputs) if tensor.name[0] in "ze"} <= {3}
 
 
-def test_a_quantised_model_is_refused(trained, tmp_path):
-    model, _ = trained
+def test_a_quantised_model_is_refused(tmp_path):
+    model = keras_vae.VAE(*keras_vae.networks.mlp((5,), 2, hidden=(4,)), seed=0)
     model.quantize("int8")
     with pytest.raises(ExportError, match="is quantised; export the model before quantising it"):
         keras_vae_export.export(model, tmp_path / "bundle")
@@ -321,9 +322,8 @@ def test_an_integer_of_unknown_values_needs_examples(tmp_path):
         keras_vae_export.export(pair, tmp_path / "bundle")
 
 
-def test_every_label_is_tried(tmp_path, monkeypatch):
+def test_every_label_is_tried(conditional, tmp_path, monkeypatch):
     """A row of an embedding that no made input asks for could be wrong unseen."""
-    run = converters.run
 
     def change_a_row(model):
         table = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [4, 2])
@@ -332,7 +332,8 @@ def test_every_label_is_tried(tmp_path, monkeypatch):
         table.CopyFrom(numpy_helper.from_array(values, table.name))
 
     def tamper(archive, engine, folder):
-        run(archive, engine, folder)
+        for graph in ("encoder", "decoder"):
+            shutil.copytree(conditional / graph / "1", folder / graph / "1")
         edit(folder / "decoder/1/model.onnx", change_a_row)
 
     monkeypatch.setattr(converters, "run", tamper)
@@ -552,6 +553,14 @@ def test_where_one_engine_fails_the_other_one_is_tried(change, vae, tmp_path, en
     assert sum("engine" in str(warning.message) for warning in caught) == 1
     with pytest.raises(ExportError, match='Or try engine="torch"'):
         keras_vae_export.export(vae, tmp_path / "again", engine="tensorflow")
+
+
+def test_a_model_too_large_for_tensorflow_takes_the_torch_engine(vae, tmp_path, engines, monkeypatch):
+    ran = engines()
+    monkeypatch.setattr(bundle, "_TENSORFLOW_LIMIT", 100)
+    with pytest.warns(UserWarning, match="too much for TensorFlow's converter"):
+        manifest = keras_vae_export.export(vae, tmp_path / "bundle")
+    assert (manifest.export["engine"], ran) == ("torch", ["torch"])
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])

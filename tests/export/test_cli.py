@@ -1,6 +1,8 @@
 """`keras-vae export`, and the export that ends `keras-vae quickstart`."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
 import re
@@ -16,6 +18,7 @@ import pytest
 import keras_vae
 from keras_vae import datasets, evaluation
 from keras_vae_cli import card, commands
+from keras_vae_export import converters
 from keras_vae_serving import Manifest
 
 pytestmark = pytest.mark.once
@@ -26,24 +29,40 @@ def run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """An output folder of `quickstart`."""
+def quickstart(tmp_path_factory):
+    """An output folder of `quickstart`, and what was printed."""
     folder = tmp_path_factory.mktemp("cli") / "out"
-    assert run("quickstart", "--epochs", 2, "--output", folder) == 0
-    return folder
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert run("quickstart", "--epochs", 2, "--output", folder) == 0
+    return folder, out.getvalue()
 
 
-def test_quickstart_ends_with_a_verified_bundle_and_says_so(tmp_path, capsys):
-    assert run("quickstart", "--epochs", 1, "--output", tmp_path / "q") == 0
-    out = capsys.readouterr().out
-    assert f"Wrote encoder, decoder, elbo as ONNX to {tmp_path}/q/bundle, verified, in" in out
+@pytest.fixture(scope="module")
+def trained(quickstart):
+    return quickstart[0]
+
+
+@pytest.fixture
+def converted(trained, monkeypatch):
+    """Has an export of that model take the files that `quickstart` wrote for what was converted."""
+
+    def run(archive, engine, folder):
+        for graph in ("encoder", "decoder", "elbo"):
+            shutil.copytree(trained / "bundle" / graph / "1", folder / graph / "1")
+
+    monkeypatch.setattr(converters, "run", run)
+
+
+def test_quickstart_ends_with_a_verified_bundle_and_says_so(quickstart):
+    folder, out = quickstart
+    assert f"Wrote encoder, decoder, elbo as ONNX to {folder}/bundle, verified, in" in out
     assert "at batch 1, 2, 7, 64 on ordinary, extreme, held-out inputs." in out
-    manifest = Manifest.load(tmp_path / "q" / "bundle")
+    manifest = Manifest.load(folder / "bundle")
     assert manifest.latent_dim == 2
-    size = sum(file.stat().st_size for file in (tmp_path / "q" / "bundle").rglob("*") if file.name != "manifest.json")
+    size = sum(file.stat().st_size for file in (folder / "bundle").rglob("*") if file.name != "manifest.json")
     described = f"<Manifest: encoder, decoder, elbo; latents (2,), data (8, 8, 1), {size / 1e6:.1f} MB>"
     assert repr(manifest) == described  # what a notebook shows of `export`
-    kilobytes = math.ceil((tmp_path / "q" / "bundle" / "elbo" / "1" / "model.onnx").stat().st_size / 1e3)
+    kilobytes = math.ceil((folder / "bundle" / "elbo" / "1" / "model.onnx").stat().st_size / 1e3)
     assert f", elbo {kilobytes} kB. manifest.json" in out
 
 
@@ -96,7 +115,7 @@ def test_a_card_of_what_has_no_bound(trained, tmp_path, capsys):
     assert "score" not in block
 
 
-def test_a_threshold_is_fitted_on_the_held_out_data(trained, tmp_path, capsys):
+def test_a_threshold_is_fitted_on_the_held_out_data(trained, converted, tmp_path, capsys):
     assert run("export", trained, tmp_path / "b", "--threshold", 0.98, "--seed", 4) == 0
     vae = keras.saving.load_model(trained / "model.keras")
     x = datasets.load("digits", binarize="threshold").test
@@ -124,7 +143,7 @@ def test_a_threshold_needs_data(trained, tmp_path, capsys):
     assert not (tmp_path / "b").exists()
 
 
-def test_data_can_be_named(trained, tmp_path, capsys):
+def test_data_can_be_named(trained, converted, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.ones((40, 8, 8), "float32"))
     shutil.copy(trained / "model.keras", tmp_path)
     assert run("export", tmp_path / "model.keras", tmp_path / "b") == 0
@@ -136,7 +155,7 @@ def test_data_can_be_named(trained, tmp_path, capsys):
     assert "on ordinary, extreme, held-out inputs." in capsys.readouterr().out
 
 
-def test_data_that_have_moved_are_not_needed(trained, tmp_path, capsys):
+def test_data_that_have_moved_are_not_needed(trained, converted, tmp_path, capsys):
     moved = shutil.copytree(trained, tmp_path / "run")
     summary = json.loads((moved / "summary.json").read_text())
     summary["settings"]["data"] = str(tmp_path / "gone.npy")

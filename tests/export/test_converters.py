@@ -19,13 +19,13 @@ from keras import layers, ops
 import families
 import keras_vae
 import keras_vae_export
-from keras_vae_export import ConversionError, ExportError, archive, bundle, converters, graphs
+from keras_vae_export import ConversionError, ExportError, archive, converters, graphs
 from keras_vae_export.converters import canonical, tidy
 
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 
 OPERATORS = """
-import sys, keras, numpy as np, onnxruntime, scipy.special as sp, tensorflow as tf
+import sys, keras, numpy as np, onnxruntime, scipy.special as sp, tensorflow as tf, tf2onnx
 from keras_vae_export.converters import tensorflow as engine
 from keras_vae_export.graphs import GraphFunction
 from keras_vae_serving.manifest import Tensor
@@ -131,6 +131,11 @@ for name, (function, exact, x, absolute) in cases.items():
     worst = float(error.max()) if absolute else float((error / np.maximum(np.abs(expected), 1e-30)).max())
     print(name, worst)
     assert worst < (absolute or 6e-7), (name, worst, x[np.argmax(error)])
+
+first = next(iter(tf2onnx.optimizer._optimizers.values()))
+first.optimize = lambda *arguments: 1 / 0  # a pass that fails is left out
+engine.convert(graph, "again.onnx")
+np.testing.assert_allclose(onnxruntime.InferenceSession("again.onnx").run(None, {"x": x})[0], found, rtol=1e-6)
 """
 
 
@@ -168,19 +173,21 @@ def test_the_kl_of_a_collapsed_unit_survives(engine, tmp_path):
 # The second engine
 
 
-@pytest.mark.once
-@needs_torch
-@pytest.mark.parametrize(
-    "name", ["conditional", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense", "lstm", "conv_same"))]
-)
-def test_the_torch_engine_gives_the_same_bundle(name, tmp_path):
-    manifest = keras_vae_export.export(families.make(name), tmp_path / "bundle", engine="torch")
+def assert_written_by_torch(manifest, folder):
     assert manifest.export["engine"] == "torch"
     for graph in manifest.graphs.values():
         assert max(graph.parity["max_scaled_diff"].values()) < 1e-4
-        content = (tmp_path / "bundle" / graph.file).read_bytes()
+        content = (folder / graph.file).read_bytes()
         assert b"site-packages" not in content
         assert b"stack_trace" not in content
+
+
+@pytest.mark.slow
+@needs_torch
+@pytest.mark.parametrize("name", ["dense", "lstm", "conv_same"])
+def test_the_torch_engine_gives_the_same_bundle(name, tmp_path):
+    manifest = keras_vae_export.export(families.make(name), tmp_path / "bundle", engine="torch")
+    assert_written_by_torch(manifest, tmp_path / "bundle")
 
 
 class InTorch(keras.layers.Layer):
@@ -208,21 +215,12 @@ def with_layer(layer):
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the layer is written in torch")
 def test_layers_written_in_torch_take_the_torch_engine_by_themselves(tmp_path):
-    vae = with_layer(InTorch())
-    with pytest.warns(UserWarning, match="The torch engine wrote the files, .* cannot be loaded on tensorflow"):
-        manifest = keras_vae_export.export(vae, tmp_path / "bundle")
-    assert manifest.export["engine"] == "torch"
-    with pytest.raises(ConversionError, match='cannot be loaded on tensorflow.*softsign.*Or try engine="torch"'):
-        keras_vae_export.export(vae, tmp_path / "again", engine="tensorflow")
-
-
-@pytest.mark.once
-@needs_torch
-def test_a_model_too_large_for_tensorflow_takes_the_torch_engine(monkeypatch, tmp_path):
-    monkeypatch.setattr(bundle, "_TENSORFLOW_LIMIT", 100)
-    with pytest.warns(UserWarning, match="too much for TensorFlow's converter"):
-        manifest = keras_vae_export.export(families.make("dense"), tmp_path / "bundle")
-    assert manifest.export["engine"] == "torch"
+    encoder, decoder = families.make("conditional")
+    decoder = keras.Model(decoder.inputs, InTorch()(decoder.output))
+    words = "The torch engine wrote the files, .* cannot be loaded on tensorflow.*softsign"
+    with pytest.warns(UserWarning, match=words):
+        manifest = keras_vae_export.export((encoder, decoder), tmp_path / "bundle")
+    assert_written_by_torch(manifest, tmp_path / "bundle")
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="only torch runs what cannot be traced")
@@ -252,7 +250,8 @@ def test_constant_tensors_and_draws_that_are_not_used_are_no_obstacle(tmp_path):
     x, z = keras.Input((4, 3)), keras.Input((2,))
     h = layers.SimpleRNN(3, dropout=0.2, recurrent_dropout=0.2)(Positions()(scale(x)))
     vae = families.vae(x, h, z, layers.Reshape((4, 3))(layers.Dense(12)(z)))
-    assert keras_vae_export.export(vae, tmp_path / "bundle").export["engine"] == "tensorflow"
+    manifest = keras_vae_export.export((vae.encoder, vae.decoder), tmp_path / "bundle")
+    assert manifest.export["engine"] == "tensorflow"
 
 
 @pytest.mark.once

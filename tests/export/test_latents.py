@@ -158,12 +158,12 @@ def test_the_server_gives_the_numbers_of_the_pipeline(case):
 def test_what_a_request_decodes_is_bounded_by_the_widest_layer(tmp_path, monkeypatch):
     x, z = keras.Input((None, None, 2)), keras.Input((None, None, 2))
     encoder = keras.Model(x, [layers.Conv2D(2, 3, strides=2, padding="same")(x) for _ in range(2)])
-    wide = layers.Conv2D(64, 1, activation="relu")(layers.UpSampling2D(2)(z))
+    wide = layers.Conv2D(16, 1, activation="relu")(layers.UpSampling2D(2)(z))
     vae = keras_vae.VAE(encoder, keras.Model(z, layers.Conv2D(2, 3, padding="same")(wide)), "mse", seed=0)
     families.randomize([vae], 3)
     keras_vae_export.export(vae, tmp_path / "bundle")
-    # 64 channels at 16 places of x for 4 of z
-    monkeypatch.setattr(endpoints, "_MAX_DECODED", 64 * 16 * 4)
+    # 16 channels at 16 places of x for 4 of z
+    monkeypatch.setattr(endpoints, "_MAX_DECODED", 16 * 16 * 4)
     with serving(tmp_path / "bundle") as client:
         for size, fits in ((2, True), (3, False)):
             codes = {"z": np.zeros((1, size, 2, 2), "float32")}
@@ -185,22 +185,22 @@ def test_the_torch_engine_knows_how_free_sizes_of_z_follow_from_those_of_x(tmp_p
     assert manifest.graphs["elbo"].inputs[1].shape == ("batch", "num_samples", "z_1", "z_2", CHANNELS)
 
 
-def test_without_statistics_an_error_says_how_to_set_them(tmp_path):
-    keras_vae_export.export(families.at_places(VECTOR), tmp_path / "bundle")
-    pipeline = Pipeline.load(tmp_path / "bundle", providers="cpu")
-    for call in (lambda: pipeline.encode(np.ones((1, 6)), True), lambda: pipeline.decode(np.ones((1, 2)), True)):
+def test_without_statistics_an_error_says_how_to_set_them(exported):
+    folder = exported("gaussian_predicted")
+    pipeline = Pipeline.load(folder, providers="cpu")
+    x, z = np.ones((1, 3, 3, 2), "float32"), np.ones((1, 3), "float32")
+    for call in (lambda: pipeline.encode(x, True), lambda: pipeline.decode(z, True)):
         with pytest.raises(ValueError, match="does not know the scale of its codes: set vae.latent_statistics"):
             call()
-    with pytest.raises(ValueError, match=r"latent_shape must be whole numbers that fit \(2\); got \(3,\)"):
-        pipeline.sample(1, latent_shape=(3,))
-    x, z = np.ones((1, 6), "float32"), np.ones((1, 2), "float32")
-    with serving(tmp_path / "bundle") as client:
+    with pytest.raises(ValueError, match=r"latent_shape must be whole numbers that fit \(3\); got \(4,\)"):
+        pipeline.sample(1, latent_shape=(4,))
+    with serving(folder) as client:
         for verb, arrays in (("encode", {"x": x}), ("decode", {"z": z})):
             assert "does not know the scale of its codes" in client.infer(verb, {"standardized": True}, **arrays)
             found, expected = client.infer(verb, {"standardized": False}, **arrays), client.infer(verb, **arrays)
             np.testing.assert_equal(found, expected)
-        assert "must be whole numbers that fit (2); got (6,)" in client.infer("sample", {"latent_shape": "6"})
-        found, expected = (client.infer("sample", {"seed": 1, **shape}) for shape in ({"latent_shape": "2"}, {}))
+        assert "must be whole numbers that fit (3); got (6,)" in client.infer("sample", {"latent_shape": "6"})
+        found, expected = (client.infer("sample", {"seed": 1, **shape}) for shape in ({"latent_shape": "3"}, {}))
         np.testing.assert_equal(found, expected)
 
 

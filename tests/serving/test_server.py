@@ -25,7 +25,7 @@ import keras_vae
 import keras_vae_export
 import oip
 import server_process
-from keras_vae_serving import BundleError, Pipeline
+from keras_vae_serving import BundleError, Pipeline, __main__
 from keras_vae_serving.http import _uvicorn, create_app
 from keras_vae_serving.repository import Repository
 
@@ -120,6 +120,15 @@ def judging(bundle, pipeline, x, tmp_path_factory):
     (folder / "manifest.json").write_text(json.dumps({**fields, "anomaly": anomaly, "missing": True}))
     with server_process.running(folder) as server:
         yield server, anomaly
+
+
+@pytest.fixture(scope="module")
+def guarded(bundle):
+    """A server that wants a token, has no patience, and lets pages of two other sites call it."""
+    options = ("--allow-origin", "https://good.example/", "--allow-origin", "https://example.org", "--body-seconds", 1)
+    with server_process.running(bundle, *options, environment={"KERAS_VAE_TOKEN": "s3cret"}) as server:
+        yield server
+        assert not any("s3cret" in line for line in server.lines)
 
 
 @pytest.mark.parametrize("binary", [False, True])
@@ -433,7 +442,7 @@ def test_a_request_for_a_newer_http_is_answered_or_refused_and_its_body_is_no_re
     assert b"leave out the header Upgrade" in answer
 
 
-def test_pages_of_other_sites_are_refused_and_names_that_lead_here_too(server, bundle):
+def test_pages_of_other_sites_are_refused_and_names_that_lead_here_too(server, guarded):
     body, _ = oip.request(ONE_Z)
     path = "/v2/models/decode/infer"
 
@@ -447,8 +456,9 @@ def test_pages_of_other_sites_are_refused_and_names_that_lead_here_too(server, b
     assert status(host="evil.example", origin="http://evil.example") == 403
     assert status(host="evil.example:80") == 403
     assert status(host=own.replace("127.0.0.1", "localhost")) == 200
-    with server_process.running(bundle, "--allow-origin", "https://good.example/") as other:
-        assert status(other.client, origin="https://good.example") == 200
+    token = {"authorization": "Bearer s3cret"}
+    assert status(guarded.client, origin="https://good.example", **token) == 200
+    assert status(guarded.client, origin="https://evil.example", **token) == 403
 
 
 def test_long_strings_cost_no_memory(server):
@@ -460,11 +470,11 @@ def test_long_strings_cost_no_memory(server):
     assert server.resident_mebibytes() - before < 60
 
 
-def test_a_client_that_does_not_read_is_left_and_a_crowd_is_kept_out(bundle, monkeypatch):
-    monkeypatch.setattr(_uvicorn, "READ_SECONDS", 0.5)
-    monkeypatch.setattr(_uvicorn, "MAX_CONNECTIONS", 3)
+@contextlib.contextmanager
+def in_a_thread(bundle, **settings):
+    """The server in this process, whose limits a test can set; yields its application and its address."""
     app, ready, thresholds = (
-        create_app(bundle, token="", providers="cpu", max_rows=20_000),
+        create_app(bundle, token="", providers="cpu", **settings),
         threading.Event(),
         gc.get_threshold(),
     )
@@ -474,30 +484,37 @@ def test_a_client_that_does_not_read_is_left_and_a_crowd_is_kept_out(bundle, mon
         thread.start()
         try:
             assert ready.wait(30)
-            body, _ = oip.request({}, parameters={"n": 20_000})
-            head = b"POST /v2/models/sample/infer HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % len(body)
-            with socket.socket() as reader:
-                reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                reader.connect(listener.getsockname())
-                reader.sendall(head + body)
-                deadline = time.monotonic() + 30
-                while app.state.server.memory < 10**6 and time.monotonic() < deadline:
-                    time.sleep(0.001)
-                assert app.state.server.memory > 10**6  # the answer, which nobody reads
-                while app.state.server.memory and time.monotonic() < deadline:
-                    time.sleep(0.01)
-                assert app.state.server.memory == 0
-            crowd = [socket.create_connection(listener.getsockname(), timeout=30) for _ in range(5)]
-            refused = crowd[-1].recv(65536)
-            assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
-            assert refused.endswith(b'{"error":"too many connections: try again in a second."}')
-            for connection in crowd:
-                connection.close()
+            yield app, listener.getsockname()
         finally:
             server.should_exit = True
             thread.join()
             gc.unfreeze()
             gc.set_threshold(*thresholds)
+
+
+def test_a_client_that_does_not_read_is_left_and_a_crowd_is_kept_out(bundle, monkeypatch):
+    monkeypatch.setattr(_uvicorn, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(_uvicorn, "MAX_CONNECTIONS", 3)
+    with in_a_thread(bundle, max_rows=20_000) as (app, address):
+        body, _ = oip.request({}, parameters={"n": 20_000})
+        head = b"POST /v2/models/sample/infer HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % len(body)
+        with socket.socket() as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect(address)
+            reader.sendall(head + body)
+            deadline = time.monotonic() + 30
+            while app.state.server.memory < 10**6 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert app.state.server.memory > 10**6  # the answer, which nobody reads
+            while app.state.server.memory and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert app.state.server.memory == 0
+        crowd = [socket.create_connection(address, timeout=30) for _ in range(5)]
+        refused = crowd[-1].recv(65536)
+        assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
+        assert refused.endswith(b'{"error":"too many connections: try again in a second."}')
+        for connection in crowd:
+            connection.close()
 
 
 @pytest.mark.parametrize("closing", [False, True])
@@ -642,45 +659,39 @@ def test_the_page_is_one_file_that_may_ask_only_this_server(server):
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", done.text)
 
 
-def test_a_token_is_asked_for_where_one_is_set(bundle):
-    with server_process.running(bundle, environment={"KERAS_VAE_TOKEN": "s3cret"}) as server:
-        for path in ("/", "/v2/health/live", "/v2/health/ready"):
-            assert server.client.get(path).status_code == 200
-        for headers in (
-            {},
-            {"authorization": "Bearer wrong"},
-            {"authorization": "s3cret"},
-            {"authorization": "Bearer é"},
+def test_a_token_is_asked_for_where_one_is_set(guarded):
+    for path in ("/", "/v2/health/live", "/v2/health/ready"):
+        assert guarded.client.get(path).status_code == 200
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "s3cret"},
+        {"authorization": "Bearer é"},
+    ):
+        headers = {name: value.encode("latin-1") for name, value in headers.items()}
+        for method, path in (
+            ("GET", "/v2"),
+            ("GET", "/bundles"),
+            ("GET", "/metrics"),
+            ("GET", "/v2/health/../"),
+            ("POST", "/v2/models/decode/infer"),
         ):
-            headers = {name: value.encode("latin-1") for name, value in headers.items()}
-            for method, path in (
-                ("GET", "/v2"),
-                ("GET", "/bundles"),
-                ("GET", "/metrics"),
-                ("GET", "/v2/health/../"),
-                ("POST", "/v2/models/decode/infer"),
-            ):
-                done = server.client.request(method, path, headers=headers)
-                assert done.status_code == 401
-                assert done.json() == {
-                    "error": "this server wants a token: send the header Authorization: Bearer TOKEN."
-                }
-        allowed = httpx.Client(base_url=server.url, headers={"authorization": "Bearer s3cret"})
-        assert server.infer("decode", ONE_Z, allowed)["x_mean"].shape == (1, 8, 8, 1)
-        assert "securitySchemes" in allowed.get("/openapi.json").json()["components"]
-        assert allowed.post("/v2/repository/models/decode/load").json() == {}
-        assert not any("s3cret" in line for line in server.lines)
+            done = guarded.client.request(method, path, headers=headers)
+            assert done.status_code == 401
+            assert done.json() == {"error": "this server wants a token: send the header Authorization: Bearer TOKEN."}
+    allowed = httpx.Client(base_url=guarded.url, headers={"authorization": "Bearer s3cret"})
+    assert guarded.infer("decode", ONE_Z, allowed)["x_mean"].shape == (1, 8, 8, 1)
+    assert "securitySchemes" in allowed.get("/openapi.json").json()["components"]
+    assert allowed.post("/v2/repository/models/decode/load").json() == {}
 
 
-def test_other_sites_may_not_call_the_server_unless_they_are_named(server, bundle):
+def test_other_sites_may_not_call_the_server_unless_they_are_named(server, guarded):
     asked = {"origin": "https://example.org", "access-control-request-method": "POST"}
     assert "access-control-allow-origin" not in server.client.get("/v2", headers=asked).headers
-    environment = {"KERAS_VAE_TOKEN": "s3cret"}
-    with server_process.running(bundle, "--allow-origin", "https://example.org", environment=environment) as open_one:
-        allowed = open_one.client.options("/v2/models/decode/infer", headers=asked)
-        assert allowed.headers["access-control-allow-origin"] == "https://example.org"
-        other = open_one.client.options("/v2", headers={**asked, "origin": "https://evil.example"})
-        assert "access-control-allow-origin" not in other.headers
+    allowed = guarded.client.options("/v2/models/decode/infer", headers=asked)
+    assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+    other = guarded.client.options("/v2", headers={**asked, "origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
 
 
 def test_a_full_server_says_when_to_come_back(bundle):
@@ -708,27 +719,32 @@ def test_a_full_server_says_when_to_come_back(bundle):
         assert done.status_code == 200
 
 
-def test_slow_clients_are_sent_away(bundle):
-    with server_process.running(bundle, "--body-seconds", 1) as server:
-        head = b"POST /v2/models/decode/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n"
-        with server.connect() as says_nothing, server.connect() as stops_in_the_head, server.connect() as drips:
-            stops_in_the_head.sendall(head[:30])
-            with server.connect() as stops_in_the_body:
-                stops_in_the_body.sendall(head + b"{")
-                assert stops_in_the_body.recv(65536).startswith(b"HTTP/1.1 408 ")
-            drips.settimeout(0.2)
-            for byte in head:  # takes 18 s, were the clock set back at each byte
-                drips.sendall(bytes([byte]))
-                with contextlib.suppress(TimeoutError):
-                    assert drips.recv(65536).startswith(b"HTTP/1.1 408 ")
-                    break
-            else:
-                pytest.fail("a client that drips is not sent away")
-            for connection in (says_nothing, stops_in_the_head):
-                answer = server_process.read_all(connection)  # to the end: the server hangs up
-                assert answer.startswith(b"HTTP/1.1 408 ")
-                assert b'{"error":"the request did not arrive in time: send it again."}' in answer
-        assert server.infer("decode", ONE_Z)["x_mean"].shape == (1, 8, 8, 1)
+def test_slow_clients_are_sent_away(bundle, guarded, monkeypatch):
+    head = b"POST /v2/models/decode/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n"
+    with guarded.connect() as stops_in_the_body:
+        stops_in_the_body.sendall(head + b"authorization: Bearer s3cret\r\n\r\n{")
+        assert stops_in_the_body.recv(65536).startswith(b"HTTP/1.1 408 ")
+    monkeypatch.setattr(_uvicorn, "HEAD_SECONDS", 1)
+    with in_a_thread(bundle) as (_, address), contextlib.ExitStack() as connections:
+        says_nothing, stops_in_the_head, drips = (
+            connections.enter_context(socket.create_connection(address, timeout=60)) for _ in range(3)
+        )
+        stops_in_the_head.sendall(head[:30])
+        drips.settimeout(0.2)
+        for byte in head:  # takes 16 s, were the clock set back at each byte
+            drips.sendall(bytes([byte]))
+            with contextlib.suppress(TimeoutError):
+                assert drips.recv(65536).startswith(b"HTTP/1.1 408 ")
+                break
+        else:
+            pytest.fail("a client that drips is not sent away")
+        for connection in (says_nothing, stops_in_the_head):
+            answer = server_process.read_all(connection)  # to the end: the server hangs up
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b'{"error":"the request did not arrive in time: send it again."}' in answer
+        body, headers = oip.request(ONE_Z)
+        url = f"http://127.0.0.1:{address[1]}/v2/models/decode/infer"
+        assert httpx.post(url, content=body, headers=headers).status_code == 200
 
 
 def test_a_client_that_leaves_in_the_middle_does_no_harm(server, x):
@@ -878,29 +894,36 @@ def start(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
 
-def test_what_cannot_be_served_is_one_sentence_and_exit_code_1(bundle, tmp_path):
+def test_what_cannot_be_served_is_one_sentence_and_exit_code_1(bundle, tmp_path, monkeypatch, capsys):
     done = start("keras_vae_serving", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"python -m keras_vae_serving: {tmp_path} is not a bundle: it has no manifest.json. Name the folder export() "
         "wrote.\n"
     )
+    # The other reasons by the function that this process calls.
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+
+    def refusal(*arguments):
+        assert __main__.main([str(argument) for argument in arguments]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        return err
+
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = start("keras_vae_serving", bundle, "--port", port)
-    assert done.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{port} (Address already in use): choose another --port" in done.stderr
-    done = start("keras_vae_serving", f"a={bundle}", f"a={bundle}")
-    assert "two bundles are called 'a', version 1: use NAME:VERSION=PATH" in done.stderr
+        words = f"cannot listen on 127.0.0.1:{port} (Address already in use): choose another --port"
+        assert words in refusal(bundle, "--port", port)
+    assert "two bundles are called 'a', version 1: use NAME:VERSION=PATH" in refusal(f"a={bundle}", f"a={bundle}")
     for token in ("", "a b\n"):
-        done = start("keras_vae_serving", bundle, "--port", "0", KERAS_VAE_TOKEN=token)
-        assert (done.returncode, "KERAS_VAE_TOKEN is set, but empty" in done.stderr) == (1, True)
-    done = start("keras_vae_serving", bundle, "--host", "nosuch.invalid")
-    assert (done.returncode, "cannot listen on nosuch.invalid" in done.stderr) == (1, True)
-    done = start("keras_vae_serving", bundle, "--port", "http")
-    assert (done.returncode, "must be a whole number from 0 to 65535; got 'http'" in done.stderr) == (2, True)
-    done = start("keras_vae_serving", bundle, "--precision", "float16")
-    assert "has no float16 graphs; it has float32, int8" in done.stderr
+        monkeypatch.setenv("KERAS_VAE_TOKEN", token)
+        assert "KERAS_VAE_TOKEN is set, but empty" in refusal(bundle, "--port", "0")
+    monkeypatch.delenv("KERAS_VAE_TOKEN")
+    assert "cannot listen on nosuch.invalid" in refusal(bundle, "--host", "nosuch.invalid")
+    assert "has no float16 graphs; it has float32, int8" in refusal(bundle, "--precision", "float16")
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main([str(bundle), "--port", "http"])
+    assert "must be a whole number from 0 to 65535; got 'http'" in capsys.readouterr().err
 
 
 def test_the_command_serves_without_a_backend(bundle):

@@ -4,13 +4,14 @@ Measured over 29 networks, this was the only route that converted all of them, w
 transposes between channels-last and channels-first that the others leave in.
 """
 
+import os
 import pathlib
 from unittest import mock
 
 import keras
 import onnx
 import tensorflow as tf
-import tf2onnx
+import tf2onnx.convert
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keras_vae_export.converters import RandomnessError
@@ -41,7 +42,7 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
     outputs = {tensor.name: name for name, tensor in concrete.structured_outputs.items()}
     _refuse_randomness(definition, outputs, graph)
     _keep_second_biases(definition)
-    model, _ = tf2onnx.convert.from_graph_def(
+    model = _to_onnx(
         definition,
         input_names=list(inputs),
         output_names=list(outputs),
@@ -51,6 +52,18 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
     )
     _refuse_unconverted(model, graph)
     onnx.save(model, path)
+
+
+def _to_onnx(definition, **options):
+    """What tf2onnx makes of a graph; a pass of its optimizer that fails is left out.
+
+    To leave one out it copies the graph before each, a third of a conversion: here only once one has failed.
+    """
+    try:
+        with mock.patch.dict(os.environ, TF2ONNX_CATCH_ERRORS="FALSE"):
+            return tf2onnx.convert.from_graph_def(definition, **options)[0]
+    except Exception:  # a pass may raise anything
+        return tf2onnx.convert.from_graph_def(definition, **options)[0]
 
 
 _function = tf.function
