@@ -13,8 +13,14 @@ from keras_vae import ELBO, IWAE, VAE, DiagonalNormal, Gaussian, _backend, sched
 
 BACKEND = keras.backend.backend()
 BATCH = 4
-BATCHES = 11 if BACKEND == "torch" else 3  # PyTorch traces a step when it has seen its shapes eight times
+BATCHES = 11 if BACKEND == "torch" else 3  # PyTorch traces a step when it has seen its shapes eight times, here
 X = np.random.default_rng(0).normal(size=(BATCH * BATCHES, 4)).astype("float32")
+
+
+@pytest.fixture(autouse=True)
+def _trace_early(monkeypatch):
+    if BACKEND == "torch":
+        monkeypatch.setattr("keras_vae._backend.fast.traced.CALLS_BEFORE_TRACING", 8)
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -33,6 +33,12 @@ if BACKEND == "torch":
     WAYS["one step"] = {}
 
 
+@pytest.fixture(autouse=True)
+def _trace_early(monkeypatch):
+    if BACKEND == "torch":
+        monkeypatch.setattr("keras_vae._backend.fast.traced.CALLS_BEFORE_TRACING", 8)
+
+
 @pytest.fixture
 def make_vae(make_vae):
     """On TensorFlow without XLA, which takes seconds to compile a loop: one test is about it."""
