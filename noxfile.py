@@ -2,7 +2,7 @@
 
     lint                      format, lint, types, import contracts
     jax, tensorflow           the tests that depend on the backend
-    torch                     the same, and all that do not, on the backend that starts fastest; beside the others
+    torch                     the same, and all that do not, on the backend that starts fastest
     slow                      the examples, and the runtimes that have environments of their own; only by name
     bounds                    the wheel with the lowest and the newest versions that it allows, on each Python that is
                               found; only by name
@@ -13,7 +13,6 @@ tests that compare backends need all three side by side. Runtimes that cannot be
 of their own, for the tests that name a variable KERAS_VAE_..._PYTHON.
 """
 
-import concurrent.futures
 import pathlib
 import shutil
 import sys
@@ -66,12 +65,8 @@ def checks(session):
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
     if set(parts) != {"bounds"}:
         session.install("-q", "--no-compile", "-c", "constraints.txt", "-e", ".[all,dev]")
-    together = [part for part in parts if part in ("jax", "tensorflow", "torch")]
     for part in parts:
-        if part in together and len(together) > 1:
-            if part == together[-1]:
-                _side_by_side(session, together[:-1], part)
-        elif part == "lint":
+        if part == "lint":
             session.run("ruff", "format", "--check")
             session.run("ruff", "check")
             session.run("lint-imports")
@@ -173,15 +168,7 @@ def _bounds(session):
                     session.run(*command, env=variables, external=True)
 
 
-def _side_by_side(session, parts, longest):
-    """Two things at a time: where one waits, for a server or for its last file, the other has the cores."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        others = pool.submit(lambda: [print(_pytest(session, part, silent=True), flush=True) for part in parts])
-        _pytest(session, longest)
-        others.result()
-
-
-def _pytest(session, part, silent=False):
+def _pytest(session, part):
     backend, marks = TESTS[part]
     environment = {
         "KERAS_BACKEND": backend,
@@ -200,4 +187,4 @@ def _pytest(session, part, silent=False):
     # Two processes: tracing and compiling, most of the time, use one core each, and more threads would wait for each
     # other. A file's tests stay together, so that what they share is made once.
     parallel = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
-    return session.run("pytest", "-q", *parallel, "-m", marks, env=environment, silent=silent)
+    session.run("pytest", "-q", *parallel, "-m", marks, env=environment)
