@@ -70,8 +70,9 @@ def unpad(x: Any, end: float | None = None) -> list[np.ndarray]:
     x = validation.to_numpy(x)
     if x.ndim < 2:
         raise ValueError(f"x must be several sequences, (n, steps, ...); got shape {x.shape}.")
-    has_ended = np.isnan(x).reshape(*x.shape[:2], -1).all(axis=2)
+    exists = ~np.isnan(x).reshape(*x.shape[:2], -1).all(axis=2)
+    lengths = np.where(exists.any(axis=1), x.shape[1] - np.argmax(exists[:, ::-1], axis=1), 0)  # gaps are kept
     if end is not None:
-        has_ended |= (x == end).reshape(*x.shape[:2], -1).all(axis=2)
-    lengths = np.where(has_ended.any(axis=1), np.argmax(has_ended, axis=1), x.shape[1])
+        is_end = (x == end).reshape(*x.shape[:2], -1).all(axis=2)
+        lengths = np.where(is_end.any(axis=1), np.argmax(is_end, axis=1), lengths)
     return [row[:length] for row, length in zip(x, lengths, strict=True)]

@@ -310,9 +310,13 @@ class Trainer(ManySteps, Steps):
         is_plain = self._fields is None and len(getattr(self.encoder, "inputs", None) or ()) == 1
         if layer is None or not is_plain or not isinstance(self.likelihood, likelihoods.Standardized):
             return None
+        if isinstance(layer, keras.layers.BatchNormalization) or hasattr(layer, "layers"):  # begins on any numbers
+            return None
         try:
             before = keras.Model(self.encoder.inputs, layer.input, name="before")  # a name of its own: no counter moves
         except (AttributeError, ValueError):  # a layer that is called twice, or in a network of which only code knows
+            return None
+        if not isinstance(layer.input, keras.KerasTensor):  # of several
             return None
         filled = self.likelihood.fill_missing(ops.convert_to_tensor(x[:256], "float32"))
         usual = np.quantile(np.abs(validation.to_numpy(before(filled))), 0.9)

@@ -5,6 +5,7 @@ built, values of arguments where they are given.
 """
 
 import math
+import types
 import warnings
 from numbers import Integral, Real
 from typing import Any
@@ -127,10 +128,19 @@ def check_compute_loss(kind: type[keras.Model]) -> None:
         )
 
 
+_OURS = {"super", "train_step"}  # names by which a train_step calls ours
+
+
+def _names(code):
+    """The names in a function, and in those inside it."""
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
 def check_train_step(kind: type[keras.Model]) -> None:
     """Warns of a subclass of `VAE` with a `train_step` that leaves ours out, as those of Keras's examples do."""
     code = getattr(kind.train_step, "__code__", None)
-    if code is not None and not kind.train_step.__module__.startswith("keras_vae.") and "super" not in code.co_names:
+    if code is not None and not kind.train_step.__module__.startswith("keras_vae.") and not _names(code) & _OURS:
         warnings.warn(
             f"{kind.__name__} has a train_step of its own and calls no super().train_step: what it trains is not the "
             "bound of this model. A VAE needs none; a loss of your own is a keras_vae.objectives.Objective.",

@@ -143,9 +143,13 @@ class Standardized(Likelihood):
 
     @property
     def current_scale(self) -> Any:
-        """The scale in use, in the units of the data: a float, or a NumPy array with one for each channel."""
+        """The scale in use, in the units of the data: a float, or a NumPy array with one for each channel.
+
+        Raises:
+            AttributeError: If the likelihood has no scale, as a `Mixed` has none: its parts have.
+        """
         if not isinstance(self.likelihood, LocationScale):
-            raise ValueError(f"{self.likelihood!r} has no scale of its own: its parts have.")
+            raise AttributeError(f"{self.likelihood!r} has no scale of its own: its parts have.")
         scale = self.likelihood.current_scale * self._stddev
         return scale if np.ndim(scale) else float(scale)
 

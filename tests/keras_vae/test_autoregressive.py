@@ -199,7 +199,10 @@ def test_sequences_of_different_lengths():
     np.testing.assert_array_equal(padded, [[1, 2, 3, np.nan], [4, np.nan, np.nan, np.nan]])
     assert [row.tolist() for row in sequences.unpad(padded)] == [[1, 2, 3], [4]]
     assert [row.tolist() for row in sequences.unpad(padded, end=3)] == [[1, 2], [4]]
-    np.testing.assert_array_equal(sequences.pad([[1, np.nan, 2], [4]]), [[1, np.nan, 2], [4, np.nan, np.nan]])
+    gap = sequences.pad([[1, np.nan, 2], [4]])
+    np.testing.assert_array_equal(gap, [[1, np.nan, 2], [4, np.nan, np.nan]])
+    np.testing.assert_array_equal(sequences.unpad(gap)[0], [1, np.nan, 2])
+    assert [len(row) for row in sequences.unpad(np.full((2, 3), np.nan))] == [0, 0]
     pairs = sequences.unpad(sequences.pad([np.ones((2, 2)), np.ones((3, 2))]))
     assert [pair.shape for pair in pairs] == [(2, 2), (3, 2)]
     for wrong, words in (

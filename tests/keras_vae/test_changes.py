@@ -17,10 +17,12 @@ BATCHES = 11 if BACKEND == "torch" else 3  # PyTorch traces a step when it has s
 X = np.random.default_rng(0).normal(size=(BATCH * BATCHES, 4)).astype("float32")
 
 
-@pytest.fixture(autouse=True)
-def _trace_early(monkeypatch):
-    if BACKEND == "torch":
-        monkeypatch.setattr("keras_vae._backend.fast.traced.CALLS_BEFORE_TRACING", 8)
+@pytest.fixture(autouse=True, scope="module")
+def _trace_early():
+    with pytest.MonkeyPatch.context() as patch:
+        if BACKEND == "torch":
+            patch.setattr("keras_vae._backend.fast.traced.CALLS_BEFORE_TRACING", 8)
+        yield
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -4,14 +4,14 @@ Measured over 29 networks, this was the only route that converted all of them, w
 transposes between channels-last and channels-first that the others leave in.
 """
 
-import os
+import copy
 import pathlib
 from unittest import mock
 
 import keras
 import onnx
 import tensorflow as tf
-import tf2onnx.convert
+import tf2onnx
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keras_vae_export.converters import RandomnessError
@@ -42,28 +42,32 @@ def convert(graph: GraphFunction, path: pathlib.Path) -> None:
     outputs = {tensor.name: name for name, tensor in concrete.structured_outputs.items()}
     _refuse_randomness(definition, outputs, graph)
     _keep_second_biases(definition)
-    model = _to_onnx(
-        definition,
-        input_names=list(inputs),
-        output_names=list(outputs),
-        tensors_to_rename=inputs | outputs,
-        opset=OPSET,
-        custom_op_handlers=HANDLERS,
-    )
+    with mock.patch.object(tf2onnx.optimizer, "optimize_graph", _optimized):
+        model, _ = tf2onnx.convert.from_graph_def(
+            definition,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            tensors_to_rename=inputs | outputs,
+            opset=OPSET,
+            custom_op_handlers=HANDLERS,
+        )
     _refuse_unconverted(model, graph)
     onnx.save(model, path)
 
 
-def _to_onnx(definition, **options):
-    """What tf2onnx makes of a graph; a pass of its optimizer that fails is left out.
+_optimize_graph = tf2onnx.optimizer.optimize_graph
 
-    To leave one out it copies the graph before each, a third of a conversion: here only once one has failed.
+
+def _optimized(graph, catch_errors=True, optimizers=None):
+    """tf2onnx's passes with one copy of the graph, to begin anew if a pass fails and is to be left out.
+
+    tf2onnx itself copies the graph before each of them, a third of a conversion.
     """
+    before = copy.deepcopy(graph)
     try:
-        with mock.patch.dict(os.environ, TF2ONNX_CATCH_ERRORS="FALSE"):
-            return tf2onnx.convert.from_graph_def(definition, **options)[0]
+        return _optimize_graph(graph, False, optimizers)
     except Exception:  # a pass may raise anything
-        return tf2onnx.convert.from_graph_def(definition, **options)[0]
+        return _optimize_graph(before, catch_errors, optimizers)
 
 
 _function = tf.function
