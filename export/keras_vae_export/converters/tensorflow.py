@@ -11,7 +11,7 @@ from unittest import mock
 import keras
 import onnx
 import tensorflow as tf
-import tf2onnx
+import tf2onnx.convert
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keras_vae_export.converters import RandomnessError
