@@ -85,8 +85,10 @@ def test_training_stops_by_the_held_out_rows_and_keeps_the_best(tmp_path, capsys
     assert summary["kept_epoch"] == summary["epochs"] == kept
     assert summary["held_out"] == pytest.approx(held_out, rel=1e-5)
     assert "Kept" not in capsys.readouterr().out
-    _, summary = train("--epochs", "1")
+    _, summary = train("--epochs", "1", "--warm-up", "3")
     assert summary["settings"]["patience"] == 20
+    assert summary["kept_epoch"] == 1
+    assert "Kept" not in capsys.readouterr().out  # the held-out data have chosen nothing before the warm-up ends
 
 
 def test_columns_that_name_the_rows_are_a_sentence_with_the_option(folder, capsys):
