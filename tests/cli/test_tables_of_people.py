@@ -403,7 +403,7 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
     assert sorted(file.name for file in tmp_path.iterdir()) == files
 
 
-def test_any_data_are_scored_by_their_places(tmp_path):
+def test_any_data_are_scored_by_their_places(tmp_path, capsys):
     """And what a place costs on average in the held-out data is no surprise."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((240, 1, 3)).astype("float32") * [0.1, 1.0, 3.0])
     VAE(*networks.mlp((1, 3), 2, hidden=(4,)), "mse", seed=0).save(tmp_path / "model.keras")
@@ -423,6 +423,12 @@ def test_any_data_are_scored_by_their_places(tmp_path):
     np.save(tmp_path / "new.npy", held_out)
     assert run(*arguments, tmp_path / "scored.parquet") == 0
     assert polars.read_parquet(tmp_path / "scored.parquet").row(5)[1:3] == (True, "0,0")
+    x = np.random.default_rng(0).random((900, 1, 3)).astype("float32")
+    x[::25] = 90.0  # 4 % of them
+    np.save(tmp_path / "x.npy", x)
+    assert run(*arguments[:-2], "0.99", "--output", tmp_path / "strange.parquet") == 0
+    out = capsys.readouterr().out
+    assert "strange examples themselves. Pass --threshold 0.95, or train on examples known to be normal." in out
 
 
 def test_the_chain_of_the_guide(tmp_path, monkeypatch, capsys):
