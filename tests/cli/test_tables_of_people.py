@@ -91,6 +91,21 @@ def test_training_stops_by_the_held_out_rows_and_keeps_the_best(tmp_path, capsys
     assert "Kept" not in capsys.readouterr().out  # the held-out data have chosen nothing before the warm-up ends
 
 
+def test_a_number_filled_in_by_its_logarithm_is_not_called_the_mean(tmp_path, capsys):
+    cells = np.random.default_rng(0).lognormal(size=(60, 2)).round(3).astype(str)
+    cells[::7, 1] = ""
+    (tmp_path / "mass.csv").write_text("\n".join(["length,mass", *map(",".join, cells)]))
+    arguments = ("--data", tmp_path / "mass.csv", "--output")
+    train = ("train", "--kinds", "length=real,mass=log", *TRAIN[:4], "--epochs", "1", *arguments)
+    assert run(*train, tmp_path / "run") == 0
+    capsys.readouterr()
+    assert run("impute", tmp_path / "run", *arguments, tmp_path / "full.csv") == 0
+    assert capsys.readouterr().out.endswith(
+        "9 missing values filled in with their mean or likeliest category.\nOf kind log the value is the exponential of "
+        "the mean logarithm, near the median: for sums and means take --draws.\n"
+    )
+
+
 def test_columns_that_name_the_rows_are_a_sentence_with_the_option(folder, capsys):
     assert run("train", "--data", folder / "people.csv", "--output", folder / "none") == 1
     assert "The values of 'id' do not repeat" in (error := capsys.readouterr().err)
