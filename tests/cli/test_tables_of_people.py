@@ -102,7 +102,8 @@ def test_a_number_filled_in_by_its_logarithm_is_not_called_the_mean(tmp_path, ca
     assert run("impute", tmp_path / "run", *arguments, tmp_path / "full.csv") == 0
     assert capsys.readouterr().out.endswith(
         "9 missing values filled in with their mean or likeliest category.\n"
-        "Of kind log the value is the exponential of the mean logarithm, near the median: for sums and means take --draws.\n"
+        "Of kind log the value is the exponential of the mean logarithm, near the median: for sums and means "
+        "take --draws.\n"
     )
 
 
