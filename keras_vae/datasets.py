@@ -58,7 +58,7 @@ def load(
             table becomes the array of a `Table`, NaN where a cell is empty or says NA, null, None or a question mark.
             Images are turned as their EXIF data say, and transparent pixels are blended with white; hidden files are
             left out. Where images lie in several folders, their labels are the names of these, as whole numbers if all
-            are such.
+            are such without a leading zero; where two have one name, their paths inside the folder.
         binarize: Method of binarisation: None; "threshold" at 0.5; or "sample", each pixel drawn once with its grey
             value as the probability, which is how binarised MNIST was made.
         test_fraction: Share held out at random, always the same examples, if the source has no test set of its own;
@@ -232,15 +232,22 @@ def _from_image_folder(path, resize):
         warnings.warn(
             f"{transparent} of {len(files)} images have transparent pixels: blended with white.", stacklevel=2
         )
-    return _with_channels(np.stack(images)), _folder_names(files)
+    return _with_channels(np.stack(images)), _folder_names(files, path)
 
 
-def _folder_names(files):
-    """The name of each file's folder, `(n,)`; None if it is the same for all."""
-    names = np.array([file.parent.name for file in files])
-    if len(set(names)) == 1:
+def _folder_names(files, path):
+    """The name of each file's folder, `(n,)`, or its path if two have one name; None if there is one folder."""
+    folders = {file.parent for file in files}
+    if len(folders) == 1:
         return None
-    return names.astype(int) if all(name.isascii() and name.isdigit() for name in names) else names
+    are_distinct = len({folder.name for folder in folders}) == len(folders)
+    names = [file.parent.name if are_distinct else file.parent.relative_to(path).as_posix() for file in files]
+    return np.array(names, "int64" if all(map(_is_int64, names)) else str)
+
+
+def _is_int64(name):
+    """Whether it is how a whole number is written that int64 holds: "01" is another name than "1"."""
+    return name.isascii() and name.isdigit() and str(int(name)) == name and int(name) < 2**63
 
 
 def _read_image(file, resize):

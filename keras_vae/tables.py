@@ -36,7 +36,8 @@ class Column:
 
     Args:
         name: Name in the DataFrame.
-        kind: "real", "log" (the logarithm of a positive number is what is modelled), "integer" or "category".
+        kind: "real", "log" (the logarithm of a positive number is modelled, so that its mean becomes a number near the
+            median, see `Table.fit`), "integer" or "category".
         categories: Values of a category, in the order of their one-hot columns: strings, booleans or numbers.
         levels: All values of a category that has an order, also those that do not occur.
         low, high: Least and greatest value seen of a number.
@@ -100,6 +101,8 @@ class Table:
 
         "log" is for positive numbers over several decades, such as masses, incomes or durations: the array holds their
         natural logarithm, and nats are of that. It is never chosen by itself; a warning says where it fits much better.
+        A value that is filled in or decoded is the exponential of the mean logarithm, near the median and below the
+        mean: for sums and means take draws.
 
         Args:
             frame: A DataFrame of pandas or polars, of which all rows are looked at.
@@ -197,8 +200,9 @@ class Table:
     def to_frame(self, x: Any, library: str | None = None, like: Any = None) -> Any:
         """A DataFrame of the original types, of an array such as the model draws.
 
-        A number is put between the least and the greatest that were seen, an integer rounded; a category is the one of
-        the largest probability. NaN becomes a missing value. polars has categories of text alone: others become plain.
+        A number is put between the least and the greatest that were seen, an integer rounded; of the kind "log" it is
+        the exponential of x, and of a mean in x near the median (see `fit`). A category is the one of the largest
+        probability. NaN becomes a missing value. polars has categories of text alone: others become plain.
 
         Args:
             x: `(n, width)` array.

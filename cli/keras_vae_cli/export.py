@@ -44,7 +44,7 @@ def run(given: argparse.Namespace) -> None:
         settings["tolerance"] = given.tolerance
     write(exporter, vae, given.bundle, data=data, threshold=threshold, **settings)
     if threshold is not None:
-        rows = "rows" if hasattr(vae.likelihood, "table") else "examples"
+        rows = runs.rows_or_examples(vae)
         print(
             f"Threshold {threshold.nats:.3f} nats, the {threshold.quantile:g} quantile of {threshold.examples:,} "
             f"held-out {rows}: {1 - threshold.quantile:.2%} of {rows} like the held-out ones, give or take "

@@ -40,6 +40,12 @@ def run(given: argparse.Namespace) -> None:
     has_mean = given.draws is None or given.interval is not None
     how = "with their mean or likeliest category" if has_mean else f"by {given.draws} draws"
     print(f"Wrote {output}: {count:,} missing values filled in {how}.")
+    table = getattr(vae.likelihood, "table", None)
+    if has_mean and table is not None and any(column.kind == "log" for column in table.columns):
+        print(
+            "Of kind log the value is the exponential of the mean logarithm, near the median: for sums and means take "
+            "--draws."
+        )
     if given.interval is not None:
         print(
             f"From _low to _high lie {given.interval:g} of {given.draws} draws; _probability is the share that agree."

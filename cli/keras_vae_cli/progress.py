@@ -22,7 +22,7 @@ def fit(
     batch_size: int,
     patience: int = 0,
     start_from_epoch: int = 0,
-) -> tuple[list[dict[str, float]], int]:
+) -> tuple[list[dict[str, float]], int | None]:
     """Trains; the first Ctrl-C ends training after the current program.
 
     Args:
@@ -36,7 +36,8 @@ def fit(
         start_from_epoch: Number of epochs before the first that may be the best.
 
     Returns:
-        The logs of each epoch, and the number of the epoch whose weights were kept, counted from 1.
+        The logs of each epoch, and the number of the epoch that was chosen, counted from 1; None if none was and the
+        last weights are kept.
     """
     progress = _Progress(epochs, math.ceil(len(train) / batch_size))
     previous = signal.signal(signal.SIGINT, lambda *_: progress.stop())
@@ -54,7 +55,7 @@ def fit(
             vae.fit(train, batch_size=batch_size, epochs=epochs, validation_data=(test,), verbose=0, callbacks=watch)
     finally:
         signal.signal(signal.SIGINT, previous)
-    return progress.history, len(progress.history) if best.best_weights is None else best.best_epoch + 1
+    return progress.history, None if best.best_weights is None else best.best_epoch + 1
 
 
 class _Progress(keras.callbacks.Callback):

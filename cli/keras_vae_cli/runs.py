@@ -171,6 +171,11 @@ def collapse_report(vae: VAE, x: np.ndarray, steps_per_epoch: int | None = None)
     return words and f"{words}\nOptions of train for these: --epochs, {scale}--beta, --warm-up, --free-bits."
 
 
+def rows_or_examples(vae: VAE) -> str:
+    """What the data of a model are called."""
+    return "rows" if hasattr(vae.likelihood, "table") else "examples"
+
+
 def far_tail(vae: VAE, held_out: np.ndarray, threshold: evaluation.Threshold) -> str | None:
     """A note if the held-out data probably hold strange examples themselves, by which the threshold is too high.
 
@@ -180,10 +185,12 @@ def far_tail(vae: VAE, held_out: np.ndarray, threshold: evaluation.Threshold) ->
     lower, upper = np.quantile(scores, [0.25, 0.75])
     if threshold.nats <= upper + FAR * (upper - lower):
         return None
+    rows = rows_or_examples(vae)
     advice = "--threshold 0.95" if threshold.quantile > 0.95 else "a smaller --threshold"
     return (
         f"Note: the threshold lies more than {FAR} interquartile ranges above the upper quartile of the held-out "
-        f"scores: these data probably hold strange rows themselves. Pass {advice}, or train on rows known to be normal."
+        f"scores: these data probably hold strange {rows} themselves. Pass {advice}, or train on {rows} known to be "
+        "normal."
     )
 
 

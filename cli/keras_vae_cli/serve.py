@@ -12,8 +12,9 @@ HELP = "Serves exported bundles over HTTP, with a page to look at them."
 def run(arguments: Sequence[str]) -> int:
     """Serves until it is stopped, and returns the exit code."""
     for argument in arguments:
-        folder = pathlib.Path(argument if pathlib.Path(argument).exists() else argument.partition("=")[2])
-        if (folder / "model.keras").is_file() and not (folder / "manifest.json").exists():
+        name = argument if pathlib.Path(argument).exists() else argument.partition("=")[2]
+        folder = pathlib.Path(name)
+        if name and (folder / "model.keras").is_file() and not (folder / "manifest.json").exists():
             bundle = folder / "bundle"  # which quickstart wrote
             verb = ("serve", bundle) if bundle.is_dir() else ("export", folder, f"{folder}-onnx")
             command = shlex.join(["keras-vae", *map(str, verb)])

@@ -73,7 +73,7 @@ def train(given: argparse.Namespace) -> tuple[keras_vae.VAE, np.ndarray]:
             if vae.latent_dim == 2:
                 plotting.manifold(vae, folder / "manifold.png")
         files = sorted(file.name for file in folder.iterdir())
-    if given.patience:
+    if kept is not None:
         print(f"Kept epoch {kept} of {len(history)}, chosen by the held-out data: their figures are a little too good.")
     print(f"held out  {runs.in_words(terms, vae, test)}")
     if collapse is not None:
@@ -236,7 +236,7 @@ def _write_figures(folder, given, data, history, kept, terms, collapse):
         "settings": {name: value for name, value in vars(given).items() if name not in no_settings},
         "columns": data.table and [column.name for column in data.table.columns],
         "epochs": len(history),
-        "kept_epoch": kept,
+        "kept_epoch": kept or len(history),
         "held_out": terms,
         "collapse": collapse,
     }

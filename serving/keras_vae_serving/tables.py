@@ -89,6 +89,7 @@ class Table:
         self._places = {c.name: slice(end - c.width, end) for c, end in zip(self.in_array, ends, strict=True)}
         if len(self._places) < len(self.columns):
             raise ValueError("its table has two columns of one name")
+        self._names = {_composed(name): name for name in self._places} | {name: name for name in self._places}
 
     def to_array(self, rows: Any) -> np.ndarray:
         """The numbers of rows: `(n, width)` float32, with NaN where a value is missing.
@@ -139,19 +140,34 @@ class Table:
         return rows if x.ndim == 2 else [rows[i : i + draws] for i in range(0, len(rows), draws)]
 
     def rows(self, value: Any) -> list[Any]:
-        """A list of rows as it is, and a DataFrame of pandas or polars as such a list."""
+        """A list of rows with the names of columns spelt as here, of such a list or a DataFrame of pandas or polars."""
         if not is_frame(value):
-            return list(value)
-        absent = next((column.name for column in self.columns if column.name not in value.columns), None)
+            return [self._respelt(i, row) for i, row in enumerate(value)]
+        found = {self._own(name): name for name in value.columns} | {name: name for name in value.columns}
+        absent = next((column.name for column in self.columns if column.name not in found), None)
         if absent is not None:
             raise RequestError(f"the table has no column {absent!r}; it has {_listed(value.columns)}.")
         names = [column.name for column in self.columns]
-        cells = zip(*(value[name].to_list() for name in names), strict=True)
+        cells = zip(*(value[found[name]].to_list() for name in names), strict=True)
         return [dict(zip(names, row, strict=True)) for row in cells]
 
     def is_row(self, value: Mapping[str, Any]) -> bool:
         """Whether a dict is one row, and not arrays by the names that inputs usually have."""
-        return bool(value) and value.keys() <= self._places.keys() - {"x", "z", "condition"}
+        return bool(value) and {self._own(name) for name in value} <= self._places.keys() - {"x", "z", "condition"}
+
+    def _own(self, name):
+        """The column's name of an equivalent spelling; another name as it is."""
+        return self._names.get(name, self._names.get(_composed(name), name))
+
+    def _respelt(self, i, row):
+        if not isinstance(row, Mapping) or row.keys() <= self._places.keys():
+            return row
+        found = {}
+        for name, value in row.items():
+            if (own := self._own(name)) in found:
+                raise RequestError(f"row {i}: column {abbreviate(own)} is there twice, in two spellings.")
+            found[own] = value
+        return found
 
     def _refuse(self, i, name):
         close = difflib.get_close_matches(name, self._places, 1) if isinstance(name, str) and len(name) <= 40 else []
@@ -194,14 +210,17 @@ def _fill_numbers(column, cells, x):
 
 
 def _fill_categories(column, cells, x):
-    # True equals 1, and is another value all the same.
-    place = {(isinstance(value, bool), _composed(value)): i for i, value in enumerate(column.categories)}
+    # True equals 1, and is another value all the same. Two categories may differ in how an accented letter is written.
+    exact = {(isinstance(value, bool), value): i for i, value in enumerate(column.categories)}
+    place = {(is_bool, _composed(value)): i for (is_bool, value), i in exact.items()} | exact
     for i, value in enumerate(cells):
-        value = _composed(value.item() if isinstance(value, np.generic) else value)
+        value = value.item() if isinstance(value, np.generic) else value
         if _is_missing(value):
             x[i] = np.nan
             continue
         key = (isinstance(value, bool), value) if isinstance(value, str | bool | int | float) else None
+        if key not in place and isinstance(value, str):
+            key = (False, _composed(value))
         if key not in place:
             meant = next(
                 (f"; did you mean {each!r}?" for each in column.categories if _plain(each) == _plain(value)), "."

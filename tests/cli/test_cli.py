@@ -440,13 +440,17 @@ def test_the_command_chooses_the_backend_before_keras_is_imported(tmp_path, back
     assert done.stderr == ""
 
 
-def test_a_run_is_not_served_but_exported_first(trained, tmp_path):
+def test_a_run_is_not_served_but_exported_first(trained, tmp_path, monkeypatch):
     done = command("serve", f"mine={trained}")
     words = f"keras-vae serve: {trained} holds a model and no bundle: keras-vae export {trained} {trained}-onnx\n"
     assert (done.returncode, done.stderr) == (1, words)
     shutil.copy(trained / "model.keras", tmp_path)
     (tmp_path / "bundle").mkdir()  # as quickstart writes it
     assert command("serve", str(tmp_path)).stderr.endswith(f"no bundle: keras-vae serve {tmp_path}/bundle\n")
+    monkeypatch.chdir(tmp_path)  # in which an option and its value are no run
+    done = command("serve", "other", "--port", "0")
+    assert "holds a model" not in done.stderr
+    assert "other" in done.stderr
 
 
 def test_a_backend_other_than_the_running_one_is_refused(capsys):

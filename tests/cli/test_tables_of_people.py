@@ -85,8 +85,26 @@ def test_training_stops_by_the_held_out_rows_and_keeps_the_best(tmp_path, capsys
     assert summary["kept_epoch"] == summary["epochs"] == kept
     assert summary["held_out"] == pytest.approx(held_out, rel=1e-5)
     assert "Kept" not in capsys.readouterr().out
-    _, summary = train("--epochs", "1")
+    _, summary = train("--epochs", "1", "--warm-up", "3")
     assert summary["settings"]["patience"] == 20
+    assert summary["kept_epoch"] == 1
+    assert "Kept" not in capsys.readouterr().out  # the held-out data have chosen nothing before the warm-up ends
+
+
+def test_a_number_filled_in_by_its_logarithm_is_not_called_the_mean(tmp_path, capsys):
+    cells = np.random.default_rng(0).lognormal(size=(60, 2)).round(3).astype(str)
+    cells[::7, 1] = ""
+    (tmp_path / "mass.csv").write_text("\n".join(["length,mass", *map(",".join, cells)]))
+    arguments = ("--data", tmp_path / "mass.csv", "--output")
+    train = ("train", "--kinds", "length=real,mass=log", *TRAIN[:4], "--epochs", "1", *arguments)
+    assert run(*train, tmp_path / "run") == 0
+    capsys.readouterr()
+    assert run("impute", tmp_path / "run", *arguments, tmp_path / "full.csv") == 0
+    assert capsys.readouterr().out.endswith(
+        "9 missing values filled in with their mean or likeliest category.\n"
+        "Of kind log the value is the exponential of the mean logarithm, near the median: for sums and means "
+        "take --draws.\n"
+    )
 
 
 def test_columns_that_name_the_rows_are_a_sentence_with_the_option(folder, capsys):
@@ -401,7 +419,7 @@ def test_mistakes_are_sentences(folder, tmp_path, capsys):
     assert sorted(file.name for file in tmp_path.iterdir()) == files
 
 
-def test_any_data_are_scored_by_their_places(tmp_path):
+def test_any_data_are_scored_by_their_places(tmp_path, capsys):
     """And what a place costs on average in the held-out data is no surprise."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((240, 1, 3)).astype("float32") * [0.1, 1.0, 3.0])
     VAE(*networks.mlp((1, 3), 2, hidden=(4,)), "mse", seed=0).save(tmp_path / "model.keras")
@@ -421,6 +439,12 @@ def test_any_data_are_scored_by_their_places(tmp_path):
     np.save(tmp_path / "new.npy", held_out)
     assert run(*arguments, tmp_path / "scored.parquet") == 0
     assert polars.read_parquet(tmp_path / "scored.parquet").row(5)[1:3] == (True, "0,0")
+    x = np.random.default_rng(0).random((900, 1, 3)).astype("float32")
+    x[::25] = 90.0  # 4 % of them
+    np.save(tmp_path / "x.npy", x)
+    assert run(*arguments[:-2], "0.99", "--output", tmp_path / "strange.parquet") == 0
+    out = capsys.readouterr().out
+    assert "strange examples themselves. Pass --threshold 0.95, or train on examples known to be normal." in out
 
 
 def test_the_chain_of_the_guide(tmp_path, monkeypatch, capsys):

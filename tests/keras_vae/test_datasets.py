@@ -101,7 +101,19 @@ def test_a_folder_of_images(tmp_path, mode):
     assert data.train.max() <= 1.0
 
 
-@pytest.mark.parametrize(("names", "labels"), [("2 10", [2, 10]), ("cat dog", ["cat", "dog"]), ("2 x", ["2", "x"])])
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ("2 10", [2, 10]),
+        ("cat dog", ["cat", "dog"]),
+        ("2 x", ["2", "x"]),
+        ("1 01", ["1", "01"]),
+        ("9223372036854775807 0", [2**63 - 1, 0]),
+        ("20231129123456789012 1", ["20231129123456789012", "1"]),
+        ("a/cat b/dog", ["cat", "dog"]),
+        ("a/x b/x", ["all/a/x", "all/b/x"]),
+    ],
+)
 def test_the_folders_of_images_are_their_labels(tmp_path, names, labels):
     for value, name in enumerate(names.split()):
         (tmp_path / "all" / name).mkdir(parents=True)

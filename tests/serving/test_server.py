@@ -124,8 +124,8 @@ def judging(bundle, pipeline, x, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guarded(bundle):
-    """A server that wants a token, has no patience, and lets pages of two other sites call it."""
-    options = ("--allow-origin", "https://good.example/", "--allow-origin", "https://example.org", "--body-seconds", 1)
+    """A server that wants a token, has little patience, and lets pages of two other sites call it."""
+    options = ("--allow-origin", "https://good.example/", "--allow-origin", "https://example.org", "--body-seconds", 3)
     with server_process.running(bundle, *options, environment={"KERAS_VAE_TOKEN": "s3cret"}) as server:
         yield server
         assert not any("s3cret" in line for line in server.lines)

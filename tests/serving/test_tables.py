@@ -136,6 +136,23 @@ def test_an_accented_letter_is_the_same_as_one_character_or_as_two():
     for known in garlic:
         table = tables.Table([{"name": "species", "kind": "category", "categories": [known, "Moos"]}])
         np.testing.assert_array_equal(table.to_array([{"species": each} for each in garlic]), [[1, 0], [1, 0]])
+    both = tables.Table([{"name": "species", "kind": "category", "categories": garlic}])  # two, as they were fitted
+    np.testing.assert_array_equal(both.to_array([{"species": each} for each in garlic]), np.eye(2))
+
+
+def test_an_accented_letter_in_the_name_of_a_column_is_the_same_as_one_character_or_as_two():
+    names = "B\u00e4r", "Ba\u0308r"
+    for known, other in (names, names[::-1]):
+        table = tables.Table([{"name": known, "kind": "real"}, {"name": "a", "kind": "real"}], missing=True)
+        for rows in ([{other: 1.5, "a": 2.0}], [{known: 1.5, "a": 2.0}], pandas.DataFrame({other: [1.5], "a": [2.0]})):
+            np.testing.assert_array_equal(table.to_array(rows), [[1.5, 2.0]])
+            assert table.to_rows(np.zeros((1, 2)), rows) == [{known: 1.5, "a": 2.0}]
+        assert table.is_row({other: 1.5})
+        with pytest.raises(RequestError, match="row 1: column '.*' is there twice, in two spellings"):
+            table.to_array([{}, {known: 1.5, other: 2.5}])
+        np.testing.assert_array_equal(table.to_array(pandas.DataFrame({known: [1], other: [2], "a": [3]})), [[1, 3]])
+    both = tables.Table([{"name": name, "kind": "real"} for name in names])
+    np.testing.assert_array_equal(both.to_array([dict(zip(names, (1.0, 2.0), strict=True))]), [[1.0, 2.0]])
 
 
 def test_a_model_that_takes_no_missing_values_says_which_is_missing(table):
