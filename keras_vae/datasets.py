@@ -58,7 +58,7 @@ def load(
             table becomes the array of a `Table`, NaN where a cell is empty or says NA, null, None or a question mark.
             Images are turned as their EXIF data say, and transparent pixels are blended with white; hidden files are
             left out. Where images lie in several folders, their labels are the names of these, as whole numbers if all
-            are such without a leading zero; where two have one name, their paths inside the folder.
+            are such; where all have one name, their paths inside the folder.
         binarize: Method of binarisation: None; "threshold" at 0.5; or "sample", each pixel drawn once with its grey
             value as the probability, which is how binarised MNIST was made.
         test_fraction: Share held out at random, always the same examples, if the source has no test set of its own;
@@ -236,18 +236,15 @@ def _from_image_folder(path, resize):
 
 
 def _folder_names(files, path):
-    """The name of each file's folder, `(n,)`, or its path if two have one name; None if there is one folder."""
+    """The name of each file's folder, `(n,)`, or its path if all have one name; None if there is one folder."""
     folders = {file.parent for file in files}
     if len(folders) == 1:
         return None
-    are_distinct = len({folder.name for folder in folders}) == len(folders)
-    names = [file.parent.name if are_distinct else file.parent.relative_to(path).as_posix() for file in files]
-    return np.array(names, "int64" if all(map(_is_int64, names)) else str)
-
-
-def _is_int64(name):
-    """Whether it is how a whole number is written that int64 holds: "01" is another name than "1"."""
-    return name.isascii() and name.isdigit() and str(int(name)) == name and int(name) < 2**63
+    tells = len({folder.name for folder in folders}) > 1  # train/cat and test/cat are both cats
+    names = [file.parent.name if tells else file.parent.relative_to(path).as_posix() for file in files]
+    is_number = all(name.isascii() and name.isdigit() and int(name) < 2**63 for name in names)
+    is_number = is_number and len(set(map(int, names))) == len(set(names))  # 01 and 1 are two names
+    return np.array(names, "int64" if is_number else str)
 
 
 def _read_image(file, resize):

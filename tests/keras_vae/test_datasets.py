@@ -108,9 +108,11 @@ def test_a_folder_of_images(tmp_path, mode):
         ("cat dog", ["cat", "dog"]),
         ("2 x", ["2", "x"]),
         ("1 01", ["1", "01"]),
+        ("01 10", [1, 10]),
         ("9223372036854775807 0", [2**63 - 1, 0]),
         ("20231129123456789012 1", ["20231129123456789012", "1"]),
         ("a/cat b/dog", ["cat", "dog"]),
+        ("a/cat b/cat c/dog", ["cat", "cat", "dog"]),
         ("a/x b/x", ["all/a/x", "all/b/x"]),
     ],
 )
@@ -118,9 +120,12 @@ def test_the_folders_of_images_are_their_labels(tmp_path, names, labels):
     for value, name in enumerate(names.split()):
         (tmp_path / "all" / name).mkdir(parents=True)
         for i in range(4):
-            Image.new("L", (4, 5), 255 * value).save(tmp_path / "all" / name / f"{i}.png")
+            Image.new("L", (4, 5), 100 * value).save(tmp_path / "all" / name / f"{i}.png")
     data = datasets.load(tmp_path)
-    found = [(np.array(labels)[x[:, 0, 0, 0].astype(int)], y) for x, y in zip(data[:2], data[2:4], strict=True)]
+    found = [
+        (np.array(labels)[np.rint(2.55 * x[:, 0, 0, 0]).astype(int)], y)
+        for x, y in zip(data[:2], data[2:4], strict=True)
+    ]
     assert [y.tolist() for _, y in found] == [wanted.tolist() for wanted, _ in found]
     assert datasets.load(tmp_path / "all" / names.split()[0]).train_labels is None
 
