@@ -53,6 +53,15 @@ def _warm_converter():
         yield
 
 
+@pytest.fixture(scope="module")
+def trace_early():
+    """PyTorch traces a step when it has seen its shapes eight times, and not only in a long training."""
+    with pytest.MonkeyPatch.context() as patch:
+        if keras.backend.backend() == "torch":
+            patch.setattr("keras_vae._backend.fast.traced.CALLS_BEFORE_TRACING", 8)
+        yield
+
+
 @pytest.fixture
 def digits():
     """256 real digits, 8x8, binary."""

@@ -11,18 +11,12 @@ from keras import layers, ops
 import keras_vae
 from keras_vae import ELBO, IWAE, VAE, DiagonalNormal, Gaussian, _backend, schedules
 
+pytestmark = pytest.mark.usefixtures("trace_early")
+
 BACKEND = keras.backend.backend()
 BATCH = 4
 BATCHES = 11 if BACKEND == "torch" else 3  # PyTorch traces a step when it has seen its shapes eight times, here
 X = np.random.default_rng(0).normal(size=(BATCH * BATCHES, 4)).astype("float32")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _trace_early():
-    with pytest.MonkeyPatch.context() as patch:
-        if BACKEND == "torch":
-            patch.setattr("keras_vae._backend.fast.traced.CALLS_BEFORE_TRACING", 8)
-        yield
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -18,6 +18,8 @@ import keras_vae
 from keras_vae import _backend
 from keras_vae._backend.fast import automatic, device_data
 
+pytestmark = pytest.mark.usefixtures("trace_early")
+
 BACKEND = keras.backend.backend()
 PLAIN = {"run_eagerly": True} if BACKEND == "torch" else {}
 
@@ -31,12 +33,6 @@ WAYS = {
 }
 if BACKEND == "torch":
     WAYS["one step"] = {}
-
-
-@pytest.fixture(autouse=True)
-def _trace_early(monkeypatch):
-    if BACKEND == "torch":
-        monkeypatch.setattr("keras_vae._backend.fast.traced.CALLS_BEFORE_TRACING", 8)
 
 
 @pytest.fixture
