@@ -240,8 +240,8 @@ def _folder_names(files, path):
     folders = {file.parent for file in files}
     if len(folders) == 1:
         return None
-    tells = len({folder.name for folder in folders}) > 1  # train/cat and test/cat are both cats
-    names = [file.parent.name if tells else file.parent.relative_to(path).as_posix() for file in files]
+    names_differ = len({folder.name for folder in folders}) > 1  # train/cat and test/cat are both cats
+    names = [file.parent.name if names_differ else file.parent.relative_to(path).as_posix() for file in files]
     is_number = all(name.isascii() and name.isdigit() and int(name) < 2**63 for name in names)
     is_number = is_number and len(set(map(int, names))) == len(set(names))  # 01 and 1 are two names
     return np.array(names, "int64" if is_number else str)
